@@ -1,0 +1,60 @@
+"""Progress of long work on stderr: a bar on a terminal, plain lines elsewhere, with a rate and the time left."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+LINE_EVERY = 10.0
+"""Seconds between plain lines where stderr is not a terminal."""
+
+
+@contextmanager
+def progress(total: int, label: str, *, unit: str = "images", done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Give ``advance(n)``, to be called as ``n`` more of ``total`` units are done; ``done`` were already."""
+    show = _bar if sys.stderr.isatty() else _lines
+    with show(total, label, unit, done) as advance:
+        yield advance
+
+
+@contextmanager
+def _bar(total, label, unit, already):
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    started = time.monotonic()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total, completed=already, rate="")
+
+        def advance(n: int) -> None:
+            done = bar.tasks[0].completed - already + n
+            bar.update(task, advance=n, rate=f"{done / (time.monotonic() - started):,.1f} {unit}/s")
+
+        yield advance
+
+
+@contextmanager
+def _lines(total, label, unit, already):
+    started = spoken = time.monotonic()
+    done = already
+
+    def advance(n: int) -> None:
+        nonlocal done, spoken
+        done += n
+        now = time.monotonic()
+        if now - spoken < LINE_EVERY and done < total:
+            return
+        spoken = now
+        rate = (done - already) / max(now - started, 1e-9)
+        left = (total - done) / rate if rate else float("inf")
+        print(f"{label}  {done:,}/{total:,} {unit}  {rate:,.1f} {unit}/s  {left:,.0f} s left", file=sys.stderr)
+
+    yield advance

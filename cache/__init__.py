@@ -1,0 +1,1 @@
+"""Where features are kept: the HDF5 feature file, and by default the files: ``cache/<dataset>/<model>.h5``."""

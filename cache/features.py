@@ -1,0 +1,211 @@
+"""Reading feature files. A file may come from a stranger: nothing outside it is followed, nothing in it is believed."""
+
+import glob
+import json
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from backbench import UserError
+from cache import layout
+
+
+class FeatureFileError(UserError):
+    """A feature file that can't be used: what was found in it and the command that mends it."""
+
+
+def find(patterns: Iterable[str | Path]) -> list[Path]:
+    """Feature files named by files, folders (searched to the bottom for ``*.h5``) and globs, sorted, each once.
+
+    Raises UserError naming every pattern that matches nothing.
+    """
+    found: dict[Path, None] = {}
+    missing = []
+    for pattern in map(str, patterns):
+        path = Path(pattern)
+        if path.is_dir():
+            matches = sorted(path.rglob("*.h5"))
+        elif path.exists():
+            matches = [path]
+        else:
+            matches = sorted(Path(p) for p in glob.glob(pattern, recursive=True))
+        if not matches:
+            parts = list(path.rglob("*.h5.part")) if path.is_dir() else [layout.part_path(path)]
+            unfinished = [str(p) for p in parts if p.exists()]
+            hint = f" There is unfinished {', '.join(unfinished)}: run its extract command again to finish it."
+            missing.append(
+                f"no feature file at {pattern}."
+                + (hint if unfinished else " Make one: extract --model resnet50 --dataset caltech256")
+            )
+        found.update(dict.fromkeys(matches))
+    if missing:
+        raise UserError(*missing)
+    return list(found)
+
+
+class FeatureFile:
+    """One open feature file; use as a context manager. Arrays are as in ``cache.layout``.
+
+    ``features`` is mapped, not copied: (N, D) float32 or float16, read-only.
+    """
+
+    def __init__(self, path: Path, h5):
+        self.path = path
+        self._h5 = h5
+        attributes = {k: layout.from_attribute(v) for k, v in h5.attrs.items()}
+        self.identity = {k: attributes.get(k) for k in layout.IDENTITY}
+        self.measured = {k: _known(attributes.get(k)) for k in layout.MEASURED}
+        self.sha256 = attributes.get("sha256", "")
+        self.labels = h5["labels"][:].astype(np.int64)
+        self.split = h5["split"][:].astype(np.int8)
+        self.done = h5["done"][:]
+        self.class_names = _strings(h5["classes"])
+        self.running = dict(zip(layout.RUNNING, h5["running"][:].tolist(), strict=True))
+        dataset = h5["features"]
+        self.features = np.memmap(path, dataset.dtype, "r", dataset.id.get_offset(), dataset.shape)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        return _strings(self._h5["ids"])
+
+    @property
+    def complete(self) -> bool:
+        return bool((self.done != layout.PENDING).all()) and self.path.suffix != ".part"
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every dataset as it lies in the file."""
+        return {n: self.features if n == "features" else self._h5[n][:] for n in layout.DATASETS}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._h5.close()
+
+
+def _known(figure):
+    """A measured attribute, None where its placeholder still stands."""
+    if isinstance(figure, str):
+        return figure.strip() or None
+    return figure if figure is not None and np.isfinite(figure) else None
+
+
+def _strings(dataset) -> list[str]:
+    return [s.decode("utf-8", "surrogateescape") for s in dataset[:].tolist()]
+
+
+def open_file(path: str | Path, *, partial: bool = False) -> FeatureFile:
+    """Open a finished feature file, or with ``partial`` an unfinished one too.
+
+    Raises FeatureFileError where the file is missing, truncated, not one of ours, of another schema, unfinished,
+    damaged, or points at other files (external links, external storage, virtual datasets).
+    """
+    import h5py
+
+    path = Path(path)
+    if not path.is_file():
+        raise FeatureFileError(f"{path} is not a file. Make one: extract --model resnet50 --dataset caltech256")
+    try:
+        # Unlocked, since a file being written may be read: its layout no longer changes.
+        h5 = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        kind = "is truncated" if "truncated" in str(error) else "can't be read as HDF5"
+        raise FeatureFileError(
+            f"{path} {kind} ({error}). Its extract command with --overwrite makes it again."
+        ) from None
+    try:
+        fault = _fault(h5, path) or _wrong_values(h5, partial=partial)
+        if fault:
+            raise FeatureFileError(f"{path}: {fault}")
+        return FeatureFile(path, h5)
+    except (OSError, KeyError, RuntimeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        h5.close()
+        raise FeatureFileError(
+            f"{path} is damaged ({error}). Its extract command with --overwrite makes it again."
+        ) from None
+    except BaseException:
+        h5.close()
+        raise
+
+
+def _fault(h5, path: Path) -> str | None:
+    """Why this HDF5 file isn't a feature file to be trusted with a mapping, or None."""
+    import h5py
+
+    if layout.from_attribute(h5.attrs.get("format", "")) != layout.FORMAT:
+        return "an HDF5 file, but not a backbench feature file. Feature files are made by extract."
+    if h5.attrs.get("schema") != layout.SCHEMA:
+        return (
+            f"a feature file of schema {h5.attrs.get('schema')}, but this version reads schema {layout.SCHEMA}. "
+            "Its extract command with --overwrite makes it again."
+        )
+    size = path.stat().st_size
+    for name in layout.DATASETS:
+        if not isinstance(h5.get(name, getlink=True), h5py.HardLink):
+            return f"dataset {name!r} is missing or lies in another file. Such files are refused."
+        dataset = h5[name]
+        plist = dataset.id.get_create_plist()
+        if plist.get_layout() != h5py.h5d.CONTIGUOUS or plist.get_external_count():
+            return f"dataset {name!r} is not stored contiguously inside this file. Such files are refused."
+        offset = dataset.id.get_offset()
+        if dataset.size and (offset is None or offset + dataset.size * dataset.dtype.itemsize > size):
+            return (
+                f"dataset {name!r} reaches beyond the end of the file. Its extract command with --overwrite repairs it."
+            )
+    n = h5["features"].shape[0] if h5["features"].ndim == 2 else -1
+    kinds = {"features": "f", "labels": "iu", "split": "iu", "ids": "S", "done": "iu", "classes": "S", "running": "f"}
+    for name, kind in kinds.items():
+        dataset = h5[name]
+        length = {"features": n, "classes": dataset.size, "running": len(layout.RUNNING)}.get(name, n)
+        if dataset.dtype.kind not in kind or dataset.shape[:1] != (length,) or dataset.ndim != 1 + (name == "features"):
+            return f"dataset {name!r} has shape {dataset.shape} and dtype {dataset.dtype}: not as extract writes it."
+    if n == 0 or h5["features"].dtype not in (np.float16, np.float32):
+        return f"features have shape {h5['features'].shape} and dtype {h5['features'].dtype}: nothing to read."
+    return None
+
+
+def _wrong_values(h5, *, partial: bool) -> str | None:
+    labels, split, done = h5["labels"][:], h5["split"][:], h5["done"][:]
+    bad = [
+        *(["labels"] if labels.min() < 0 or labels.max() >= h5["classes"].size else []),
+        *(["split"] if split.min() < 0 or split.max() > 2 else []),
+        *(["done"] if done.min() < 0 or done.max() > layout.SKIPPED else []),
+    ]
+    if bad:
+        return f"damaged: values of {', '.join(bad)} out of range. Its extract command with --overwrite makes it again."
+    pending = int((done == layout.PENDING).sum())
+    if pending and not partial:
+        return f"unfinished: {pending:,} of {done.size:,} images pending. Run its extract command again to finish it."
+    return None
+
+
+def verify(path: str | Path) -> str | None:
+    """Read a finished file to its last byte: None where it is whole, else what is wrong with it."""
+    try:
+        with open_file(path) as file:
+            if not np.isfinite(file.features[file.done == layout.DONE]).all():
+                return "NaN or infinite features"
+            found = layout.checksum(file.arrays())
+            return None if found == file.sha256 else f"checksum {found[:12]}, but {file.sha256[:12]} was written"
+    except FeatureFileError as error:
+        return str(error)
+
+
+def write(path, *, features, labels, split, ids, class_names, identity) -> Path:
+    """Write a whole feature file at once, from arrays in memory. (N, D) float32 or float16 features."""
+    from cache.writer import Writer
+
+    with Writer(
+        path,
+        identity=identity,
+        labels=labels,
+        split=split,
+        ids=ids,
+        class_names=class_names,
+        dim=features.shape[1],
+        dtype=features.dtype,
+    ) as writer:
+        writer.rows(np.arange(len(features)), features)
+        return writer.finish(device="cpu")

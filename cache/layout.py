@@ -1,0 +1,99 @@
+"""The layout of a feature file, written once for its writer and its reader.
+
+========== ================= ==============================================================
+dataset    shape, dtype      what
+========== ================= ==============================================================
+features   (N, D) f4 or f2   pooled pre-logits features; NaN in rows that were skipped
+labels     (N,) i8           index into class_names
+split      (N,) u1           0 train, 1 val, 2 test
+ids        (N,) S<longest>   the image's name, UTF-8
+done       (N,) u1           0 pending, 1 done, 2 skipped (its image could not be read)
+classes    (K,) S<longest>   class names, UTF-8
+running    (5,) f8           seconds, images, and of the normalised input: values, sum, squares
+========== ================= ==============================================================
+
+Every dataset is contiguous and allocated in full when the file is created, so that a row is a plain range of bytes in
+the file: written without touching HDF5's own metadata, read by mapping. The identity (what the features are) and the
+measured figures are attributes of the root group; dictionaries are stored as JSON.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+FORMAT = "backbench-features"
+SCHEMA = 1
+PENDING, DONE, SKIPPED = 0, 1, 2
+DATASETS = ("features", "labels", "split", "ids", "done", "classes", "running")
+RUNNING = ("seconds", "images", "input_count", "input_sum", "input_squares")
+IDENTITY = (
+    "schema",
+    "model",
+    "weights",
+    "weights_sha256",
+    "transform",
+    "pooling",
+    "dtype",
+    "precision",
+    "dataset",
+    "dataset_digest",
+    "seed",
+    "input_scale",
+    "versions",
+)
+"""Attributes that say what the features are. Two files with equal identities hold the same features."""
+MEASURED = ("input_mean", "input_std", "images_per_second", "seconds", "device")
+DEVICE_LENGTH = 96
+"""Bytes kept for the name of the device: attributes are written in full at creation and only changed in place."""
+
+
+def part_path(path: Path) -> Path:
+    """The name an unfinished file carries until its last row and its checksum are in."""
+    return path.with_name(path.name + ".part")
+
+
+def to_attribute(value):
+    return json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
+
+
+def from_attribute(value):
+    if isinstance(value, bytes):
+        value = value.decode()
+    if isinstance(value, str) and value.startswith("{"):
+        return json.loads(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def fixed(strings: list[str]) -> np.ndarray:
+    """Strings as fixed-length UTF-8, which lie in the file as plain bytes."""
+    encoded = [s.encode("utf-8", "surrogateescape") for s in strings]
+    return np.array(encoded, dtype=f"S{max(map(len, encoded), default=1) or 1}")
+
+
+def checksum(arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 over the bytes of all datasets but ``running``, each preceded by its name, shape and dtype."""
+    digest = hashlib.sha256()
+    for name in DATASETS:
+        if name != "running":
+            array = arrays[name]
+            digest.update(f"{name}{array.shape}{array.dtype.str}".encode())
+            for block in np.array_split(array, max(1, array.nbytes >> 24)):
+                digest.update(np.ascontiguousarray(block).view(np.uint8).data if block.size else b"")
+    return digest.hexdigest()
+
+
+def differences(wanted: dict, found: dict, *, versions: bool) -> list[str]:
+    """What sets two identities apart, a line a key. A wanted None was not asked for; versions count only if told to."""
+    lines = []
+    for key in IDENTITY:
+        want, have = wanted.get(key), found.get(key)
+        if want is None or want == have or (key == "versions" and not versions):
+            continue
+        if isinstance(want, dict) and isinstance(have, dict):
+            inner = [k for k in sorted({*want, *have}) if want.get(k) != have.get(k)]
+            lines += [f"{key}.{k}: the file has {have.get(k)!r}, this run {want.get(k)!r}" for k in inner]
+        else:
+            lines.append(f"{key}: the file has {have!r}, this run {want!r}")
+    return lines

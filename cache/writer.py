@@ -1,0 +1,255 @@
+"""Writing feature files so that a killed run, a full disk or a power cut never costs a computed row.
+
+A new file is built under a temporary name, synced, and renamed to ``<name>.h5.part``. From then on HDF5 is out of it:
+rows are written as plain bytes at the place the format gave them, and only once they are on disk are they marked in
+``done``. When the last row is in, the checksum and the measured figures replace their placeholders (attributes of fixed
+size, changed in place) and the file takes its final name.
+"""
+
+import contextlib
+import errno
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from backbench import UserError
+from cache import layout
+from cache.features import FeatureFileError, open_file
+
+SYNC_EVERY = 1.0
+"""Seconds of work that a power cut may cost: rows are synced, then marked, this often."""
+
+
+def look(path: Path, wanted: dict, *, overwrite: bool = False) -> tuple[str, dict | None]:
+    """What is already at ``path`` for this request: ``('complete' | 'partial' | 'new', its identity)``.
+
+    Raises FeatureFileError naming every difference where what is there was made otherwise. A finished file made with
+    other versions of timm or torch still answers the request; an unfinished one must not mix them.
+    """
+    part = layout.part_path(path)
+    if overwrite:  # an unfinished file of the very same identity is this command's own, stopped: it goes on
+        with contextlib.suppress(OSError, FeatureFileError), open_file(part, partial=True) as file:
+            if not layout.differences(wanted, file.identity, versions=True):
+                return "partial", file.identity
+        return "new", None
+    for place, state in ((path, "complete"), (part, "partial")):
+        if place.exists():
+            with open_file(place, partial=state == "partial") as file:
+                lines = layout.differences(wanted, file.identity, versions=state == "partial")
+                if lines:
+                    raise FeatureFileError(
+                        f"{place} was made otherwise:\n  "
+                        + "\n  ".join(lines)
+                        + "\n--overwrite makes it again; --out FILE or another --cache-dir keeps both."
+                    )
+                return state, file.identity
+    return "new", None
+
+
+class Writer:
+    """An unfinished feature file, found or (``fresh``, or none there) new, open for rows. Leaving the context commits.
+
+    Raises UserError where the folder can't be written, the disk is full, or another run holds the file.
+    """
+
+    def __init__(self, path, *, identity, labels, split, ids, class_names, dim, dtype, fresh=False):
+        self.path = Path(path)
+        self.part = layout.part_path(self.path)
+        with _faults(self.part):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if fresh or not self.part.exists():
+                self._create(identity, labels, split, ids, class_names, dim, dtype)
+            self._raw = open(self.part, "r+b", buffering=0)  # noqa: SIM115 - closed by __exit__
+        _lock(self._raw, self.part)
+        with open_file(self.part, partial=True) as file:
+            h5 = file._h5
+            self._offset = {name: h5[name].id.get_offset() for name in layout.DATASETS}
+            self.dtype, self.dim = h5["features"].dtype, h5["features"].shape[1]
+            self.done = file.done
+            self.running = dict(file.running)
+        self._unmarked = np.zeros_like(self.done)
+        self._synced = time.monotonic()
+
+    def _create(self, identity, labels, split, ids, class_names, dim, dtype):
+        import h5py
+
+        new = self.part.with_name(f"{self.part.name}.{os.getpid()}.new")
+        n = len(labels)
+        arrays = {
+            "labels": np.asarray(labels, np.int64),
+            "split": np.asarray(split, np.uint8),
+            "ids": layout.fixed(ids),
+            "done": np.zeros(n, np.uint8),
+            "classes": layout.fixed(class_names),
+            "running": np.zeros(len(layout.RUNNING)),
+        }
+        placeholders = dict.fromkeys(layout.MEASURED, np.nan) | {
+            "device": np.bytes_(b" " * layout.DEVICE_LENGTH),
+            "sha256": np.bytes_(b"0" * 64),
+        }
+        try:
+            # First without HDF5, whose own way of meeting a full disk is unclean.
+            _reserve(new, n * dim * np.dtype(dtype).itemsize + sum(array.nbytes for array in arrays.values()))
+            # 'earliest' keeps headers without checksums, so that changing an attribute in place can't break one.
+            with h5py.File(new, "w", libver=("earliest", "v108")) as h5:
+                _allocate(h5, "features", (n, dim), np.dtype(dtype))
+                for name, array in arrays.items():
+                    _allocate(h5, name, array.shape, array.dtype)[:] = array
+                h5.attrs["format"] = layout.FORMAT
+                for key in layout.IDENTITY:
+                    h5.attrs[key] = layout.to_attribute(identity[key] if key != "schema" else layout.SCHEMA)
+                for key, value in placeholders.items():
+                    h5.attrs[key] = value
+            _reserve(new, new.stat().st_size)
+            os.replace(new, self.part)
+            _sync(self.part.parent)
+        finally:
+            new.unlink(missing_ok=True)
+
+    @property
+    def pending(self) -> np.ndarray:
+        """Indices of the rows still to be computed, (n,) int64, ascending."""
+        return np.flatnonzero(self.done == layout.PENDING)
+
+    def rows(self, index: np.ndarray, features: np.ndarray) -> None:
+        """Store ``features`` (n, D) in the rows ``index`` (n,): written now, marked done with the next commit."""
+        values = np.ascontiguousarray(features, self.dtype)
+        with _faults(self.part):
+            for start, stop in _runs(index):
+                self._write("features", index[start] * self.dim, values[start:stop])
+        self._unmarked[index] = layout.DONE
+        if time.monotonic() - self._synced > SYNC_EVERY:
+            self.commit()
+
+    def skip(self, index: np.ndarray) -> None:
+        """Leave the rows ``index`` out for good: NaN, marked as skipped."""
+        self.rows(index, np.full((len(index), self.dim), np.nan))
+        self._unmarked[index] = layout.SKIPPED
+
+    def commit(self) -> None:
+        """Bring the rows to disk, then mark them."""
+        with _faults(self.part):
+            os.fsync(self._raw.fileno())
+            marked = np.flatnonzero(self._unmarked)
+            self.done[marked] = self._unmarked[marked]
+            for start, stop in _runs(marked):
+                self._write("done", marked[start], self.done[marked[start:stop]])
+            self._write("running", 0, np.array([self.running[k] for k in layout.RUNNING]))
+        self._unmarked[:] = 0
+        self._synced = time.monotonic()
+
+    def _write(self, dataset: str, position: int, values: np.ndarray) -> None:
+        self._raw.seek(self._offset[dataset] + int(position) * values.itemsize)
+        left = memoryview(values.reshape(-1).view(np.uint8))
+        while left:  # an unbuffered write may take less than all
+            left = left[self._raw.write(left) :]
+
+    def finish(self, *, device: str) -> Path:
+        """Write checksum and measured figures, sync, and give the file its final name. Every row must be in."""
+        import h5py
+
+        self.commit()
+        if self.pending.size:
+            raise ValueError(f"{self.pending.size} rows are pending")
+        with open_file(self.part, partial=True) as file:
+            sha256 = layout.checksum(file.arrays())
+        run = self.running
+        count = run["input_count"] or np.nan
+        mean = run["input_sum"] / count
+        figures = {
+            "input_mean": mean,
+            "input_std": np.sqrt(max(run["input_squares"] / count - mean**2, 0.0)) if run["input_count"] else np.nan,
+            "images_per_second": run["images"] / run["seconds"] if run["seconds"] else np.nan,
+            "seconds": run["seconds"],
+            "device": np.bytes_(device.encode()[: layout.DEVICE_LENGTH].ljust(layout.DEVICE_LENGTH)),
+            "sha256": np.bytes_(sha256.encode()),
+        }
+        with _faults(self.part):
+            with h5py.File(self.part, "r+", locking=False) as h5:
+                for key, value in figures.items():
+                    h5.attrs.modify(key, value)
+            os.fsync(self._raw.fileno())
+            os.replace(self.part, self.path)
+            _sync(self.path.parent)
+        return self.path
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        try:
+            if self._unmarked.any():
+                self.commit()
+        except UserError:
+            if kind is None:
+                raise
+        finally:
+            self._raw.close()
+
+
+def _allocate(h5, name: str, shape, dtype):
+    """A contiguous dataset whose place in the file is fixed at once."""
+    import h5py
+
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_layout(h5py.h5d.CONTIGUOUS)
+    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    dataset = h5py.h5d.create(
+        h5.id, name.encode(), h5py.h5t.py_create(dtype, logical=True), h5py.h5s.create_simple(shape), plist
+    )
+    return h5py.Dataset(dataset)
+
+
+def _runs(index: np.ndarray):
+    """Start and stop of each stretch of consecutive numbers in ``index``."""
+    if len(index):
+        cuts = np.flatnonzero(np.diff(index) != 1) + 1
+        yield from zip([0, *cuts], [*cuts, len(index)], strict=True)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Claim ``size`` bytes of disk for the file now, so that a disk too small is found before any work, then sync."""
+    with open(path, "ab") as file:
+        if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+            os.posix_fallocate(file.fileno(), 0, size)
+        os.fsync(file.fileno())
+
+
+def _sync(path: Path) -> None:
+    with contextlib.suppress(PermissionError):  # Windows can't open a folder; there a rename is durable by itself
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _lock(raw, path: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows: no advisory locks; two runs on one file are not noticed there
+        return
+    try:
+        fcntl.flock(raw, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raw.close()
+        raise UserError(f"{path} is being written by another run. Wait for it, or give this one --out FILE.") from None
+
+
+@contextlib.contextmanager
+def _faults(path: Path):
+    """Turn what the system says of a full disk or a forbidden folder into a message that names the way on."""
+    try:
+        yield
+    except OSError as error:
+        # HDF5 reports a failed write without an errno, in its message only.
+        text = str(error)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "errno = 28" in text or "errno = 27" in text
+        what = "no space is left there" if full else (error.strerror or text.splitlines()[0])
+        raise UserError(
+            f"{path} can't be written: {what}. What was computed is kept; free some space or mend the permissions and "
+            "run the same command again, or name another place with --cache-dir."
+        ) from error

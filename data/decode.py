@@ -1,0 +1,130 @@
+"""Any picture file as the 8-bit RGB a person sees."""
+
+import functools
+import os
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from backbench import UserError
+
+EXIF = ("ignore", "apply")
+"""What to do with a camera's orientation tag. ``ignore`` is what torchvision's loader and timm's dataset do."""
+
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""What is tried, whatever the file's ending. A fixed list, so that no stranger's .jpg starts Ghostscript (EPS)."""
+
+PIL_ERRORS = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""What PIL lets through on damaged files: its readers raise whatever a field out of range happens to cause."""
+
+
+class UnreadableImage(UserError):
+    """A picture that can't be decoded: ``id`` says which, ``reason`` why."""
+
+    def __init__(self, id: str, reason: str):
+        super().__init__(f"{id}: {reason}")
+        self.id = id
+        self.reason = reason
+
+    def __reduce__(self):  # pickled as args, which hold the message, it would not come back from a worker process
+        return type(self), (self.id, self.reason)
+
+
+def read(path: str | os.PathLike, *, id: str, exif: str = "ignore") -> Image.Image:
+    """Decode the file at ``path`` to a PIL image of mode RGB.
+
+    Transparency is laid on white; grey of 16 or 32 bits and floating point is scaled to 8 bits; of an animation it is
+    the first frame. Pixels of plain 8-bit files equal ``PIL.Image.open(path).convert("RGB")``. ``exif="apply"`` turns
+    the picture the way the camera was held. Thread safe. Raises UnreadableImage(id, reason).
+    """
+    try:
+        with open(path, "rb") as file:
+            image = _open(file)
+            image.load()
+            if exif == "apply":
+                image = ImageOps.exif_transpose(image)
+            return _rgb(image)
+    except PIL_ERRORS as error:
+        raise UnreadableImage(id, _reason(error)) from error
+
+
+def header(path: str | os.PathLike, *, id: str) -> tuple[int, int, str]:
+    """Width and height in pixels as stored, and PIL's colour mode, without decoding. Raises UnreadableImage."""
+    try:
+        with open(path, "rb") as file:
+            image = _open(file)
+            return *image.size, image.mode
+    except PIL_ERRORS as error:
+        raise UnreadableImage(id, _reason(error)) from error
+
+
+def _open(file) -> Image.Image:
+    # Image.open without its DecompressionBombWarning: a 100 megapixel photo is nothing to warn of, and the warnings
+    # module can only be silenced for the whole process, not for this thread. The hard limit stays.
+    _load_plugins()
+    start = file.read(16)
+    if not start:
+        raise OSError("the file is empty")
+    for name in FORMATS:
+        factory, accept = Image.OPEN.get(name, (None, None))
+        if factory is None or accept(start) is not True:  # a str says what the plugin lacks
+            continue
+        file.seek(0)
+        image = factory(file, "")
+        pixels = image.width * image.height
+        limit = 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else pixels
+        if pixels > limit:
+            raise OSError(f"{image.width} x {image.height} pixels, more than PIL's limit of {limit:,}")
+        return image
+    raise OSError(f"not a picture in a known format ({', '.join(FORMATS)})")
+
+
+@functools.cache
+def _load_plugins():
+    Image.init()
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bits(grey: np.ndarray) -> np.ndarray:
+    """Scale grey levels (H, W) to uint8 by the range they are meant in, where PIL would clip them at 255.
+
+    Integers are meant in 0..65535. Floats in the smallest of 0..1, 0..255, 0..65535 that holds them. What fits none
+    is stretched from its least to its largest value. Levels that aren't finite become 0.
+    """
+    if grey.dtype.kind == "u" and grey.dtype.itemsize == 2:
+        return ((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    ranges = (1, 255, 65535) if grey.dtype.kind == "f" else (65535,)
+    grey = np.nan_to_num(grey.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = grey.min(), grey.max()
+    fits = [top for top in ranges if low >= 0 and high <= top]
+    low, high = (0, fits[0]) if fits else (low, high if high > low else low + 1)  # one flat level below 0 is black
+    return np.rint((grey - low) / (high - low) * 255).astype(np.uint8)
+
+
+def _reason(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error)  # strerror, since str holds a path of this machine
+    return text if isinstance(error, (OSError, EOFError)) and text else f"{type(error).__name__}: {text}".rstrip(": ")

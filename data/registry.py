@@ -1,0 +1,58 @@
+"""The one list of image sets, by name."""
+
+import shlex
+from pathlib import Path
+
+from backbench import UsageError, UserError, suggest
+from data import decode, sources
+from data.imageset import ImageSet
+
+FOLDER = "folder:"
+"""What a name begins with that means any folder of images."""
+
+
+def names() -> list[str]:
+    """The registered names, the study's first. ``folder:PATH`` is a name too."""
+    return list(sources.SETS)
+
+
+def check(*given: str) -> None:
+    """Raise UsageError that lists every name which isn't registered, with those near to it."""
+    unknown = [name for name in given if not (name in sources.SETS or name.startswith(FOLDER))]
+    if unknown:
+        known = f"Known: {', '.join(names())} and folder:PATH."
+        raise UsageError(*(f"no image set is named {name!r}.{suggest(name, names())} {known}" for name in unknown))
+
+
+def load(name: str, *, data_root: str | Path, seed: int = 42, download: bool = False, exif: str = "ignore") -> ImageSet:
+    """List and split a set by name; no picture of a set on disk is decoded.
+
+    ``seed`` decides who is in which split, ``exif`` ('ignore' or 'apply') how pictures with an orientation tag are
+    turned. ``download=True`` gets a set that isn't there. Raises UsageError for an unknown name and UserError for a
+    set that isn't there, can't be read or can't be split.
+    """
+    check(name)
+    if exif not in decode.EXIF:
+        raise UsageError(f"exif={exif!r}: {' or '.join(decode.EXIF)} is expected")
+    if name.startswith(FOLDER):
+        return sources.folder(Path(name.removeprefix(FOLDER)), seed=seed, exif=exif)
+    source = sources.SETS[name]
+    data_root = Path(data_root)
+    found = source.find(data_root)
+    if found is None and source.places:
+        if not (download and source.has_download):
+            raise UserError(missing(name, data_root))
+        from data import downloads
+
+        found = downloads.get(name, data_root)
+    return source.load(name, found, seed=seed, exif=exif)
+
+
+def missing(name: str, data_root: Path) -> str:
+    """What to tell a user whose ``data_root`` lacks the set: where it was looked for, and how to get it."""
+    source = sources.SETS[name]
+    looked = f"{name} is not there: looked for {', '.join(str(data_root / place) for place in source.places)}."
+    if source.has_download:
+        command = f"python -m data download {name} --data-root {shlex.quote(str(data_root))}"
+        return f"{looked} Get it with: {command} (or extract --dataset {name} --download)"
+    return f"{looked} It has no public download: put its class folders there, or name its parent with --data-root"

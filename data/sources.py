@@ -1,0 +1,184 @@
+"""Where each registered image set lies under a data root, and how it is listed and split."""
+
+import functools
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from backbench import SPLITS, UserError
+from data import imageset, listing, splits
+from data.imageset import ImageSet
+
+CALTECH_RULE = (
+    "of n images of a class int(n*0.7) become train, those up to int(n*(0.7+0.1)) val and the rest test, "
+    "so that at least 2 a class are expected, and 4 in some class for val"
+)
+CIFAR_RULE = "class folders in train/ and test/ are expected; an eighth of train becomes val"
+FOLDER_RULE = "class folders in train/ and test/ are expected; without val/, int(n*0.125) of n train images become val"
+
+OFFICE = ("amazon", "dslr", "webcam")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A registered set."""
+
+    load: Callable[..., ImageSet]
+    """``load(name, found, *, seed, exif)``."""
+    places: tuple[str, ...]
+    """Paths under the data root, tried in order; the set is there when one of them exists. Empty: in a package."""
+    classes: int
+    images: int
+    """Size of the whole set, to tell what is missing."""
+    has_download: bool = True
+
+    def find(self, data_root: Path) -> Path | None:
+        """The first of ``places`` that exists under ``data_root``. Raises UserError where that can't be looked up."""
+        try:
+            return next((data_root / place for place in self.places if (data_root / place).is_dir()), None)
+        except OSError as error:
+            raise UserError(f"can't look into {data_root}: {error.strerror}") from error
+
+
+def caltech(name: str, found: Path, *, seed: int, exif: str, leave_out: str) -> ImageSet:
+    """Class folders split by the Caltech rule, the class ``leave_out`` apart."""
+    listed = listing.class_folders(found, leave_out=frozenset({leave_out}))
+    return _on_disk(name, listed, splits.caltech_rule(listed.ids, listed.labels, seed=seed), CALTECH_RULE, exif)
+
+
+def cifar(name: str, found: Path, *, seed: int, exif: str) -> ImageSet:
+    """CIFAR as torchvision keeps it, or as pictures in ``{train,test}/<class>/``. Both are split by the CIFAR rule."""
+    if found.name != "train":
+        return _cifar_batches(name, found, seed=seed, exif=exif)
+    listed = listing.class_folders(found.parent, prefixes=("train/", "test/"))
+    split = splits.cifar_rule(_split_of(listed.ids), seed=seed)
+    return _on_disk(name, listed, split, CIFAR_RULE, exif)
+
+
+def office(name: str, found: Path, *, seed: int, exif: str) -> ImageSet:
+    """One source, or all three where ``found`` is their parent. Every image is test: these sets measure a shift."""
+    prefixes = ("",)
+    if name == "office_shift":
+        prefixes = tuple(f"{source}/" for source in OFFICE)
+        if missing := [prefix for prefix in prefixes if not (found / prefix).is_dir()]:
+            raise UserError(f"{found} lacks {', '.join(missing)}: name the others alone, as in office_shift/dslr")
+    listed = listing.class_folders(found, prefixes=prefixes)
+    return _on_disk(name, listed, np.full(len(listed.ids), splits.TEST, np.int8), "", exif)
+
+
+def digits(name: str, found: None, *, seed: int, exif: str) -> ImageSet:
+    """scikit-learn's 1,797 digits of 8x8 pixels, 0..16 there and 0..255 here, split by the Caltech rule."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    grey = ((bunch.images.astype(np.int64) * 255 + 8) // 16).astype(np.uint8)
+    labels = bunch.target.astype(np.int64)
+    ids = [f"digits/{i:04d}" for i in range(len(labels))]
+    split = splits.caltech_rule(ids, labels, seed=seed)
+    pixels = np.repeat(grey[..., None], 3, axis=3)
+    return _in_memory(name, ids, labels, split, [str(n) for n in range(10)], pixels, exif)
+
+
+def folder(path: Path, *, seed: int, exif: str) -> ImageSet:
+    """Any folder of images: ``{train,val,test}/<class>/``, without val/ or only test/ as well, or ``<class>/``.
+
+    Without val/ an eighth of each class's train becomes val; class folders alone are split by the Caltech rule.
+    """
+    path = path.expanduser()
+    try:
+        if not path.is_dir():
+            raise UserError(f"folder:{path} {'is a file' if path.exists() else 'does not exist'}: a folder is expected")
+    except OSError as error:
+        raise UserError(f"can't look into folder:{path}: {error.strerror}") from error
+    name = f"folder-{listing.text(path.resolve().name)}"
+    inside = listing.folders(path)
+    given = [split for split in SPLITS if split in inside]
+    if {"train", "test"} & {*given} and _hold_folders([path / split for split in given]):
+        if odd := [other for other in ("valid", "validation", "dev") if other in inside]:
+            raise UserError(f"{path} holds {odd[0]}/ beside {given[0]}/: rename it to val/")
+        listed = listing.class_folders(path, prefixes=tuple(f"{split}/" for split in given))
+        split = _split_of(listed.ids)
+        if "val" not in given:
+            split = splits.val_from_train(listed.ids, listed.labels, split, seed=seed)
+        return _on_disk(name, listed, split, FOLDER_RULE, exif)
+    if not inside:
+        raise UserError(
+            f"{path} holds {'images but ' if listing.holds_images(path) else ''}no class folders: "
+            "one folder a class is expected, or train/, val/ and test/ with class folders in each"
+        )
+    listed = listing.class_folders(path)
+    return _on_disk(name, listed, splits.caltech_rule(listed.ids, listed.labels, seed=seed), CALTECH_RULE, exif)
+
+
+def _hold_folders(paths: list[Path]) -> bool:
+    """Whether these are folders of class folders; a class may itself be named train (CIFAR-100 has one)."""
+    return any(listing.folders(path) for path in paths) and not any(listing.holds_images(path) for path in paths)
+
+
+def _cifar_batches(name: str, found: Path, *, seed: int, exif: str) -> ImageSet:
+    # torchvision checks every file's md5 before it unpickles one, so that only the published bytes are ever unpickled.
+    from torchvision import datasets
+    from torchvision.datasets.utils import check_integrity
+
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    md5s = dict([*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])])
+    try:
+        train, test = kind(found.parent, train=True), kind(found.parent, train=False)
+    except RuntimeError as error:
+        damaged = [file for file, md5 in md5s.items() if not check_integrity(found / file, md5)]
+        data_root = found.parent.parent if found.parent.name == name else found.parent
+        raise UserError(
+            f"{name} in {found} lacks, or has with another md5, {', '.join(damaged)}: remove that folder, then get it "
+            f"again with: python -m data download {name} --data-root {shlex.quote(str(data_root))}"
+        ) from error
+    parts = (("test", test), ("train", train))  # in the order of the sorted ids
+    ids = [f"{part}/{i:05d}" for part, images in parts for i in range(len(images))]
+    labels = np.concatenate([np.array(images.targets, np.int64) for _, images in parts])
+    pixels = np.concatenate([images.data for _, images in parts])
+    return _in_memory(name, ids, labels, splits.cifar_rule(_split_of(ids), seed=seed), train.classes, pixels, exif)
+
+
+def _split_of(ids: list[str]) -> np.ndarray:
+    return np.array([SPLITS.index(id.partition("/")[0]) for id in ids], np.int8)
+
+
+def _on_disk(name, listed, split, rule, exif) -> ImageSet:
+    try:
+        splits.check(listed.labels, split, listed.class_names, rule=rule)
+    except UserError as error:
+        raise UserError(*(f"{name} in {listed.root}: {fault}" for fault in error.faults)) from error
+    sha = imageset.digest(listed.ids, listed.labels, split, listed.class_names, sizes=listed.sizes)
+    names = listed.class_names
+    return ImageSet(name, listed.ids, listed.labels, split, names, sha, exif, root=listed.root, files=listed.files)
+
+
+def _in_memory(name, ids, labels, split, class_names, pixels, exif) -> ImageSet:
+    sha = imageset.digest(ids, labels, split, class_names, pixels=pixels)
+    return ImageSet(name, ids, labels, split, class_names, sha, exif, pixels=pixels)
+
+
+SETS = {
+    "caltech256": Source(
+        functools.partial(caltech, leave_out="257.clutter"),
+        ("caltech256/256_ObjectCategories", "256_ObjectCategories"),
+        classes=256,
+        images=29_780,
+    ),
+    "cifar100": Source(cifar, ("cifar100/cifar-100-python", "cifar-100-python", "cifar100/train"), 100, 60_000),
+    "caltech101": Source(
+        functools.partial(caltech, leave_out="BACKGROUND_Google"),
+        ("caltech101/101_ObjectCategories", "101_ObjectCategories"),
+        classes=101,
+        images=8_677,
+    ),
+    "cifar10": Source(cifar, ("cifar10/cifar-10-batches-py", "cifar-10-batches-py", "cifar10/train"), 10, 60_000),
+    "office_shift": Source(office, ("office_shift",), 10, 1_410, has_download=False),
+    "office_shift/amazon": Source(office, ("office_shift/amazon",), 10, 958, has_download=False),
+    "office_shift/dslr": Source(office, ("office_shift/dslr",), 10, 157, has_download=False),
+    "office_shift/webcam": Source(office, ("office_shift/webcam",), 10, 295, has_download=False),
+    "digits": Source(digits, (), 10, 1_797, has_download=False),
+}
+"""The registered sets. Sizes: facts.md's totals, torchvision's Caltech101, CIFAR's page, the ten Office classes."""

@@ -1,0 +1,121 @@
+"""Who is in train, val and test. Seeded, and the same on every machine and Python.
+
+Order is by ``sha256(f"{seed}:{id}")``, not by a random generator, so that a member's place depends on its own name
+only. The CIFAR rule alone uses scikit-learn's train_test_split, since its membership is published.
+"""
+
+import hashlib
+
+import numpy as np
+
+from backbench import SPLITS, UserError
+
+TRAIN, VAL, TEST = range(3)
+
+
+def shuffled(ids: list[str], *, seed: int) -> list[int]:
+    """Positions of ``ids`` in their seeded order."""
+    keys = [hashlib.sha256(f"{seed}:{id}".encode()).digest() for id in ids]
+    return sorted(range(len(ids)), key=keys.__getitem__)
+
+
+def caltech_counts(n: int) -> tuple[int, int, int]:
+    """Images for train, val and test in a class of ``n``: the published study's rule, in its floating point.
+
+    0.7 + 0.1 is 0.7999999999999999, so a class of 80 has 56, 7 and 17, not 56, 8 and 16.
+    """
+    train = int(n * 0.7)
+    val = int(n * (0.7 + 0.1)) - train
+    return train, val, n - train - val
+
+
+def val_count(n: int) -> int:
+    """Images moved from a class of ``n`` training images to val where a set has no val of its own."""
+    return int(n * 0.125)
+
+
+def caltech_rule(ids: list[str], labels: np.ndarray, *, seed: int) -> np.ndarray:
+    """Split (N,) int8 by ``caltech_counts`` in each class."""
+    split = np.empty(len(ids), np.int8)
+    for rows in _classes(labels):
+        order = rows[shuffled([ids[row] for row in rows], seed=seed)]
+        train, val, _ = caltech_counts(len(rows))
+        split[order[:train]] = TRAIN
+        split[order[train : train + val]] = VAL
+        split[order[train + val :]] = TEST
+    return split
+
+
+def val_from_train(ids: list[str], labels: np.ndarray, split: np.ndarray, *, seed: int) -> np.ndarray:
+    """A copy of ``split`` with ``val_count`` images of each class's train moved to val."""
+    split = split.copy()
+    train = np.flatnonzero(split == TRAIN)
+    for members in _classes(labels[train]):
+        rows = train[members]
+        order = rows[shuffled([ids[row] for row in rows], seed=seed)]
+        split[order[: val_count(len(rows))]] = VAL
+    return split
+
+
+def cifar_rule(split: np.ndarray, *, seed: int) -> np.ndarray:
+    """A copy of ``split`` with an eighth of train moved to val, not stratified.
+
+    scikit-learn's ``train_test_split(test_size=0.125, random_state=seed)`` over train in its order: 43,750 / 6,250 of
+    CIFAR's 50,000. Raises UserError where train has fewer than 2 images.
+    """
+    from sklearn.model_selection import train_test_split
+
+    split = split.copy()
+    train = np.flatnonzero(split == TRAIN)
+    if len(train) < 2:
+        raise UserError(f"train holds {len(train)} images, at least 2 are expected to take val from it")
+    split[train_test_split(train, test_size=0.125, random_state=seed)[1]] = VAL
+    return split
+
+
+def check(labels: np.ndarray, split: np.ndarray, class_names: list[str], *, rule: str) -> None:
+    """Raise UserError, with all faults at once, where nothing could be learnt or measured on such a split.
+
+    Faults: fewer than two classes; a class without images; a class with images in test or val but none in train, or
+    with one image in all; an empty train, val or test. A class may have no val image (under the Caltech rule one of
+    2, 3, 5, 6 or 10 images has none) as long as val isn't empty. A set that is test only needs no train and no val.
+    ``rule`` tells the user what is expected.
+    """
+    counts = split_counts(labels, split, len(class_names))
+    total = counts.sum(axis=1)
+    faults = []
+    if len(class_names) < 2:
+        found = f"one class, {class_names[0]!r}," if class_names else "no class"
+        faults.append(f"found {found} where at least two are expected")
+    if empty := [name for name, n in zip(class_names, total, strict=True) if n == 0]:
+        faults.append(f"{_some(empty, 'class')} without images: add images or remove the folder")
+    if counts[:, [TRAIN, VAL]].any():
+        few = [
+            f"{name} ({n})"
+            for name, n, train in zip(class_names, total, counts[:, TRAIN], strict=True)
+            if n and (n < 2 or train == 0)
+        ]
+        if few:
+            faults.append(f"{_some(few, 'class')} with too few images: {rule}. Add images or remove the class")
+        if missing := [SPLITS[code] for code in (TRAIN, VAL, TEST) if not counts[:, code].any()]:
+            sizes = " / ".join(f"{n:,}" for n in counts.sum(axis=0))
+            faults.append(f"no images in {' and '.join(missing)} (train / val / test: {sizes}): {rule}")
+    if faults:
+        raise UserError(*faults)
+
+
+def split_counts(labels: np.ndarray, split: np.ndarray, n_classes: int) -> np.ndarray:
+    """Images a class and split, (n_classes, 3) int64."""
+    return np.bincount(labels * 3 + split, minlength=3 * n_classes).reshape(n_classes, 3)
+
+
+def _classes(labels: np.ndarray) -> list[np.ndarray]:
+    """The rows of each class, in ascending order."""
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1) if len(labels) else []
+
+
+def _some(items: list[str], noun: str) -> str:
+    plural = noun if len(items) == 1 else f"{noun}es"
+    shown = ", ".join(items[:20]) + (f" and {len(items) - 20} more" if len(items) > 20 else "")
+    return f"{len(items)} {plural} ({shown})"

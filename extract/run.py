@@ -1,0 +1,200 @@
+"""One pass of one frozen backbone over one data set, into a feature file."""
+
+import sys
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from backbench import UserError, __version__
+from backbench.progress import progress
+from cache import layout
+from cache.writer import Writer, look
+from extract.guard import InputGuard
+from extract.precision import LEAST_COSINE, agreement, device_name, fastest, forward
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run: ``precision`` auto takes what the device is fastest in, if its features agree with float32's."""
+
+    device: object
+    precision: str = "auto"
+    batch_size: int = 32
+    workers: int = 2
+    dtype: str = "float32"
+    input_scale: float = 1.0
+    input_guard: bool = True
+    skip_unreadable: bool = False
+    overwrite: bool = False
+    seed: int = 42
+
+
+class UnreadableImages(UserError):
+    """Images that could not be read; all other rows are done."""
+
+    def __init__(self, dataset: str, reasons: list[str]):
+        super().__init__(
+            f"{len(reasons)} of the images of {dataset} can't be read; all others are done:\n  "
+            + "\n  ".join(reasons)
+            + "\nMend them and run the same command again, or leave them out with --on-error skip."
+        )
+
+
+def identity(imageset, backbone, settings: Settings) -> dict:
+    """What the features will be. ``precision`` is None while auto leaves it open."""
+    import timm
+    import torch
+
+    return {
+        "schema": layout.SCHEMA,
+        "model": backbone.name,
+        "weights": backbone.weights,
+        "weights_sha256": backbone.weights_sha256,
+        "transform": {k: list(v) if isinstance(v, tuple) else v for k, v in backbone.config.items()}
+        | {"exif": imageset.exif},
+        "pooling": str(getattr(backbone.model, "global_pool", None) or "model's own"),
+        "dtype": settings.dtype,
+        "precision": None if settings.precision == "auto" else settings.precision,
+        "dataset": imageset.name,
+        "dataset_digest": imageset.digest,
+        "seed": settings.seed,
+        "input_scale": settings.input_scale,
+        "versions": {"backbench": __version__, "timm": timm.__version__, "torch": torch.__version__},
+    }
+
+
+def extract(imageset, backbone, path: Path, settings: Settings) -> bool:
+    """Bring the feature file at ``path`` to its end: all rows, those still pending, or none where it is finished.
+
+    Rows are computed in fixed groups of ``batch_size`` neighbours, so that a stopped and resumed run computes each row
+    in the same company, and hence to the same bits, as an unbroken one. The model stays in eval mode throughout.
+
+    Returns False where the file was finished already. Raises UserError: a file made otherwise, a full disk, input off
+    the backbone's scale, features not finite, and, when all other rows are done, images that couldn't be read.
+    """
+    import torch
+
+    wanted = identity(imageset, backbone, settings)
+    state, found = look(path, wanted, overwrite=settings.overwrite)
+    if state == "complete":
+        return False
+    model = backbone.model.to(settings.device, memory_format=torch.channels_last)
+    job = _Job(imageset, backbone, model, settings)
+    with ThreadPoolExecutor(settings.workers) as pool, torch.inference_mode():
+        wanted["precision"] = found["precision"] if found else job.choose_precision(pool)
+        writer = Writer(
+            path,
+            identity=wanted,
+            labels=imageset.labels,
+            split=imageset.split,
+            ids=imageset.ids,
+            class_names=imageset.class_names,
+            dim=backbone.num_features,
+            dtype=settings.dtype,
+            fresh=state == "new",
+        )
+        with writer:
+            try:
+                unreadable = job.run(writer, pool, wanted["precision"])
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+            if unreadable and not settings.skip_unreadable:
+                raise UnreadableImages(imageset.name, unreadable)
+            writer.finish(device=device_name(settings.device))
+    for reason in unreadable:
+        _say(f"left out: {reason}")
+    return True
+
+
+class _Job:
+    def __init__(self, imageset, backbone, model, settings):
+        self.imageset, self.backbone, self.model, self.settings = imageset, backbone, model, settings
+        self.transform = backbone.transform()
+        size = len(imageset)
+        self.groups = np.array_split(np.arange(size), range(settings.batch_size, size, settings.batch_size))
+        self.guard = InputGuard(backbone.config["mean"], backbone.config["std"], name=backbone.name)
+
+    def _load(self, i: int):
+        """The transformed image (3, H, W) uint8, or the UserError that says why there is none."""
+        try:
+            return self.transform(self.imageset.read(i))
+        except UserError as error:
+            return error
+
+    def _batch(self, images):
+        """(B, 3, H, W) normalised on the device; unreadable images are black, so that the others keep their company."""
+        import torch
+
+        blank = torch.zeros(self.backbone.config["input_size"], dtype=torch.uint8)
+        batch = torch.stack([blank if isinstance(image, UserError) else image for image in images])
+        batch = batch.to(self.settings.device, memory_format=torch.channels_last)
+        return self.backbone.normalise(batch, scale=self.settings.input_scale)
+
+    def choose_precision(self, pool) -> str:
+        precision = self.settings.precision
+        if precision != "auto":
+            return precision
+        precision = fastest(self.settings.device)
+        if precision != "float32":
+            batch = self._batch(list(pool.map(self._load, self.groups[0])))
+            cosine = agreement(self.model, batch, precision)
+            if cosine < LEAST_COSINE:
+                _say(f"{precision} features disagree with float32 (cosine {cosine:.3f}): running in float32")
+                return "float32"
+        return precision
+
+    def run(self, writer: Writer, pool, precision: str) -> list[str]:
+        pending = set(writer.pending.tolist())
+        groups = deque(g for g in self.groups if not pending.isdisjoint(g.tolist()))
+        ahead: deque = deque()
+        unreadable: list[str] = []
+        label = f"{self.imageset.name} {self.backbone.name}"
+        with progress(len(self.imageset), label, done=len(self.imageset) - len(pending)) as advance:
+            started = time.monotonic()
+            while groups or ahead:
+                while groups and len(ahead) < 3:
+                    group = groups.popleft()
+                    ahead.append((group, [pool.submit(self._load, i) for i in group]))
+                group, futures = ahead.popleft()
+                images = [future.result() for future in futures]
+                failed = np.array([isinstance(image, UserError) for image in images])
+                todo = np.array([i in pending for i in group])
+                unreadable += [str(image) for image in images if isinstance(image, UserError)]
+                if not failed.all():
+                    self._compute(writer, images, group, keep=~failed & todo, readable=~failed, precision=precision)
+                if self.settings.skip_unreadable:
+                    writer.skip(group[failed & todo])
+                now = time.monotonic()
+                writer.running["seconds"] += now - started
+                writer.running["images"] += int(todo.sum())
+                started = now
+                advance(int(todo.sum()))
+        return unreadable
+
+    def _compute(self, writer, images, group, *, keep, readable, precision):
+        batch = self._batch(images)
+        sums = self.guard.see(batch[readable.nonzero()[0]], check=self.settings.input_guard)
+        if any(module.training for module in self.model.modules()):
+            raise RuntimeError(f"a module of the frozen backbone {self.backbone.name} is in train mode")
+        features = forward(self.model, batch, precision).cpu().numpy()
+        with np.errstate(over="ignore"):  # what float16 can't hold is named below
+            features = features.astype(self.settings.dtype)
+        broken = ~np.isfinite(features).all(axis=1) & readable
+        if broken.any():
+            ids = [self.imageset.ids[i] for i in group[broken][:5]]
+            raise UserError(
+                f"{self.backbone.name} gives NaN or infinite features in {precision}, stored as {self.settings.dtype}, "
+                f"for {int(broken.sum())} of {len(group)} images: {', '.join(ids)}. "
+                "Try --precision float32 --feature-dtype float32."
+            )
+        writer.rows(group[keep], features[keep])
+        for key, value in zip(("input_count", "input_sum", "input_squares"), sums, strict=True):
+            writer.running[key] += value
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Heads on stored features. Needs neither a GPU nor timm nor the images: only the feature file."""

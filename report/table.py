@@ -1,0 +1,278 @@
+"""The study's table: backbones down, data sets across, the published figures beside ours. Made from rows only.
+
+``tidy`` reduces rows to one record a (model, method, data set); ``write`` shows it.
+Accuracies are 0..1 in the tidy frame and percent where people read them. A figure is never shown without its interval.
+"""
+
+import html
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TextIO
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PUBLISHED = Path(__file__).with_name("published.csv")
+"""The study that users start from: accuracy on val in percent, wall seconds of its five epochs on one cloud GPU."""
+
+STUDY_DATASETS = ("caltech256", "cifar100")
+"""Data sets of the published study; their columns come first."""
+
+KEY = ["model", "input_scale", "method", "dataset"]
+"""What one record stands for. Rows that differ only in seed are averaged."""
+
+COUNTS = ["n_train", "n_val", "n_test"]
+MEANS = [
+    *(f"{name}{end}" for name in ("top1", "top5", "balanced") for end in ("", "_low", "_high")),
+    *("val_top1", "train_top1", "extract_seconds", "probe_seconds"),
+]
+BESIDE = ["published_val_top1", "published_seconds"]
+
+NAME_WIDTH = 22
+"""Characters kept for the backbone's name in a narrow terminal; longer names are folded."""
+
+GAP = 2
+"""Spaces between the terminal table's columns."""
+
+UNBOUNDED = 100_000
+"""Width of what is no terminal: a file or pipe takes every line whole."""
+
+UNCONVERGED = "†"
+
+
+def tidy(rows: list[dict], *, everything: bool = False) -> "pd.DataFrame":
+    """One record a (model, input scale, method, data set), from the rows that hold a test accuracy.
+
+    The newest row of a seed counts. Seeds are averaged, intervals included (so that a mean is never given a narrower
+    interval than one run), among the rows over as many images as the newest has. ``everything`` adds the published
+    study's backbones for which there are no rows.
+    """
+    import pandas as pd
+
+    flat = [_flat(row) for row in rows if "top1" in row]
+    frame = pd.DataFrame(flat, columns=[*KEY, "seed", "created", *COUNTS, *MEANS, "converged"])
+    frame = frame.astype(dict.fromkeys(MEANS, float) | dict.fromkeys(COUNTS, "Int64") | {"converged": "boolean"})
+    frame = frame.sort_values("created", kind="stable").drop_duplicates([*KEY, "seed"], keep="last")
+    frame["images"] = frame[COUNTS].sum(axis=1)
+    frame = frame[frame["images"] == frame.groupby(KEY)["images"].transform("last")]
+    how = {"created": "count"} | dict.fromkeys(COUNTS, "last") | dict.fromkeys(MEANS, "mean") | {"converged": "min"}
+    frame = frame.groupby(KEY, sort=False).agg(how).reset_index().rename(columns={"created": "seeds"})
+
+    published = _published()
+    frame["seeds"] = frame["seeds"].astype("Int64")
+    if everything:
+        ours = set(frame["model"])
+        rest = [(names[0], dataset) for names, dataset, _ in published if not ours & set(names)]
+        frame = pd.concat([frame, pd.DataFrame(rest, columns=["model", "dataset"])], ignore_index=True)
+    beside = {(name, dataset): pair for names, dataset, pair in published for name in names}
+    pairs = [beside.get(key, (None, None)) for key in zip(frame["model"], frame["dataset"], strict=True)]
+    return frame.join(pd.DataFrame(pairs, columns=BESIDE, index=frame.index, dtype=float))
+
+
+def records(frame: "pd.DataFrame") -> list[dict]:
+    """The tidy frame as plain dicts, None where there is no value."""
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")
+
+
+def write(frame: "pd.DataFrame", form: str, file: TextIO) -> None:
+    """Write the tidy frame as ``terminal`` or ``md`` to be read, or as it is, in full precision: ``csv``, ``json``."""
+    if form == "terminal":
+        terminal(frame, file)
+    elif form == "md":
+        file.write(markdown(frame))
+    elif form == "csv":
+        file.write(frame.to_csv(index=False, lineterminator="\n"))
+    else:
+        file.write(json.dumps(records(frame), indent=2, allow_nan=False) + "\n")
+
+
+def markdown(frame: "pd.DataFrame") -> str:
+    """A Markdown table and its footnotes. Names are shown as text, whatever they hold."""
+    datasets, lines = _lay_out(frame)
+    head = ["Backbone", "Method"]
+    for dataset in datasets:
+        head += [f"{_escaped(dataset.name)} (n {dataset.n_test}) top-1 %", "balanced %", "extract + probe s"]
+        head += ["published val %", "published s"] if dataset.published else []
+    table = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
+    for model, method, found in lines:
+        line = [_escaped(model), _escaped(method)]
+        for dataset in datasets:
+            cell = _cell(found.get(dataset.name), dataset)
+            line += [" ".join([cell.top1, *cell.note]), cell.balanced, " + ".join(cell.seconds)]
+            line += cell.published
+        table.append(line)
+    return (
+        "\n".join([*(f"| {' | '.join(line)} |" for line in table), "", *(f"- {n}" for n in _footnotes(frame))]) + "\n"
+    )
+
+
+def terminal(frame: "pd.DataFrame", file: TextIO) -> None:
+    """Print the table: as many data sets side by side as the terminal is wide, all of them where it is none."""
+    from rich.console import Console
+
+    console = Console(file=file, markup=False, highlight=False)
+    if not file.isatty():
+        console.width = UNBOUNDED
+    datasets, lines = _lay_out(frame)
+    taken = NAME_WIDTH + max(len(method) for _, method, _ in [*lines, ("", "method", {})]) + GAP
+    groups, left = [], 0
+    for dataset in datasets:
+        columns = _columns(dataset, lines)
+        need = sum(GAP + max(len(part) for entry in column for part in entry.split("\n")) for column in columns)
+        console.width = max(console.width, taken + need)  # narrower than that, the terminal breaks the lines
+        if not groups or need > left:
+            groups.append([])
+            left = console.width - taken
+        groups[-1].append(dataset)
+        left -= need
+    for group in groups:
+        console.print(_rich_table(group, lines))
+        console.print()
+    for note in _footnotes(frame):
+        console.print(note)
+
+
+def _rich_table(datasets, lines):
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP, 0, 0))
+    table.add_column("backbone", overflow="fold")
+    table.add_column("method", no_wrap=True)
+    here = [line for line in lines if any(dataset.name in line[2] for dataset in datasets)]
+    columns = [column for dataset in datasets for column in _columns(dataset, here)]
+    for head, *_ in columns:
+        table.add_column(Text(head), justify="right", no_wrap=True)
+    for i, (model, method, _) in enumerate(here, start=1):
+        table.add_row(Text(model), Text(method), *(Text(column[i]) for column in columns))
+    return table
+
+
+def _columns(dataset, lines) -> list[list[str]]:
+    """A data set's columns in the terminal, each its head and then its entries, of two or three lines each."""
+    cells = [_cell(found.get(dataset.name), dataset) for _, _, found in lines]
+    columns = [
+        [f"{dataset.name}\ntop-1 %\nbalanced %", *("\n".join([c.top1, c.balanced, *c.note]) for c in cells)],
+        [f"n {dataset.n_test}\nextract s\nprobe s", *("\n".join(c.seconds) for c in cells)],
+    ]
+    if dataset.published:
+        columns.append(["published\nval %\ns", *("\n".join(c.published) for c in cells)])
+    return columns
+
+
+class _Dataset(NamedTuple):
+    name: str
+    n_test: str
+    mixed: bool  # its records were measured on differing numbers of test images
+    published: bool
+
+
+class _Cell(NamedTuple):
+    top1: str = ""
+    balanced: str = ""
+    note: tuple[str, ...] = ()
+    seconds: tuple[str, ...] = ()
+    published: tuple[str, ...] = ()
+
+
+def _lay_out(frame) -> tuple[list[_Dataset], list[tuple[str, str, dict]]]:
+    """The data sets across, and the lines down as (model, method, record by data set), best top-1 first."""
+    lines, by_dataset = {}, {}
+    for record in records(frame):
+        scale = record["input_scale"]
+        model = record["model"] if scale in (None, 1) else f"{record['model']} (input x{scale:g})"
+        name = _printable(record["dataset"])
+        lines.setdefault((_printable(model), _printable(record["method"] or "")), {})[name] = record
+        by_dataset.setdefault(name, []).append(record)
+    names = [name for name in STUDY_DATASETS if name in by_dataset]
+    names += sorted(by_dataset.keys() - set(names))
+    datasets = []
+    for name in names:
+        counts = sorted({record["n_test"] for record in by_dataset[name]} - {None})
+        n_test = " to ".join(f"{n:,}" for n in counts[:1] + counts[1:][-1:]) or "?"
+        published = any(record[BESIDE[0]] is not None for record in by_dataset[name])
+        datasets.append(_Dataset(name, n_test, len(counts) > 1, published))
+
+    def best_first(line):
+        (model, method), found = line
+        tops = [found.get(name, {}).get("top1") for name in names]
+        # Without an accuracy of ours on a data set: behind all that have one.
+        return [1 if top is None else -top for top in tops], model, method
+
+    return datasets, [(*key, found) for key, found in sorted(lines.items(), key=best_first)]
+
+
+def _cell(record: dict | None, dataset: _Dataset) -> _Cell:
+    """What stands in the table for one record."""
+    published = ("", "") if dataset.published else ()
+    if record and record[BESIDE[0]] is not None:
+        published = (f"{100 * record[BESIDE[0]]:.2f}", _seconds(record[BESIDE[1]]))
+    if not record or record["seeds"] is None:  # none of ours
+        return _Cell(published=published)
+    note = [f"n {record['n_test']:,}"] if dataset.mixed and record["n_test"] else []
+    note += [f"{record['seeds']} seeds"] if record["seeds"] > 1 else []
+    return _Cell(
+        _accuracy(record, "top1"),
+        _accuracy(record, "balanced"),
+        (f"({', '.join(note)})",) if note else (),
+        (_seconds(record["extract_seconds"]), _seconds(record["probe_seconds"])),
+        published,
+    )
+
+
+def _accuracy(record, name) -> str:
+    value, low, high = (record[name + end] for end in ("", "_low", "_high"))
+    if value is None:
+        return "not a number"
+    if low is None or high is None:
+        return "no interval"
+    sign = UNCONVERGED if record["converged"] is False else ""
+    return f"{100 * value:.1f}{sign} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _seconds(value) -> str:
+    return "?" if value is None else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _footnotes(frame) -> list[str]:
+    notes = ["Ours: accuracy on test with its 95 % interval. Best first, by top-1 on the first data set."]
+    if (frame["converged"] == False).any():  # noqa: E712 - a nullable column
+        notes.append(f"{UNCONVERGED} The solver stopped before it had converged: not the head's final figure.")
+    if (frame["seeds"] > 1).any():
+        notes.append("Several seeds: the mean of their figures, and of the ends of their intervals.")
+    if frame[BESIDE[0]].notna().any():
+        notes.append(
+            "Published: accuracy on val, no interval given; seconds of its five epochs on one cloud GPU. "
+            "Its backbones were fed 0..255 input."
+        )
+    return notes
+
+
+def _flat(row: dict) -> dict:
+    features = row["features"] or {}
+    scale = features.get("input_scale") or 1.0
+    return row | {"input_scale": scale, "extract_seconds": features.get("seconds"), "probe_seconds": row["seconds"]}
+
+
+def _published() -> list[tuple]:
+    """(its names, the study's first; data set; accuracy 0..1 and seconds) of every published figure."""
+    import pandas as pd
+
+    found = []
+    for row in pd.read_csv(PUBLISHED).to_dict("records"):
+        names = (row["model"], row["timm_weights"], row["name"])
+        for dataset in STUDY_DATASETS:
+            found.append((names, dataset, (round(row[f"{dataset}_val_acc"] / 100, 6), row[f"{dataset}_seconds"])))
+    return found
+
+
+def _printable(name: str) -> str:
+    """``name`` with control characters spelled out: a file's name must not steer the terminal or break a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
+
+
+def _escaped(name: str) -> str:
+    """``name`` so that Markdown shows it as it is."""
+    return re.sub(r"([\\|`*\[\]~])", r"\\\1", html.escape(name, quote=False))

@@ -1,0 +1,61 @@
+"""What tests share: the real images beside the checkout where there are any, small feature files, commands to run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+UNPACK = ROOT.parent / "shared" / "data" / "unpack"
+
+# One thread a test process: tiny products on two threads cost more than they gain.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+IDENTITY = {
+    "model": "resnet18",
+    "weights": "resnet18.a1_in1k",
+    "weights_sha256": "0" * 64,
+    "transform": {"input_size": [3, 224, 224], "crop_pct": 0.95},
+    "pooling": "avg",
+    "dtype": "float32",
+    "precision": "float32",
+    "dataset": "toy",
+    "dataset_digest": "d" * 64,
+    "seed": 42,
+    "input_scale": 1.0,
+    "versions": {"backbench": "0.1.0", "timm": "1.0", "torch": "2.0"},
+}
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Data root with the real images of ../shared/data; the test is skipped where there are none."""
+    if not UNPACK.exists():
+        pytest.skip("needs the real images of ../shared/data, which are not beside this checkout")
+    done = subprocess.run([UNPACK], check=True, capture_output=True, text=True)
+    return Path(done.stdout.split()[-1])
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a command of this project in ``tmp_path``: ``run("probe", "--features", ...)``."""
+
+    def run(module: str, *args, timeout: float = 300, **settings):
+        return subprocess.run(
+            [sys.executable, "-m", module, *map(str, args)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            **settings,
+        )
+
+    return run
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

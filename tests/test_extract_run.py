@@ -1,0 +1,286 @@
+"""The pass over a data set, on a folder of small real files and timm's tiny test models with random weights."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import timm
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from cache import features, layout
+from cache.features import open_file
+from extract import backbones, run, study
+from extract.cli import main
+from extract.precision import agreement, fastest, pick_device
+
+MODEL = "test_resnet"
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder of 3 classes with 12 pictures each, of several sizes."""
+    rng = np.random.default_rng(0)
+    for k, name in enumerate(("ant", "bee", "cat")):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(12):
+            size = (int(rng.integers(20, 90)), int(rng.integers(20, 90)))
+            noise = rng.integers(0, 200, (5, 5, 3), dtype=np.uint8)
+            noise[..., k] += 55
+            Image.fromarray(noise).resize(size).save(tmp_path / "images" / name / f"{i:02d}.png")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def extract(tmp_path, images):
+    """``extract(...)`` in this process: defaults for a quick run, more arguments as given; gives click's result."""
+
+    def extract(*args, model=MODEL, code=0):
+        line = ["--dataset", f"folder:{images}", "--weights", "random", "--batch-size", "8", *map(str, args)]
+        line += ["--model", model] if model else []
+        line += ["--cache-dir", str(tmp_path / "cache"), "--results-dir", str(tmp_path / "results")]
+        result = CliRunner().invoke(main, line)
+        assert result.exit_code == code, result.output
+        return result
+
+    extract.path = study.default_path(tmp_path / "cache", "folder-images", MODEL)
+    return extract
+
+
+def test_features_are_timms_own(extract, images):
+    extract()
+    backbone = backbones.create(MODEL, weights="random")
+    transform = timm.data.create_transform(**backbone.config, is_training=False)
+    assert features.verify(extract.path) is None
+    with open_file(extract.path) as file:
+        assert file.class_names == ["ant", "bee", "cat"]
+        assert np.bincount(file.split).tolist() == [24, 3, 9]  # int(8.4), int(9.6) - 8, the rest; a class
+        for i in (0, 17, 35):
+            with torch.inference_mode(), Image.open(images / file.ids[i]) as image:
+                expected = backbone.model(transform(image.convert("RGB"))[None])[0].numpy()
+            np.testing.assert_allclose(file.features[i], expected, rtol=1e-4, atol=1e-5)
+        assert file.identity["weights"] == "random, seed 42"
+        assert file.identity["transform"]["exif"] == "ignore"
+        assert file.identity["weights_sha256"] == backbone.weights_sha256
+        pixels = np.concatenate([backbone_input(backbone, images / i) for i in file.ids])
+        assert file.measured["input_mean"] == pytest.approx(pixels.mean(), abs=1e-4)
+        assert file.measured["input_std"] == pytest.approx(pixels.std(), abs=1e-4)
+
+
+def backbone_input(backbone, path):
+    with Image.open(path) as image:
+        return backbone.normalise(backbone.transform()(image.convert("RGB"))[None]).numpy().ravel()
+
+
+def test_a_finished_file_is_skipped_with_a_line_that_says_so(extract):
+    first = json.loads(extract("--json").stdout)
+    before = extract.path.stat().st_mtime_ns
+    again = extract()
+    assert "already complete" in again.stdout
+    assert extract.path.stat().st_mtime_ns == before
+    assert [f["already"] for f in first] == [False]
+    assert {"dataset", "model", "path", "n", "images_per_second", "seconds"} <= first[0].keys()
+
+
+def test_one_row_is_written_for_what_was_computed(extract, tmp_path):
+    from report import rows
+
+    extract()
+    extract()
+    (row,) = rows.read(tmp_path / "results")
+    assert (row["stage"], row["model"], row["n"]) == ("extract", MODEL, 36)
+    assert row["features"]["weights"] == "random, seed 42"
+
+
+def test_several_models_and_one_that_fails(extract, tmp_path):
+    result = extract(
+        "--model", "test_vit", "--model", "vit_small_patch16_224.dino", "--weights", tmp_path / "no.pth", code=1
+    )
+    assert result.output.count("no such file") == 3
+    result = extract("--model", "test_vit", "--json")
+    assert [f["model"] for f in json.loads(result.stdout)] == ["test_vit", MODEL]
+
+
+def test_everything_wrong_with_a_request_is_said_at_once(extract):
+    result = extract("--model", "resnet51", "--dataset", "caltech255", "--device", "cuda:7", code=2)
+    for part in ("resnet51", "caltech255", "caltech256", "cuda:7"):
+        assert part in result.output
+    assert extract(model=None, code=2).output.count("--model is missing") == 1
+
+
+def test_another_seed_is_refused_naming_the_difference(extract):
+    extract()
+    result = extract("--seed", 1, code=1)
+    assert "seed: the file has 42, this run 1" in result.output
+    assert "dataset_digest" in result.output
+    extract("--seed", 1, "--overwrite")
+    with open_file(extract.path) as file:
+        assert file.identity["seed"] == 1
+
+
+def test_changed_images_make_the_file_stale(extract, images):
+    extract()
+    shutil.copy(images / "ant" / "00.png", images / "ant" / "99.png")
+    assert "dataset_digest" in extract(code=1).output
+
+
+def test_a_truncated_file_is_refused_and_overwritten_on_request(extract):
+    extract()
+    with extract.path.open("r+b") as file:
+        file.truncate(3000)
+    assert "truncated" in extract(code=1).output
+    extract("--overwrite")
+    assert features.verify(extract.path) is None
+
+
+def test_unreadable_images_are_named_at_the_end_and_cost_no_other(extract, images):
+    good = (images / "bee" / "03.png").read_bytes()
+    (images / "bee" / "03.png").write_bytes(good[: len(good) // 2])
+    (images / "cat" / "05.png").write_bytes(b"not a picture, but as many bytes")
+    result = extract(code=1)
+    assert "bee/03.png" in result.output
+    assert "cat/05.png" in result.output
+    assert "--on-error skip" in result.output
+    with open_file(layout.part_path(extract.path), partial=True) as file:
+        pending = np.flatnonzero(file.done == layout.PENDING)
+        assert sorted(file.ids[i] for i in pending) == ["bee/03.png", "cat/05.png"]
+        kept = np.array(file.features)
+
+    assert extract("--on-error", "skip").exit_code == 0
+    with open_file(extract.path) as file:
+        assert np.flatnonzero(file.done == layout.SKIPPED).tolist() == pending.tolist()
+        assert np.isnan(file.features[pending]).all()
+        rest = np.setdiff1d(np.arange(36), pending)
+        assert np.array_equal(file.features[rest], kept[rest])
+        assert len(file.ids) == 36
+    assert features.verify(extract.path) is None
+
+
+def test_an_unreadable_image_does_not_change_its_neighbours(extract, images, tmp_path):
+    extract()
+    with open_file(extract.path) as file:
+        whole, ids = np.array(file.features), file.ids
+    size = (images / "bee" / "03.png").stat().st_size
+    (images / "bee" / "03.png").write_bytes(b"x" * size)
+    extract("--on-error", "skip", "--cache-dir", tmp_path / "other", "--out", tmp_path / "b.h5")
+    with open_file(tmp_path / "b.h5") as file:
+        rest = [i for i, name in enumerate(ids) if name != "bee/03.png"]
+        assert np.array_equal(file.features[rest], whole[rest])
+
+
+def test_the_published_mistake_needs_insisting(extract):
+    result = extract("--input-scale", 255, code=1)
+    assert "--no-input-guard" in result.output
+    extract("--input-scale", 255, "--no-input-guard")
+    with open_file(extract.path) as file:
+        assert file.identity["input_scale"] == 255
+        assert file.measured["input_std"] > 100
+
+
+def test_features_float16_cannot_hold_are_named(extract, monkeypatch):
+    monkeypatch.setattr(run, "forward", lambda model, batch, _: model(batch).float() * 0 + 1e6)
+    result = extract("--feature-dtype", "float16", code=1)
+    assert "NaN or infinite" in result.output
+    assert "--feature-dtype float32" in result.output
+
+
+def test_a_module_in_train_mode_stops_the_run(extract, monkeypatch):
+    create = backbones.create
+
+    def thawed(*args, **kwargs):
+        backbone = create(*args, **kwargs)
+        next(m for m in backbone.model.modules() if isinstance(m, torch.nn.BatchNorm2d)).train()
+        return backbone
+
+    monkeypatch.setattr(backbones, "create", thawed)
+    line = CliRunner().invoke(main, ["--model", MODEL, "--dataset", "digits", "--weights", "random"])
+    assert isinstance(line.exception, RuntimeError)
+    assert "train mode" in str(line.exception)
+
+
+COMMAND = [
+    sys.executable,
+    "-m",
+    "extract",
+    "--model",
+    MODEL,
+    "--weights",
+    "random",
+    "--batch-size",
+    "4",
+    "--device",
+    "cpu",
+]
+
+
+def start(images, cache, log):
+    command = [*COMMAND, "--dataset", f"folder:{images}", "--cache-dir", cache, "--results-dir", cache / "results"]
+    return subprocess.Popen([str(part) for part in command], stdout=log, stderr=log)
+
+
+@pytest.fixture
+def many(tmp_path):
+    """700 pictures: long enough a run to be stopped in the middle."""
+    rng = np.random.default_rng(1)
+    for name in ("ant", "bee"):
+        (tmp_path / "many" / name).mkdir(parents=True)
+        for i in range(350):
+            noise = rng.integers(0, 255, (160, 160, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(tmp_path / "many" / name / f"{i:03d}.jpg")
+    return tmp_path / "many"
+
+
+def until_rows(part, count, process):
+    """Wait until ``count`` rows are marked done, or the process ends."""
+    while process.poll() is None:
+        if part.exists():
+            with open_file(part, partial=True) as file:
+                if (file.done == layout.DONE).sum() >= count:
+                    return
+        time.sleep(0.02)
+
+
+def test_killed_and_terminated_it_goes_on_to_the_same_bits(many, tmp_path):
+    whole = study.default_path(tmp_path / "whole", "folder-many", MODEL)
+    stopped = study.default_path(tmp_path / "stopped", "folder-many", MODEL)
+    part = layout.part_path(stopped)
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        assert start(many, tmp_path / "whole", out).wait() == 0
+        for count, how in ((1, signal.SIGKILL), (250, signal.SIGTERM), (400, signal.SIGINT)):
+            process = start(many, tmp_path / "stopped", out)
+            until_rows(part, count, process)
+            process.send_signal(how)
+            assert process.wait() == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[how]
+            assert part.exists()
+        assert start(many, tmp_path / "stopped", out).wait() == 0
+    assert log.read_text().count("the same command goes on") == 2
+    with open_file(whole) as a, open_file(stopped) as b:
+        assert a.features.tobytes() == b.features.tobytes()
+        assert a.ids == b.ids
+        assert a.sha256 == b.sha256
+
+
+def test_reduced_precision_is_measured_against_float32():
+    model = backbones.create(MODEL, weights="random").model
+    batch = torch.randn(8, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert agreement(model, batch, "float32") == pytest.approx(1)
+        assert 0.9 < agreement(model, batch, "bfloat16") < 1
+    assert fastest(pick_device("cpu")) in ("float32", "bfloat16")
+
+
+def test_help_and_lists(run):
+    said = run("extract", "--help").stdout
+    assert "Examples:" in said
+    assert "extract --model resnet50 --dataset caltech256" in said
+    models = run("extract", "--list-models").stdout
+    assert "tf_efficientnetv2_m.in21k_ft_in1k" in models
+    assert "vit_small_patch14_imgfocus" in models
+    assert "caltech256" in run("extract", "--list-datasets").stdout

@@ -1,0 +1,64 @@
+"""The import rules of the design: who may know of whom."""
+
+import ast
+
+import pytest
+
+from tests.conftest import ROOT
+
+MAY = {
+    "backbench": set(),
+    "data": set(),
+    "cache": set(),
+    "report": set(),
+    "probe": {"cache", "report.rows"},
+    "extract": {"data", "cache", "report.rows"},
+}
+"""What each room may import besides itself and backbench."""
+
+HEAVY_FORBIDDEN = {"probe": {"timm", "torchvision"}, "cache": {"torch", "timm"}, "report": {"torch", "timm"}}
+
+MODULES = [path for room in MAY for path in sorted((ROOT / room).glob("*.py"))]
+
+
+def imported(path) -> set[str]:
+    """Every module a file imports, as written: ``from report import rows`` is report.rows."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{name.name}" for name in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_a_room_imports_only_what_the_design_allows(path):
+    room = path.parent.name
+    for name in imported(path):
+        top = name.split(".")[0]
+        if top in MAY and top not in (room, "backbench"):
+            assert any(name == may or name.startswith(f"{may}.") for may in MAY[room]), f"{path} imports {name}"
+        assert top not in HEAVY_FORBIDDEN.get(room, ()), f"{path} imports {name}"
+        if path.name not in ("cli.py", "__main__.py", "options.py"):
+            assert top != "click", f"{path} knows of click"
+        if path.name != "__main__.py":
+            assert "cli" not in name.split("."), f"{path} imports a cli"
+
+
+def test_no_room_is_missing_from_the_rules():
+    rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
+    assert rooms == set(MAY)
+
+
+def test_packages_are_listed_by_name_and_all_of_them():
+    import configparser
+
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    assert set(config["options"]["packages"].split()) == set(MAY)
+
+
+@pytest.mark.parametrize("path", sorted({*MODULES, *ROOT.glob("*/*.py")}), ids=lambda path: path.name)
+def test_files_stay_short(path):
+    assert len(path.read_text().splitlines()) <= 300
