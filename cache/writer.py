@@ -35,7 +35,7 @@ def look(path: Path, wanted: dict, *, overwrite: bool = False) -> tuple[str, dic
                 return "partial", file.identity
         return "new", None
     for place, state in ((path, "complete"), (part, "partial")):
-        if place.exists():
+        if os.path.exists(place):  # unlike Path.exists, False in a folder we may not look into
             with open_file(place, partial=state == "partial") as file:
                 lines = layout.differences(wanted, file.identity, versions=state == "partial")
                 if lines:
@@ -59,7 +59,7 @@ class Writer:
         self.part = layout.part_path(self.path)
         with _faults(self.part):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if fresh or not self.part.exists():
+            if fresh or not os.path.exists(self.part):
                 self._create(identity, labels, split, ids, class_names, dim, dtype)
             self._raw = open(self.part, "r+b", buffering=0)  # noqa: SIM115 - closed by __exit__
         _lock(self._raw, self.part)

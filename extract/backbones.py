@@ -66,15 +66,15 @@ def create(name: str, *, weights: str = "auto", seed: int = 42) -> Backbone:
     try:
         if weights == "hub":
             model = timm.create_model(timm_name, pretrained=True, num_classes=0, **size)
-            tag = ".".join(filter(None, (timm_name.split(".")[0], (model.pretrained_cfg or {}).get("tag"))))
+            tag = model.pretrained_cfg.get("tag") if ":" not in timm_name else None  # hf-hub:OWNER/NAME says it all
+            tag = f"{timm_name.split('.')[0]}.{tag}" if tag else timm_name
         else:
             torch.manual_seed(seed)
             model = timm.create_model(timm_name, pretrained=False, num_classes=0, **size)
             tag = f"random, seed {seed}"
     # timm and the hub raise these for weights they don't have, names they don't know and networks that are down.
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(_no_weights(name, timm_name, reason)) from error
+        raise UserError(_no_weights(name, timm_name, _in_one_line(error))) from error
     if weights == "offline":
         tag, state_dict = packaged.load(source, model)
         _load(model, timm_name, state_dict, origin=tag)
@@ -94,6 +94,10 @@ def _no_weights(name: str, timm_name: str, reason: str) -> str:
     )
 
 
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500] or type(error).__name__
+
+
 def _read(path: Path) -> dict:
     """State dict of a weights file. Nothing in it is executed: safetensors, or torch.load with weights_only."""
     from safetensors import SafetensorError
@@ -108,8 +112,7 @@ def _read(path: Path) -> dict:
     try:
         return load_state_dict(os.fspath(path), weights_only=True)
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"--weights {path} can't be read as tensors: {reason}") from error
+        raise UserError(f"--weights {path} can't be read as tensors: {_in_one_line(error)}") from error
 
 
 def _load(model, timm_name: str, state_dict: dict, *, origin: str) -> None:
@@ -130,10 +133,7 @@ def _load(model, timm_name: str, state_dict: dict, *, origin: str) -> None:
         state_dict = {k: v for k, v in state_dict.items() if not k.startswith(tuple(f"{c}." for c in classifier))}
         model.load_state_dict(state_dict, strict=True)
     except (RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise UserError(
-            f"{origin} doesn't fit {timm_name}: {' '.join(line.strip() for line in lines)[:600]}"
-        ) from error
+        raise UserError(f"{origin} doesn't fit {timm_name}: {_in_one_line(error)}") from error
 
 
 def _digest(model) -> str:

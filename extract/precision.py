@@ -67,8 +67,9 @@ def forward(model, batch, precision: str):
     """Features (B, D) float32 of a normalised batch; reduced precision by autocast, weights stay float32."""
     import torch
 
-    reduced = precision != "float32"
-    with torch.autocast(batch.device.type, getattr(torch, precision), enabled=reduced):
+    if precision == "float32":
+        return model(batch)
+    with torch.autocast(batch.device.type, getattr(torch, precision)):
         return model(batch).float()
 
 
