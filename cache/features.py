@@ -54,7 +54,7 @@ class FeatureFile:
     def __init__(self, path: Path, h5):
         self.path = path
         self._h5 = h5
-        attributes = {k: layout.from_attribute(v) for k, v in h5.attrs.items()}
+        attributes = {k: layout.from_attribute(k, v) for k, v in h5.attrs.items()}
         self.identity = {k: attributes.get(k) for k in layout.IDENTITY}
         self.measured = {k: _known(attributes.get(k)) for k in layout.MEASURED}
         self.sha256 = attributes.get("sha256", "")
@@ -134,7 +134,7 @@ def _fault(h5, path: Path) -> str | None:
     """Why this HDF5 file isn't a feature file to be trusted with a mapping, or None."""
     import h5py
 
-    if layout.from_attribute(h5.attrs.get("format", "")) != layout.FORMAT:
+    if h5.attrs.get("format") != layout.FORMAT:
         return "an HDF5 file, but not a backbench feature file. Feature files are made by extract."
     if h5.attrs.get("schema") != layout.SCHEMA:
         return (

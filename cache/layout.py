@@ -44,6 +44,9 @@ IDENTITY = (
     "versions",
 )
 """Attributes that say what the features are. Two files with equal identities hold the same features."""
+DICTIONARIES = ("transform", "versions")
+"""Those of them that are dictionaries."""
+
 MEASURED = ("input_mean", "input_std", "images_per_second", "seconds", "device")
 DEVICE_LENGTH = 96
 """Bytes kept for the name of the device: attributes are written in full at creation and only changed in place."""
@@ -58,10 +61,10 @@ def to_attribute(value):
     return json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
 
 
-def from_attribute(value):
+def from_attribute(key: str, value):
     if isinstance(value, bytes):
         value = value.decode()
-    if isinstance(value, str) and value.startswith("{"):
+    if key in DICTIONARIES:
         return json.loads(value)
     return value.item() if isinstance(value, np.generic) else value
 

@@ -113,20 +113,19 @@ class Writer:
         """Indices of the rows still to be computed, (n,) int64, ascending."""
         return np.flatnonzero(self.done == layout.PENDING)
 
-    def rows(self, index: np.ndarray, features: np.ndarray) -> None:
-        """Store ``features`` (n, D) in the rows ``index`` (n,): written now, marked done with the next commit."""
+    def rows(self, index: np.ndarray, features: np.ndarray, *, mark: int = layout.DONE) -> None:
+        """Store ``features`` (n, D) in the rows ``index`` (n,): written now, marked with the next commit."""
         values = np.ascontiguousarray(features, self.dtype)
         with _faults(self.part):
             for start, stop in _runs(index):
                 self._write("features", index[start] * self.dim, values[start:stop])
-        self._unmarked[index] = layout.DONE
+        self._unmarked[index] = mark
         if time.monotonic() - self._synced > SYNC_EVERY:
             self.commit()
 
     def skip(self, index: np.ndarray) -> None:
         """Leave the rows ``index`` out for good: NaN, marked as skipped."""
-        self.rows(index, np.full((len(index), self.dim), np.nan))
-        self._unmarked[index] = layout.SKIPPED
+        self.rows(index, np.full((len(index), self.dim), np.nan), mark=layout.SKIPPED)
 
     def commit(self) -> None:
         """Bring the rows to disk, then mark them."""

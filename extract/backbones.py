@@ -25,6 +25,12 @@ class Backbone:
         """D, the length of one feature vector."""
         return getattr(self.model, "head_hidden_size", None) or self.model.num_features
 
+    @property
+    def pooling(self) -> str:
+        """How timm pools the last feature map for this model: avg, token, ..."""
+        pool = getattr(self.model, "global_pool", None) or getattr(getattr(self.model, "head", None), "global_pool", "")
+        return pool if isinstance(pool, str) else getattr(pool, "pool_type", type(pool).__name__)
+
     def transform(self):
         """timm's evaluation transform up to uint8 (3, H, W); ``normalise`` is its last step."""
         from timm.data import create_transform

@@ -64,6 +64,7 @@ def _list_datasets(ctx, _, wanted):
 )
 @click.option(
     "--feature-dtype",
+    "dtype",
     type=click.Choice(["float32", "float16"]),
     default="float32",
     show_default=True,

@@ -1,5 +1,6 @@
 """One pass of one frozen backbone over one data set, into a feature file."""
 
+import os
 import sys
 import time
 from collections import deque
@@ -23,8 +24,8 @@ class Settings:
 
     device: object
     precision: str = "auto"
-    batch_size: int = 32
-    workers: int = 2
+    batch_size: int | None = None  # 32, on a GPU 128
+    workers: int | None = None  # one a core, at most 8
     dtype: str = "float32"
     input_scale: float = 1.0
     input_guard: bool = True
@@ -56,7 +57,7 @@ def identity(imageset, backbone, settings: Settings) -> dict:
         "weights_sha256": backbone.weights_sha256,
         "transform": {k: list(v) if isinstance(v, tuple) else v for k, v in backbone.config.items()}
         | {"exif": imageset.exif},
-        "pooling": str(getattr(backbone.model, "global_pool", None) or "model's own"),
+        "pooling": backbone.pooling,
         "dtype": settings.dtype,
         "precision": None if settings.precision == "auto" else settings.precision,
         "dataset": imageset.name,
@@ -84,7 +85,7 @@ def extract(imageset, backbone, path: Path, settings: Settings) -> bool:
         return False
     model = backbone.model.to(settings.device, memory_format=torch.channels_last)
     job = _Job(imageset, backbone, model, settings)
-    with ThreadPoolExecutor(settings.workers) as pool, torch.inference_mode():
+    with ThreadPoolExecutor(settings.workers or min(8, os.cpu_count() or 1)) as pool, torch.inference_mode():
         wanted["precision"] = found["precision"] if found else job.choose_precision(pool)
         writer = Writer(
             path,
@@ -115,7 +116,8 @@ class _Job:
         self.imageset, self.backbone, self.model, self.settings = imageset, backbone, model, settings
         self.transform = backbone.transform()
         size = len(imageset)
-        self.groups = np.array_split(np.arange(size), range(settings.batch_size, size, settings.batch_size))
+        batch_size = settings.batch_size or (128 if settings.device.type == "cuda" else 32)
+        self.groups = np.array_split(np.arange(size), range(batch_size, size, batch_size))
         self.guard = InputGuard(backbone.config["mean"], backbone.config["std"], name=backbone.name)
 
     def _load(self, i: int):
@@ -124,6 +126,8 @@ class _Job:
             return self.transform(self.imageset.read(i))
         except UserError as error:
             return error
+        except (ValueError, MemoryError) as error:  # a line of pixels, resized to hundreds of megapixels
+            return UserError(f"{self.imageset.ids[i]}: can't be resized: {error}")
 
     def _batch(self, images):
         """(B, 3, H, W) normalised on the device; unreadable images are black, so that the others keep their company."""
@@ -177,7 +181,8 @@ class _Job:
 
     def _compute(self, writer, images, group, *, keep, readable, precision):
         batch = self._batch(images)
-        sums = self.guard.see(batch[readable.nonzero()[0]], check=self.settings.input_guard)
+        seen = batch if readable.all() else batch[readable.nonzero()[0]]
+        sums = self.guard.see(seen, check=self.settings.input_guard)
         if any(module.training for module in self.model.modules()):
             raise RuntimeError(f"a module of the frozen backbone {self.backbone.name} is in train mode")
         features = forward(self.model, batch, precision).cpu().numpy()

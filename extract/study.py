@@ -1,6 +1,5 @@
 """Many backbones over many image sets: everything a request names is checked before the first image is read."""
 
-import os
 import re
 import sys
 from pathlib import Path
@@ -21,27 +20,9 @@ def default_path(cache_dir: Path, dataset: str, model: str) -> Path:
 
 
 def extract_all(
-    models,
-    datasets,
-    *,
-    place,
-    results_dir,
-    weights,
-    data_root,
-    device,
-    seed,
-    download,
-    precision,
-    feature_dtype,
-    batch_size,
-    workers,
-    exif,
-    on_error,
-    input_guard,
-    input_scale,
-    overwrite,
+    models, datasets, *, place, results_dir, weights, data_root, device, seed, download, exif, on_error, **settings
 ) -> tuple[list[dict], Faults]:
-    """Extract every model on every data set; ``place(dataset, model)`` names the file.
+    """Extract every model on every data set; ``place(dataset, model)`` names the file, ``settings`` are run.Settings'.
 
     Returns the figures of each finished file, and the faults met on the way: one request that fails doesn't stop the
     others. Raises UsageError or UserError, before any work, with everything that is wrong in the request itself.
@@ -57,18 +38,8 @@ def extract_all(
             imagesets.append(registry.load(name, data_root=data_root, seed=seed, download=download, exif=exif))
     faults.stop()
     keep_freed_memory()
-    settings = run.Settings(
-        device=device,
-        precision=precision,
-        batch_size=batch_size or (128 if device.type == "cuda" else 32),
-        workers=workers or min(8, os.cpu_count() or 1),
-        dtype=feature_dtype,
-        input_scale=input_scale,
-        input_guard=input_guard,
-        skip_unreadable=on_error == "skip",
-        overwrite=overwrite,
-        seed=seed,
-    )
+    skip = on_error == "skip"
+    settings = run.Settings(device=device, seed=seed, skip_unreadable=skip, **settings)
     done = []
     for model in models:
         with faults.collect():
