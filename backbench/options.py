@@ -41,8 +41,8 @@ def _raise_terminated(signum, frame):
     raise _Terminated
 
 
-class Command(click.Command):
-    """A command whose UserErrors become one message and an exit code, and which stops cleanly on Ctrl-C and SIGTERM."""
+class _Clean:
+    """UserErrors become one message and an exit code; Ctrl-C and SIGTERM stop cleanly."""
 
     def invoke(self, ctx):
         before = signal.signal(signal.SIGTERM, _raise_terminated)
@@ -59,7 +59,11 @@ class Command(click.Command):
             signal.signal(signal.SIGTERM, before)
 
 
-class Group(click.Group):
+class Command(_Clean, click.Command):
+    """A command that ends so."""
+
+
+class Group(_Clean, click.Group):
     """A group of such commands."""
 
     command_class = Command

@@ -1,39 +1,9 @@
 """Where and in what number format the forward pass runs."""
 
-from backbench import UsageError
+from backbench.devices import has_amx
 
 LEAST_COSINE = 0.95
 """Least cosine between the centred float32 and reduced-precision features of an image in the first batch."""
-
-
-def pick_device(name: str):
-    """The torch device for ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; auto prefers a GPU where there is one.
-
-    Raises UsageError where it isn't known or isn't there.
-    """
-    import torch
-
-    there = ["cpu"]
-    if torch.backends.mps.is_available():
-        there.insert(0, "mps")
-    if torch.cuda.is_available():
-        there = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *there]
-    if name == "auto":
-        return torch.device(there[0])
-    if name not in there:
-        raise UsageError(f"--device {name}: not on this machine, which has {', '.join(there)}.")
-    return torch.device(name)
-
-
-def device_name(device) -> str:
-    """What the device calls itself, for the record."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type == "cpu":
-        return f"cpu, {torch.get_num_threads()} threads"
-    return device.type
 
 
 def keep_freed_memory() -> None:
@@ -58,9 +28,7 @@ def fastest(device) -> str:
 
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
-    if device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)():
-        return "bfloat16"
-    return "float32"
+    return "bfloat16" if device.type == "cpu" and has_amx() else "float32"
 
 
 def forward(model, batch, precision: str):

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from backbench import UserError, __version__
+from backbench.devices import device_name
 from backbench.progress import progress
 from cache import layout
 from cache.writer import Writer, look
 from extract.guard import InputGuard
-from extract.precision import LEAST_COSINE, agreement, device_name, fastest, forward
+from extract.precision import LEAST_COSINE, agreement, fastest, forward
 
 
 @dataclass(frozen=True)

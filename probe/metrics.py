@@ -2,29 +2,16 @@
 
 import numpy as np
 
-Z = 1.959963984540054
-"""Standard normal quantile of 97.5 %, for two-sided 95 % intervals."""
+from backbench.statistics import wilson
 
 
 def top_k(scores: np.ndarray, labels: np.ndarray, *, k: int) -> np.ndarray:
     """Whether each label is among its row's ``k`` highest scores: (N, K) and (N,) to (N,) bool.
 
-    Classes that tie with the label's own score count as ahead of it, so that constant scores earn nothing.
+    Classes that tie with the label's own score count as ahead of it, so that constant scores earn nothing; nor do NaN.
     """
     own = scores[np.arange(len(labels)), labels]
-    return (scores >= own[:, None]).sum(axis=1) <= k
-
-
-def wilson(right, n):
-    """Wilson's score interval of ``right`` successes in ``n`` trials; scalars or arrays, n > 0.
-
-    E. B. Wilson (1927), Probable inference, the law of succession, and statistical inference. JASA 22.
-    """
-    p = right / n
-    centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * np.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
-    # Rounding must push no limit past p, 0 or 1.
-    return np.clip(centre - half, 0.0, p), np.clip(centre + half, p, 1.0)
+    return ((scores >= own[:, None]).sum(axis=1) <= k) & ~np.isnan(own)
 
 
 def balanced(right: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:

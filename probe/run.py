@@ -1,34 +1,54 @@
-"""One probe: one feature file, one method, one result row."""
+"""One probe: one feature file, one method, one result row. And many of them, side by side."""
 
 import sys
 import time
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from backbench import SPLITS, Faults, UserError
+from backbench import SPLITS, Faults, UsageError, UserError
 from cache import features, layout
-from probe import knn, logistic, metrics
-from report import rows
+from probe import metrics
+from probe.parts import MEMORY_LIMIT, Data, Part
+from report import details, rows
 
-METHODS = {"logistic": logistic.Logistic, "knn": knn.Knn}
-"""A method is a class: ``Method(train, val, n_classes=K, seed=S)`` chooses on val, refits on train+val, and then has
-``scores(features)`` (N, D) to (N, K), and what it says of itself: ``val_top1``, ``train_top1``, ``converged``,
-``chosen`` for people, ``protocol`` with every setting."""
+METHODS = ("logistic", "ridge", "knn", "centroid", "sgd")
+"""A method is a class in the module of its name: ``Method(data, n_classes=K, seed=S)`` chooses on ``data.val`` what it
+fitted on ``data.train``, fits ``data.final`` for good, and then has ``scores(features)`` (N, D) to (N, K), ``head``, a
+LinearHead or None, ``val_scores`` of the head fitted on train alone, and what it says of itself: ``val_top1``,
+``train_top1``, ``converged``, ``chosen`` for people, ``protocol`` with every setting."""
 
-
-class Part(NamedTuple):
-    """One split of a feature file."""
-
-    features: np.ndarray  # (N, D) float32
-    labels: np.ndarray  # (N,) int64
+BLOCK = 4096
+"""Rows scored at a time."""
 
 
-def read_split(file, code: int) -> Part:
-    """The rows of one split that hold features, in the file's order."""
-    rows_ = np.flatnonzero((file.split == code) & (file.done == layout.DONE))
-    return Part(np.asarray(file.features[rows_], np.float32), file.labels[rows_])
+@dataclass(frozen=True)
+class Settings:
+    """How to probe. ``options`` are a method's own, by its name; ``curve`` the shares of train to fit beside all."""
+
+    seed: int = 42
+    options: dict | None = None
+    curve: tuple[float, ...] = ()
+    intervals: str = "wilson"
+    memory_limit: int = MEMORY_LIMIT
+
+
+@dataclass(frozen=True)
+class Task:
+    """One probe to run: of ``shots`` images a class, None for all."""
+
+    path: Path
+    method: str
+    seed: int
+    shots: int | None = None
+
+
+def part(file, code: int, **limits) -> Part:
+    """The rows of one split that hold features, in the file's order, mapped."""
+    which = np.flatnonzero((file.split == code) & (file.done == layout.DONE))
+    return Part(file.features, file.labels[which], which, **limits)
 
 
 def check(file) -> None:
@@ -73,55 +93,168 @@ def _not_finite(file, done) -> np.ndarray:
     return np.flatnonzero(~np.concatenate(finite) & done)
 
 
-def probe(file, method: str, *, seed: int) -> dict:
-    """Fit ``method`` on train, choose on val, refit on train+val, and only then read test, once. Gives the row.
+def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, object]:
+    """Fit on train, choose on val, refit on train+val, and only then read test, once.
 
-    ``file`` must have passed ``check``. Accuracies are 0..1, intervals as in ``probe.metrics``.
+    Gives the row, what goes beside it (None for few shots) and the head, a LinearHead or None. ``file`` must have
+    passed ``check``. Accuracies are 0..1, intervals as in ``probe.metrics``.
     """
     started = time.monotonic()
-    train, val = read_split(file, 0), read_split(file, 1)
-    head = METHODS[method](train, val, n_classes=len(file.class_names), seed=seed)
-    test = read_split(file, 2)
-    figures = metrics.figures(head.scores(test.features), test.labels)
-    return rows.make(
+    limits = {"memory_limit": settings.memory_limit}
+    train, val = part(file, 0, **limits), part(file, 1, **limits)
+    if task.shots:
+        train, val = (few(of, task.shots, seed=task.seed) for of in (train, val))
+        data = Data(train, val, train)
+    else:
+        data = Data(train, val, Part(file.features, *_joined(train, val), **limits))
+    head = fit(task, data, file, settings)
+    test = part(file, 2)
+    scores, val_scores = _scores(head, test), head.val_scores
+    figures = metrics.figures(scores, test.labels)
+    from probe import trust
+
+    if task.method == "knn":
+        scores, val_scores = (trust.log_shares(votes, k=head.k) for votes in (scores, val_scores))
+    calibration, kept = trust.assess(scores, test.labels, val_scores=val_scores, val_labels=val.labels)
+    if settings.intervals == "bootstrap":
+        right = metrics.top_k(scores, test.labels, k=1)
+        figures |= trust.bootstrap(right, test.labels, seed=task.seed)
+    curve = [
+        _curve_point(share, task, data, test, file, settings) for share in (settings.curve if not task.shots else ())
+    ]
+    said = {"wilson": "95 %, Wilson; balanced: at the effective n", "bootstrap": "95 %, percentile bootstrap"}
+    row = rows.make(
         "probe",
         dataset=file.identity["dataset"],
         model=file.identity["model"],
-        method=method,
-        seed=seed,
+        method=task.method,
+        seed=task.seed,
         figures={
-            "n_train": len(train.labels),
-            "n_val": len(val.labels),
-            "n_test": len(test.labels),
+            "shots": task.shots,
+            "n_train": len(train),
+            "n_val": len(val),
+            "n_test": len(test),
             "n_classes": len(file.class_names),
             "val_top1": head.val_top1,
             **figures,
             "train_top1": head.train_top1,
+            **calibration,
             "converged": head.converged,
             "chosen": head.chosen,
         },
-        protocol={**head.protocol, "intervals": "95 %, Wilson; balanced: at the effective n", "test": "read once"},
+        protocol={
+            **head.protocol,
+            "intervals": said[settings.intervals],
+            "calibration": trust.PROTOCOL,
+            "test": "read once",
+            **({"shots": "of train and of val, each class; not refitted on val"} if task.shots else {}),
+        },
         features={**file.identity, **file.measured, "path": str(file.path)},
-        device="cpu",
+        device=getattr(head, "device", "cpu"),
         seconds=time.monotonic() - started,
     )
+    beside = {key: row[key] for key in ("dataset", "model", "method", "seed", "shots")} | {
+        "dataset_digest": file.identity["dataset_digest"],
+        "class_names": file.class_names,
+        "ids_digest": details.ids_digest(file.ids[i] for i in test.rows),
+        "curve": curve or None,
+        **kept,
+    }
+    return row, None if task.shots else beside, head.head
 
 
-def probe_all(patterns, methods, *, seed: int, results_dir: Path) -> tuple[list[dict], Faults]:
+def fit(task: Task, data: Data, file, settings: Settings):
+    """The method of ``task``, fitted."""
+    method = getattr(import_module(f"probe.{task.method}"), task.method.capitalize())
+    options = dict((settings.options or {}).get(task.method, {}))
+    if task.method == "sgd" and file.identity["dataset"] == "cifar100":
+        options["batch_size"] = 128  # as published
+    return method(data, n_classes=len(file.class_names), seed=task.seed, **options)
+
+
+def few(of: Part, shots: int, *, seed: int) -> Part:
+    """``shots`` images of each class, or all where there are fewer. More shots of the same seed hold the fewer."""
+    order = np.random.default_rng(seed).permutation(len(of))
+    order = order[np.argsort(of.labels[order], kind="stable")]
+    labels = of.labels[order]
+    place = np.arange(len(order)) - np.searchsorted(labels, labels)
+    return of[np.sort(order[place < shots])]
+
+
+def _curve_point(share: float, task: Task, data: Data, test: Part, file, settings: Settings) -> dict:
+    """One point of the learning curve: the head from a ``share`` of each class's train images, chosen on all of val."""
+    counts = np.maximum(1, np.round(share * np.bincount(data.train.labels)).astype(int))
+    order = np.random.default_rng(task.seed).permutation(len(data.train))
+    order = order[np.argsort(data.train.labels[order], kind="stable")]
+    labels = data.train.labels[order]
+    kept = np.arange(len(order)) - np.searchsorted(labels, labels) < counts[labels]
+    train = data.train[np.sort(order[kept])]
+    head = fit(task, Data(train, data.val, train), file, settings)
+    figures = metrics.figures(_scores(head, test), test.labels)
+    return {"n_train": len(train)} | {name: figures[name] for name in ("top1", "top1_low", "top1_high")}
+
+
+def _scores(head, of: Part) -> np.ndarray:
+    return np.concatenate([head.scores(x) for _, x in of.blocks(BLOCK)])
+
+
+def _joined(train: Part, val: Part) -> tuple[np.ndarray, np.ndarray]:
+    return np.concatenate([train.labels, val.labels]), np.concatenate([train.rows, val.rows])
+
+
+def tasks(paths, methods, *, seed: int, shots=(), seeds: int = 1) -> list[Task]:
+    """Every file with every method; with ``shots``, each of them at ``seeds`` seeds in a row."""
+    return [
+        Task(path, method, seed + offset, count)
+        for path in paths
+        for method in dict.fromkeys(methods)
+        for count in dict.fromkeys(shots or [None])
+        for offset in range(seeds)
+    ]
+
+
+def probe_all(
+    patterns, methods, *, results_dir, settings: Settings, shots=(), seeds=1, jobs=None, scheduler=None, save=None
+) -> tuple[list[dict], Faults]:
     """Probe every file with every method. A file that can't be used doesn't stop the others: its faults come back.
 
-    Raises UserError where a pattern matches nothing.
+    ``save`` is the folder that heads are kept in. Raises UserError where a pattern matches nothing, UsageError where
+    what is asked can't go together.
     """
-    found, faults = [], Faults()
+    from probe.jobs import run
+
+    faults, good = Faults(), []
+    with faults.collect():
+        if save and (shots or not set(methods) & {"logistic", "ridge", "centroid", "sgd"}):
+            raise UsageError("--save keeps linear heads fitted on all images: not kNN's, and not with --shots.")
+    with faults.collect():
+        if seeds > 1 and not shots:
+            raise UsageError("--seeds repeats the draw of --shots: without those there is nothing to draw.")
+    faults.stop()
+    found = []
     for path in features.find(patterns):
         with faults.collect(), features.open_file(path) as file:
             check(file)
-            for method in dict.fromkeys(methods):
-                row = probe(file, method, seed=seed)
-                found.append(row)
-                print(
-                    f"{row['dataset']} {row['model']} {method}: top-1 {row['top1']:.1%} in {row['seconds']:.1f} s",
-                    file=sys.stderr,
-                )
-                rows.append(results_dir, row)
+            good.append(path)
+    wanted = tasks(good, methods, seed=settings.seed, shots=shots, seeds=seeds)
+    for task, result in run(wanted, settings, jobs=jobs, scheduler=scheduler):
+        with faults.collect():
+            if isinstance(result, UserError):
+                raise result
+            row, beside, head = result
+            shown = f"{task.shots} shots, seed {task.seed}, " if task.shots else ""
+            print(
+                f"{row['dataset']} {row['model']} {task.method}: {shown}top-1 {row['top1']:.1%} "
+                f"in {row['seconds']:.1f} s",
+                file=sys.stderr,
+            )
+            found.append(row)
+            with faults.collect():
+                row["details"] = details.write(results_dir, beside) if beside else None
+            rows.append(results_dir, row)
+            if save and head:
+                with features.open_file(task.path) as file:
+                    folder = Path(save) / task.path.parent.name / f"{task.path.stem}-{task.method}"
+                    head.save(folder, classes=file.class_names, identity=file.identity, method=task.method, row=row)
+                    print(f"head in {folder}", file=sys.stderr)
     return found, faults

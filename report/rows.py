@@ -1,6 +1,7 @@
 """Result rows: one JSON line a measured thing, in ``results/rows.jsonl``. Appended to and read, never edited.
 
-This is all that the other rooms know of ``report``: it needs nothing but the standard library.
+With ``report.details`` this is all that the other rooms know of ``report``. Neither needs more than the standard
+library.
 """
 
 import json
@@ -68,7 +69,7 @@ def make(
     }
     if taken := row.keys() & figures.keys():
         raise ValueError(f"figures named like a row's own keys: {', '.join(sorted(taken))}")
-    return _plain({**row, **figures})
+    return plain({**row, **figures})
 
 
 def append(results_dir: Path | str, row: dict) -> Path:
@@ -78,7 +79,7 @@ def append(results_dir: Path | str, row: dict) -> Path:
     """
     if missing := [key for key in REQUIRED if key not in row]:
         raise ValueError(f"a row needs {', '.join(missing)}")
-    line = json.dumps(_plain(row), allow_nan=False, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    line = json.dumps(plain(row), allow_nan=False, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
     path = Path(results_dir) / FILE
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +132,7 @@ def read(results_dir: Path | str) -> list[dict]:
 
 
 def _parse(line: bytes) -> dict:
-    row = json.loads(line, parse_constant=_refuse)
+    row = json.loads(line, parse_constant=refuse)
     if not isinstance(row, dict):
         raise ValueError("expected a JSON object")
     if missing := [key for key in REQUIRED if key not in row]:
@@ -141,18 +142,18 @@ def _parse(line: bytes) -> dict:
     return row
 
 
-def _refuse(constant: str):
+def refuse(constant: str):
     raise ValueError(f"{constant} is not a JSON number")
 
 
-def _plain(value):
+def plain(value):
     """``value`` as plain JSON types: numpy's numbers and arrays unpacked, NaN and infinity null, paths as text."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     return value.as_posix() if isinstance(value, Path) else value

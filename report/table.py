@@ -4,11 +4,11 @@
 Accuracies are 0..1 in the tidy frame and percent where people read them. A figure is never shown without its interval.
 """
 
-import html
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
+
+from report import text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,8 @@ STUDY_DATASETS = ("caltech256", "cifar100")
 """Data sets of the published study; their columns come first."""
 
 KEY = ["model", "input_scale", "method", "dataset"]
-"""What one record stands for. Rows that differ only in seed are averaged."""
+"""What one record stands for; ``method`` tells the shots, where there were some. Rows that differ only in seed are
+averaged."""
 
 COUNTS = ["n_train", "n_val", "n_test"]
 MEANS = [
@@ -37,8 +38,6 @@ GAP = 2
 
 UNBOUNDED = 100_000
 """Width of what is no terminal: a file or pipe takes every line whole."""
-
-UNCONVERGED = "†"
 
 
 def tidy(rows: list[dict], *, everything: bool = False) -> "pd.DataFrame":
@@ -92,11 +91,11 @@ def markdown(frame: "pd.DataFrame") -> str:
     datasets, lines = _lay_out(frame)
     head = ["Backbone", "Method"]
     for dataset in datasets:
-        head += [f"{_escaped(dataset.name)} (n {dataset.n_test}) top-1 %", "balanced %", "extract + probe s"]
+        head += [f"{text.escaped(dataset.name)} (n {dataset.n_test}) top-1 %", "balanced %", "extract + probe s"]
         head += ["published val %", "published s"] if dataset.published else []
     table = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
     for model, method, found in lines:
-        line = [_escaped(model), _escaped(method)]
+        line = [text.escaped(model), text.escaped(method)]
         for dataset in datasets:
             cell = _cell(found.get(dataset.name), dataset)
             line += [" ".join([cell.top1, *cell.note]), cell.balanced, " + ".join(cell.seconds)]
@@ -181,10 +180,9 @@ def _lay_out(frame) -> tuple[list[_Dataset], list[tuple[str, str, dict]]]:
     """The data sets across, and the lines down as (model, method, record by data set), best top-1 first."""
     lines, by_dataset = {}, {}
     for record in records(frame):
-        scale = record["input_scale"]
-        model = record["model"] if scale in (None, 1) else f"{record['model']} (input x{scale:g})"
-        name = _printable(record["dataset"])
-        lines.setdefault((_printable(model), _printable(record["method"] or "")), {})[name] = record
+        model = text.backbone(record["model"], record["input_scale"])
+        name = text.printable(record["dataset"])
+        lines.setdefault((text.printable(model), text.printable(record["method"] or "")), {})[name] = record
         by_dataset.setdefault(name, []).append(record)
     names = [name for name in STUDY_DATASETS if name in by_dataset]
     names += sorted(by_dataset.keys() - set(names))
@@ -214,22 +212,12 @@ def _cell(record: dict | None, dataset: _Dataset) -> _Cell:
     note = [f"n {record['n_test']:,}"] if dataset.mixed and record["n_test"] else []
     note += [f"{record['seeds']} seeds"] if record["seeds"] > 1 else []
     return _Cell(
-        _accuracy(record, "top1"),
-        _accuracy(record, "balanced"),
+        text.accuracy(record, "top1"),
+        text.accuracy(record, "balanced"),
         (f"({', '.join(note)})",) if note else (),
         (_seconds(record["extract_seconds"]), _seconds(record["probe_seconds"])),
         published,
     )
-
-
-def _accuracy(record, name) -> str:
-    value, low, high = (record[name + end] for end in ("", "_low", "_high"))
-    if value is None:
-        return "not a number"
-    if low is None or high is None:
-        return "no interval"
-    sign = UNCONVERGED if record["converged"] is False else ""
-    return f"{100 * value:.1f}{sign} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _seconds(value) -> str:
@@ -239,7 +227,7 @@ def _seconds(value) -> str:
 def _footnotes(frame) -> list[str]:
     notes = ["Ours: accuracy on test with its 95 % interval. Best first, by top-1 on the first data set."]
     if (frame["converged"] == False).any():  # noqa: E712 - a nullable column
-        notes.append(f"{UNCONVERGED} The solver stopped before it had converged: not the head's final figure.")
+        notes.append(text.UNCONVERGED_NOTE)
     if (frame["seeds"] > 1).any():
         notes.append("Several seeds: the mean of their figures, and of the ends of their intervals.")
     if frame[BESIDE[0]].notna().any():
@@ -253,7 +241,8 @@ def _footnotes(frame) -> list[str]:
 def _flat(row: dict) -> dict:
     features = row["features"] or {}
     scale = features.get("input_scale") or 1.0
-    return row | {"input_scale": scale, "extract_seconds": features.get("seconds"), "probe_seconds": row["seconds"]}
+    measured = {"extract_seconds": features.get("seconds"), "probe_seconds": row["seconds"]}
+    return row | {"input_scale": scale, "method": text.method(row), **measured}
 
 
 def _published() -> list[tuple]:
@@ -266,13 +255,3 @@ def _published() -> list[tuple]:
         for dataset in STUDY_DATASETS:
             found.append((names, dataset, (round(row[f"{dataset}_val_acc"] / 100, 6), row[f"{dataset}_seconds"])))
     return found
-
-
-def _printable(name: str) -> str:
-    """``name`` with control characters spelled out: a file's name must not steer the terminal or break a line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
-
-
-def _escaped(name: str) -> str:
-    """``name`` so that Markdown shows it as it is."""
-    return re.sub(r"([\\|`*\[\]~])", r"\\\1", html.escape(name, quote=False))

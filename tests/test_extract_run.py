@@ -14,11 +14,12 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+from backbench.devices import pick_device
 from cache import features, layout
 from cache.features import open_file
 from extract import backbones, run, study
 from extract.cli import main
-from extract.precision import agreement, fastest, pick_device
+from extract.precision import agreement, fastest
 
 MODEL = "test_resnet"
 

@@ -11,10 +11,10 @@ MAY = {
     "data": set(),
     "cache": set(),
     "report": set(),
-    "probe": {"cache", "report.rows"},
+    "probe": {"cache", "report.rows", "report.details"},
     "extract": {"data", "cache", "report.rows"},
 }
-"""What each room may import besides itself and backbench."""
+"""What each room may import besides itself and backbench. A stage writes its rows and, beside them, their details."""
 
 HEAVY_FORBIDDEN = {"probe": {"timm", "torchvision"}, "cache": {"torch", "timm"}, "report": {"torch", "timm"}}
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import cached_property
 
 import h5py
 import numpy as np
@@ -13,7 +14,7 @@ from cache import features, layout
 from cache.features import open_file
 from probe import run as probe_run
 from probe.cli import main
-from report import rows
+from report import details, rows
 from tests.conftest import IDENTITY, ROOT
 
 KEYS = {
@@ -61,12 +62,13 @@ def test_json_is_one_object_a_file_and_method_and_so_are_the_rows(probe, tmp_pat
         assert row["converged"] is True
         assert row["features"]["weights_sha256"] == IDENTITY["weights_sha256"]
     assert rows.read(tmp_path / "results") == found
+    assert details.of(tmp_path / "results", found[0])["class_names"] == [f"class {i}" for i in range(4)]
 
 
 def test_the_same_command_gives_the_same_figures(probe, tmp_path):
     toy(tmp_path / "a.h5", spread=3.0)
     one, two = (json.loads(probe("--features", tmp_path / "a.h5", "--json").stdout)[0] for _ in range(2))
-    timed = ("created", "seconds")
+    timed = ("created", "seconds", "details")
     assert {k: v for k, v in one.items() if k not in timed} == {k: v for k, v in two.items() if k not in timed}
 
 
@@ -93,12 +95,12 @@ class Watched:
     def __getattr__(self, name):
         return getattr(self.file, name)
 
-    @property
+    @cached_property
     def features(self):
         file, log = self.file, self.log
 
         class Rows:
-            nbytes = file.features.nbytes
+            shape = file.features.shape
 
             def __getitem__(self, index):
                 log.append(sorted(set(file.split[index].tolist())))
@@ -107,27 +109,32 @@ class Watched:
         return Rows()
 
 
+SETTINGS = probe_run.Settings(seed=0)
+
+
 @pytest.mark.parametrize("method", probe_run.METHODS)
 def test_test_rows_are_read_once_and_only_after_the_head_is_fixed(tmp_path, monkeypatch, method):
-    log = []
-    kind = probe_run.METHODS[method]
+    log, fit = [], probe_run.fit
 
-    class Noted(kind):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            log.append("head fixed")
+    def noted(*args):
+        head = fit(*args)
+        log.append("head fixed")
+        return head
 
-    monkeypatch.setitem(probe_run.METHODS, method, Noted)
-    with open_file(toy(tmp_path / "a.h5")) as file:
-        probe_run.probe(Watched(file, log), method, seed=0)
-    assert log == [[0], [1], "head fixed", [2]]
+    monkeypatch.setattr(probe_run, "fit", noted)
+    path = toy(tmp_path / "a.h5")
+    with open_file(path) as file:
+        probe_run.probe(Watched(file, log), probe_run.Task(path, method, 0), SETTINGS)
+    fixed = log.index("head fixed")
+    assert {split for splits in log[:fixed] for split in splits} <= {0, 1}
+    assert [splits for splits in log[fixed + 1 :] if 2 in splits] == [[2]]
 
 
 @pytest.mark.parametrize("method", probe_run.METHODS)
 def test_nothing_in_test_changes_the_head(tmp_path, method):
     path = toy(tmp_path / "a.h5", spread=3.0)
     with open_file(path) as file:
-        one = probe_run.probe(file, method, seed=0)
+        one, _, _ = probe_run.probe(file, probe_run.Task(path, method, 0), SETTINGS)
         content = {k: v.copy() for k, v in file.arrays().items()}
     rng = np.random.default_rng(9)
     test = content["split"] == 2
@@ -135,10 +142,10 @@ def test_nothing_in_test_changes_the_head(tmp_path, method):
     content["labels"][test] = rng.permutation(content["labels"][test])
     path = toy(tmp_path / "b.h5", features=content["features"], labels=content["labels"])
     with open_file(path) as file:
-        two = probe_run.probe(file, method, seed=0)
-    for key in ("val_top1", "train_top1", "chosen", "protocol"):
+        two, _, _ = probe_run.probe(file, probe_run.Task(path, method, 0), SETTINGS)
+    for key in ("val_top1", "train_top1", "temperature", "chosen", "protocol"):
         assert one[key] == two[key]
-    assert one["top1"] != two["top1"]
+    assert one["nll"] != two["nll"]
 
 
 def test_skipped_images_are_left_out_and_counted(probe, tmp_path):

@@ -125,6 +125,17 @@ def test_features_of_wrongly_scaled_input_never_stand_for_the_backbone():
     assert [line.split(" | ")[0] for line in text(found, "md").splitlines()[2:4]] == ["| m", "| m (input x255)"]
 
 
+def test_shots_are_part_of_the_method_and_their_seeds_are_averaged():
+    few = [row("m", "d", top1, seed=seed, shots=5) for seed, top1 in enumerate((0.3, 0.5))]
+    found = table.records(table.tidy([row("m", "d", 0.8), row("m", "d", 0.2, shots=1), *few, row("m", "d", 0.8)]))
+    assert {one["method"]: (one["top1"], one["seeds"]) for one in found} == {
+        "logistic": (0.8, 1),
+        "logistic, 1 shot": (0.2, 1),
+        "logistic, 5 shots": (pytest.approx(0.4), 2),
+    }
+    assert "| m | logistic, 5 shots | 40.0 [38.0, 41.0] (2 seeds) |" in text(few, "md")
+
+
 def test_no_figure_without_its_interval():
     shown = text([row("m", "d", 0.8, top1_low=None, balanced=None)], "md")
     assert "80.0" not in shown

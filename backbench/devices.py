@@ -1,0 +1,43 @@
+"""Where the work runs, and what the processor has hardware for."""
+
+from pathlib import Path
+
+from backbench import UsageError
+
+
+def pick_device(name: str):
+    """The torch device for ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; auto prefers a GPU where there is one.
+
+    Raises UsageError where it isn't known or isn't there.
+    """
+    import torch
+
+    there = ["cpu"]
+    if torch.backends.mps.is_available():
+        there.insert(0, "mps")
+    if torch.cuda.is_available():
+        there = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *there]
+    if name == "auto":
+        return torch.device(there[0])
+    if name not in there:
+        raise UsageError(f"--device {name}: not on this machine, which has {', '.join(there)}.")
+    return torch.device(name)
+
+
+def device_name(device) -> str:
+    """What the torch device calls itself, for the record."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return f"cpu, {torch.get_num_threads()} threads"
+    return device.type
+
+
+def has_amx() -> bool:
+    """Whether the processor multiplies bfloat16 matrices in hardware of its own (Intel AMX). Asked without torch."""
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        return False

@@ -1,0 +1,70 @@
+"""Probes side by side: in this process, in several, or on a Dask cluster, without more threads than there are cores."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+
+from backbench import UserError
+from cache import features
+
+ALONE = 256 << 20
+"""Bytes of features, all tasks together, below which starting processes costs more than it saves."""
+
+
+def run(tasks, settings, *, jobs: int | None, scheduler: str | None) -> Iterator[tuple]:
+    """Each task with its result, (row, what goes beside it, head) or the UserError it met, in order, as they come.
+
+    ``jobs`` None: one a core, or one for little work. The processes share the cores and the memory limit. On a cluster
+    (``scheduler``, a Dask address) the feature files must lie at the same path on every machine.
+    """
+    if scheduler:
+        yield from _on_cluster(tasks, settings, scheduler)
+        return
+    cores = os.cpu_count() or 1
+    if jobs is None:
+        jobs = cores if sum(task.path.stat().st_size for task in tasks) > ALONE else 1
+    jobs = min(jobs, len(tasks))
+    if jobs <= 1:
+        yield from ((task, one(task, settings)) for task in tasks)
+        return
+    import joblib
+
+    settings = replace(settings, memory_limit=settings.memory_limit // jobs)
+    threads = max(1, cores // jobs)
+    with joblib.parallel_config("loky", inner_max_num_threads=threads):
+        results = joblib.Parallel(n_jobs=jobs, return_as="generator", batch_size=1)(
+            joblib.delayed(one)(task, settings) for task in tasks
+        )
+        yield from zip(tasks, results, strict=True)
+
+
+def one(task, settings):
+    """The result of one task, in whatever process. A UserError is a result too: it must not stop the others."""
+    from probe.run import probe
+
+    try:
+        with features.open_file(task.path) as file:
+            return probe(file, task, settings)
+    except UserError as error:
+        return error
+
+
+def _on_cluster(tasks, settings, scheduler: str) -> Iterator[tuple]:
+    try:
+        from dask.distributed import Client
+    except ImportError:
+        raise UserError("--scheduler needs Dask: pip install 'backbench[cluster]'") from None
+    import joblib
+
+    with ExitStack() as stack:
+        try:
+            client = stack.enter_context(Client(scheduler, timeout="10s"))
+        except (OSError, TimeoutError, ValueError) as error:
+            raise UserError(
+                f"no Dask scheduler answers at {scheduler} ({error}). Start one with: dask scheduler, and on each "
+                "machine: dask worker ADDRESS --nthreads 1"
+            ) from None
+        stack.enter_context(joblib.parallel_config("dask", client=client))
+        results = joblib.Parallel(batch_size=1)(joblib.delayed(one)(task, settings) for task in tasks)
+        yield from zip(tasks, results, strict=True)

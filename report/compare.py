@@ -1,0 +1,163 @@
+"""Paired tests between heads on the same test images: which backbones can these images tell from the best?"""
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import TextIO
+
+from backbench import UsageError, UserError, columns, suggest
+from report import details, text
+
+LEVEL = 0.05
+"""p, corrected, from which on a head is not distinguishable from the best."""
+
+BEST, NOT_TOLD, WORSE = "best", "not distinguishable from the best", "worse than the best"
+
+FIELDS = (
+    "dataset", "model", "input_scale", "method", "seed", "created", "n_test", "converged",
+    "top1", "top1_low", "top1_high", "difference", "difference_low", "difference_high",
+    "only_this_right", "only_best_right", "p", "p_holm", "verdict",
+)  # fmt: skip
+"""A record's keys. Accuracies and differences (this less the best) are 0..1; the best itself has no difference."""
+
+
+def newest(rows: list[dict]) -> dict[tuple[str, str, str], dict]:
+    """By data set, backbone and method as shown: the newest row that has details and whose head saw all images."""
+    told = {}
+    for row in sorted(rows, key=lambda row: str(row["created"])):
+        if row.get("details") and row.get("shots") is None:
+            scale = (row["features"] or {}).get("input_scale")
+            told[row["dataset"], text.backbone(row["model"], scale), row["method"]] = row
+    return told
+
+
+def compare(rows: list[dict], results_dir: Path, *, datasets: Sequence[str] = ()) -> list[dict]:
+    """Every head against the best of its data set, best first, with the keys of ``FIELDS``; all sets or ``datasets``.
+
+    McNemar's exact test, Holm-corrected over all pairs of heads on the data set, not only those with the best: the best
+    was found on the same images, and of eleven equally good heads the best would otherwise beat another in one
+    comparison of six (simulated), not of twenty. Heads measured on other images than most are named on stderr and left
+    out, and so are those whose predictions aren't kept or can't be read.
+    """
+    if unknown := [name for name in datasets if name not in {row["dataset"] for row in rows}]:
+        known = sorted({row["dataset"] for row in rows})
+        raise UsageError(*(f"{name!r} has no rows in {results_dir}.{suggest(name, known)}" for name in unknown))
+    rows = [row for row in rows if "top1" in row and row.get("shots") is None]
+    rows = [row for row in rows if not datasets or row["dataset"] in datasets]
+    told, groups = newest(rows), {}
+    measured, kept = ({(r["dataset"], r["model"], r["method"]) for r in some} for some in (rows, told.values()))
+    for head in sorted(measured - kept):
+        _leave_out(head, "its predictions were not kept. Run probe again")
+    for head, row in told.items():
+        try:
+            content = details.of(results_dir, row)
+        except UserError as error:
+            _leave_out(head, str(error))
+            continue
+        images = content["dataset_digest"], content["ids_digest"], tuple(content["labels"])
+        groups.setdefault(head[0], {}).setdefault(images, {})[head] = row, content["predicted"]
+    found = []
+    for name, by_images in sorted(groups.items()):
+        # The images of most heads; of as many, those of the newest row.
+        (*_, labels), heads = max(
+            by_images.items(), key=lambda group: (len(group[1]), max(row["created"] for row, _ in group[1].values()))
+        )
+        for head in sorted(head for others in by_images.values() for head in others if head not in heads):
+            _leave_out(head, "measured on other test images than most. Extract and probe it again")
+        if len(heads) > 1:
+            found += _against_best(heads, labels)
+        else:
+            print(f"{text.printable(name)}: one head only, nothing to compare it with.", file=sys.stderr)
+    if not found:
+        raise UserError(f"{results_dir} holds no two heads to compare. Probe at least two backbones on one data set.")
+    return found
+
+
+def _against_best(heads: dict, labels: tuple[int, ...]) -> list[dict]:
+    """The records of one data set, from (row, predicted) by head, all on the same images."""
+    import numpy as np
+
+    from backbench import statistics
+
+    right = {head: np.array(predicted) == np.array(labels) for head, (_, predicted) in heads.items()}
+    order = sorted(heads, key=lambda head: (-right[head].sum(), head))
+    pairs = {pair: statistics.mcnemar(right[pair[1]], right[pair[0]]) for pair in combinations(order, 2)}
+    corrected = dict(zip(pairs, statistics.holm([pair.p for pair in pairs.values()]).tolist(), strict=True))
+    records = []
+    for head in order:
+        row, record = heads[head][0], dict.fromkeys(FIELDS)
+        low, high = statistics.wilson(right[head].sum(), len(labels))
+        record |= {key: row[key] for key in ("dataset", "model", "method", "seed", "created")}
+        record |= {"input_scale": (row["features"] or {}).get("input_scale") or 1.0, "n_test": len(labels)}
+        record |= {"top1": float(right[head].mean()), "top1_low": float(low), "top1_high": float(high)}
+        record |= {"converged": row.get("converged"), "verdict": BEST}
+        if pair := pairs.get((order[0], head)):
+            p = corrected[order[0], head]
+            record |= {"difference": pair.difference, "difference_low": pair.low, "difference_high": pair.high}
+            record |= {"only_this_right": pair.n10, "only_best_right": pair.n01, "p": pair.p, "p_holm": p}
+            record["verdict"] = WORSE if p < LEVEL else NOT_TOLD
+        records.append(record)
+    return records
+
+
+def write(records: list[dict], form: str, file: TextIO) -> None:
+    """Write the records as ``terminal`` or ``md`` to be read, or as they are, in full precision: ``csv``, ``json``."""
+    if form == "json":
+        file.write(json.dumps(records, indent=2, allow_nan=False) + "\n")
+    elif form == "csv":
+        lines = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        lines.writeheader()
+        lines.writerows(records)
+    else:
+        _tables(records, file, markdown=form == "md")
+
+
+def _tables(records, file, *, markdown: bool) -> None:
+    for name in dict.fromkeys(record["dataset"] for record in records):
+        here = [record for record in records if record["dataset"] == name]
+        title = f"{text.printable(name)}, {here[0]['n_test']:,} test images"
+        head = ("backbone", "method", "top-1 %", "to the best, points", "p", "")
+        lines = [head, *map(_line, here)]
+        if markdown:
+            shown = ["| " + " | ".join(map(text.escaped, line)) + " |" for line in lines]
+            shown.insert(1, "| --- | --- | ---: | ---: | ---: | --- |")
+            file.write("\n".join([f"**{text.escaped(title)}**", "", *shown, "", ""]))
+        else:
+            file.write(f"{title}\n\n{columns(lines)}\n\n")
+    file.writelines(f"- {note}\n" if markdown else f"{note}\n" for note in _footnotes(records))
+
+
+def _line(record) -> tuple[str, ...]:
+    behind = p = ""
+    if record["difference"] is not None:
+        points = (100 * record[f"difference{end}"] for end in ("", "_low", "_high"))
+        behind = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*points)
+        p = "<0.001" if record["p_holm"] < 0.001 else f"{record['p_holm']:.3f}"
+    model = text.backbone(record["model"], record["input_scale"])
+    return (
+        text.printable(model),
+        text.printable(record["method"]),
+        text.accuracy(record, "top1"),
+        behind,
+        p,
+        record["verdict"],
+    )
+
+
+def _footnotes(records) -> list[str]:
+    notes = [
+        "To the best: the difference in top-1 on the same images and its 95 % interval for paired proportions "
+        "(Newcombe 1998), each for itself.",
+        "p: McNemar's exact test, Holm-corrected over all pairs of heads on the data set. "
+        f"From {LEVEL} on the head is {NOT_TOLD}.",
+    ]
+    if any(record["converged"] is False for record in records):
+        notes.append(text.UNCONVERGED_NOTE)
+    return notes
+
+
+def _leave_out(head, reason: str) -> None:
+    print(f"Left out: {', '.join(map(text.printable, head))}: {reason.rstrip('.')}.", file=sys.stderr)

@@ -1,0 +1,82 @@
+"""The logistic probe: choice on val along the path, then the head."""
+
+import numpy as np
+import pytest
+
+from probe import logistic, solver
+from probe.logistic import Logistic, balanced
+from probe.parts import Data, Part
+from tests.toy import clusters, mapped, split
+
+
+def data(n=120, d=20, k=4, **how):
+    return split(clusters(n, d, k, **how), 2 * n // 3)
+
+
+def test_a_head_stopped_early_says_so(monkeypatch):
+    of = data(n=240, d=60, spread=3.0)
+    monkeypatch.setattr(solver, "EVALUATIONS", 1)
+    assert Logistic(of, n_classes=4, seed=0).converged is False
+    monkeypatch.undo()
+    head = Logistic(of, n_classes=4, seed=0)
+    assert head.converged is True
+    assert head.protocol["gap"] <= 2e-5
+    assert head.protocol["gap_bound"] >= head.protocol["gap"] / 2
+
+
+def test_standardisation_is_trains_and_scale_does_not_matter():
+    of = data(n=120, d=6, k=3, spread=2.0)
+    stretch = np.array([1e-3, 1, 10, 100, 1, 1], "f4")
+    a = Logistic(of, n_classes=3, seed=0)
+    b = Logistic(Data(*(Part(p.features * stretch + 5, p.labels) for p in of)), n_classes=3, seed=0)
+    assert a.chosen == b.chosen
+    np.testing.assert_allclose(a.head.mean, of.train.features.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(a.scores(of.val.features), b.scores(of.val.features * stretch + 5), atol=2e-2)
+
+
+def test_weaker_penalties_are_not_tried_once_val_has_turned():
+    of = data(n=120, d=40, k=3, spread=6.0)
+    noisy = Part(of.val.features, np.random.default_rng(0).permutation(of.val.labels))
+    tried = Logistic(Data(of.train, noisy, of.train), n_classes=3, seed=0).protocol["C_tried"]
+    assert len(tried) < len(logistic.GRID)
+    losses = [t["val_cross_entropy"] for t in tried]
+    assert min(losses[-logistic.TURNED :]) >= min(losses)
+
+
+def test_the_choice_is_the_best_on_val():
+    head = Logistic(data(n=300, spread=4.0), n_classes=4, seed=0)
+    tried = head.protocol["C_tried"]
+    best = max(tried, key=lambda t: (t["val_top1"], -t["val_cross_entropy"], -t["C"]))
+    assert head.protocol["C"] == best["C"]
+    assert head.val_top1 == best["val_top1"]
+    assert (head.val_scores.argmax(1) == data(n=300, spread=4.0).val.labels).mean() == head.val_top1
+
+
+def test_few_shots_are_not_refitted_on_val():
+    of = data(spread=2.0)
+    head = Logistic(Data(of.train, of.val, of.train), n_classes=4, seed=0)
+    assert head.protocol["refit_on"] == "train"
+    np.testing.assert_allclose(head.val_scores, head.scores(of.val.features), atol=0.2)
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 30])
+def test_streamed_from_the_file_it_is_the_same_head(tmp_path, limit):
+    of = data(n=300, spread=3.0)
+    there = mapped(of, tmp_path / "x")
+    for part in there:
+        part.memory_limit = limit
+    a, b = (Logistic(d, n_classes=4, seed=0, path_tolerance=1e-6, tolerance=1e-8) for d in (of, there))
+    assert a.chosen == b.chosen
+    np.testing.assert_allclose(a.scores(of.val.features), b.scores(of.val.features), atol=0.05)
+
+
+def test_balanced_weights_by_hand():
+    assert balanced(np.array([0, 0, 0, 2])).tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2])
+    part = clusters(200, 4, 2, spread=4.0)
+    rare = Part(part.features, np.where(np.arange(200) % 10 == 1, 1, 0))
+    of = split(rare, 150)
+    said = [
+        (Logistic(of, n_classes=2, seed=0, class_weight=w).scores(rare.features).argmax(1) == 1).sum()
+        for w in ("none", "balanced")
+    ]
+    assert said[1] > said[0]

@@ -1,0 +1,170 @@
+"""The solver: the optimum of the problem as stated, whatever the basis, the precision and the way there."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from sklearn.linear_model import LogisticRegression
+
+from probe import solver as solvers
+from probe.accelerated import Accelerated
+from probe.curvature import Covariance, Curvature
+from probe.objective import Objective, Rows
+from probe.parts import Part, moments
+from probe.solver import Solver
+from tests.toy import clusters, mapped, split
+
+
+def rows(part, **how):
+    return Rows(part, *moments(part), **{"limit": 1 << 30, **how})
+
+
+def best(of, k, penalty):
+    """scipy's L-BFGS on the float64 objective, driven hard."""
+    exact = Objective(of, k, dtype=np.float64)
+
+    def f(flat):
+        value, gradient = exact.evaluate(flat.reshape(k, -1)).at(penalty)
+        return value, gradient.ravel()
+
+    hard = {"maxiter": 20_000, "maxfun": 40_000, "ftol": 1e-15, "gtol": 1e-12}
+    return minimize(f, np.zeros(k * (of.dim + 1)), jac=True, method="L-BFGS-B", options=hard).fun
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(6, 60),
+    d=st.integers(1, 40),
+    k=st.integers(2, 5),
+    c=st.sampled_from([1e-6, 1e-3, 1e-1, 1.0, 100.0]),
+    spread=st.sampled_from([0.01, 1.0, 5.0]),
+    odd=st.sampled_from(["", "constant", "duplicate", "imbalance", "one image", "weights"]),
+    seed=st.integers(0, 5),
+)
+def test_the_optimum_of_the_stated_problem(n, d, k, c, spread, odd, seed):
+    part = clusters(n, d, k, seed=seed, spread=spread)
+    labels = part.labels.copy()
+    weights = None
+    if odd == "constant":
+        part.features[:, 0] = 7
+    elif odd == "duplicate":
+        part.features[:, -1] = part.features[:, 0]
+    elif odd == "imbalance":
+        labels[n // 3 :] = 0
+    elif odd == "one image":
+        labels[:] = 0
+        labels[0] = k - 1
+    elif odd == "weights":
+        weights = np.random.default_rng(seed).uniform(0, 3, n)
+    of = rows(Part(part.features, labels), weights=weights)
+    penalty = 1 / (c * n)
+    solver = Solver(Objective(of, k))
+    least = best(of, k, penalty)
+    solver.to(penalty, 1e-4)
+    rough = solver.verified()
+    assert rough["objective"] * (1 - rough["gap_bound"]) <= least * (1 + 1e-6) + 1e-9  # the bound is one
+    solver.to(penalty, 1e-6)
+    check = solver.verified()
+    assert check["objective"] - least <= 1e-5 * max(check["objective"], solvers.FLOOR) + 1e-9
+
+
+@pytest.mark.parametrize("k", [2, 4])
+@pytest.mark.parametrize("balanced", [False, True])
+def test_as_scikit_learn_driven_hard(k, balanced):
+    part = clusters(150, 8, k, spread=2.0)
+    labels = np.where(np.arange(150) % 3 == 0, 0, part.labels)
+    of = rows(Part(part.features, labels), weights=None)
+    share = np.ones(150)
+    if balanced:
+        share = 150 / (k * np.bincount(of.labels)[of.labels])
+        of.share = share / share.sum()
+    c = 0.3
+    # scikit-learn's class weights scale the sum; ours are shares of a mean.
+    theirs = LogisticRegression(C=c * (2 if k == 2 else 1) * 150 / share.sum(), tol=1e-10, max_iter=10_000)
+    theirs.fit(of.kept, of.labels, sample_weight=share)
+    solver = Solver(Objective(of, k))
+    solver.to(1 / (c * 150), 1e-9)
+    ours = solver.point.weights
+    if k == 2:
+        np.testing.assert_allclose(ours[1] - ours[0], np.append(theirs.coef_[0], theirs.intercept_[0]), atol=1e-3)
+    else:
+        ours = ours - np.append(np.zeros(8), ours[:, -1].mean())  # intercepts are free up to a common constant
+        intercept = theirs.intercept_ - theirs.intercept_.mean()
+        np.testing.assert_allclose(ours, np.column_stack([theirs.coef_, intercept]), atol=1e-3)
+
+
+def test_warm_batched_streamed_and_accelerated_reach_the_same_optimum(tmp_path):
+    import torch
+
+    data = mapped(split(clusters(300, 20, 4, spread=2.0), 200), tmp_path / "x")
+    kept, streamed = rows(data.final), rows(data.final, limit=0)
+    cpu = torch.device("cpu")
+    penalty = 1 / (0.5 * 300)
+    found = {}
+    for name, of in {
+        "cold": Objective(kept, 4),
+        "warm": Objective(kept, 4),
+        "streamed": Objective(streamed, 4),
+        "float32": Accelerated(kept, 4, device=cpu, steps=("float32",)),
+        "bfloat16": Accelerated(kept, 4, device=cpu, steps=("bfloat16", "float32")),
+    }.items():
+        solver = Solver(of)
+        if name == "warm":
+            for c in (1e-3, 1e-2, 1e-1, 10.0):
+                solver.to(1 / (c * 300), 1e-3)
+        solver.to(penalty, 1e-7)
+        assert solver.objective.precision != "bfloat16"
+        found[name] = solver.verified()["objective"]
+    least = best(kept, 4, penalty)
+    for name, value in found.items():
+        assert value == pytest.approx(least, rel=3e-7), name
+
+
+def test_the_same_start_gives_the_same_bits():
+    def weights():
+        solver = Solver(Objective(rows(clusters(200, 20, 4, spread=2.0)), 4))
+        solver.to(0.01, 1e-6)
+        return solver.point.weights.tobytes()
+
+    assert weights() == weights()
+
+
+def test_the_gap_it_stops_at_is_the_gap_there_is():
+    of = rows(clusters(400, 60, 6, spread=4.0))
+    for c in (1e-2, 1.0, 30.0):
+        penalty = 1 / (c * 400)
+        solver = Solver(Objective(of, 6))
+        least = best(of, 6, penalty)
+        for tolerance in (1e-2, 1e-3, 1e-4):
+            gap = solver.to(penalty, tolerance)["gap"]
+            value = solver.point.at(penalty)[0]
+            assert gap <= tolerance * max(1, solvers.FLOOR / value)
+            assert value / least - 1 <= 4 * tolerance
+
+
+def test_float64_takes_over_where_float32_shows_no_descent():
+    of = rows(clusters(200, 10, 3, spread=3.0))
+    solver = Solver(Objective(of, 3))
+    solver.to(1e-3, 1e-16)
+    assert solver.objective.precision == "float64"
+    assert solver.verified()["objective"] == pytest.approx(best(of, 3, 1e-3), rel=1e-12)
+
+
+def test_the_curvature_is_the_hessians_where_classes_do_not_interact():
+    """Two classes, one all but certain of nothing: against finite differences of the gradient of its own block."""
+    part = clusters(60, 5, 3)
+    of = rows(part)
+    exact = Objective(of, 3, dtype=np.float64)
+    weights = np.random.default_rng(0).normal(size=(3, 6)) * 0.1
+    point = exact.evaluate(weights)
+    curvature = Curvature(of, 3, Covariance(of))
+    curvature.update(point, 0.05, 0.0)
+    v = np.zeros((3, 6))
+    v[1] = np.random.default_rng(1).normal(size=6)
+    h = 1e-5
+    product = (exact.evaluate(weights + h * v).at(0.05)[1] - exact.evaluate(weights - h * v).at(0.05)[1]) / (2 * h)
+    back = curvature(product * (np.arange(3) == 1)[:, None])
+    cosine = (back * v).sum() / np.linalg.norm(back) / np.linalg.norm(v)
+    assert cosine > 0.97
+    assert 0.7 < np.linalg.norm(back) / np.linalg.norm(v) < 1.4

@@ -1,0 +1,155 @@
+import csv
+import io
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from backbench import UsageError, UserError
+from report import cli, compare, details, rows
+from tests.test_report_details import content, row, save
+
+LABELS = [0] * 20 + [1] * 20
+
+
+def said(*wrong):
+    """Predictions that are wrong on those images."""
+    return [1 - label if i in wrong else label for i, label in enumerate(LABELS)]
+
+
+HEADS = {
+    "good": said(0),
+    "near": said(1, 2, 3),
+    "poor|net": said(*range(1, 20)),
+}
+"""40 images: good has 39 right, near 37, poor 21."""
+
+
+def head(model, predicted, **more):
+    return content(predicted, LABELS, model=model, ids=[f"{i}.png" for i in range(40)], k=2, **more)
+
+
+@pytest.fixture
+def results(tmp_path):
+    for model, predicted in HEADS.items():
+        save(tmp_path, head(model, predicted))
+    return tmp_path
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.main, [*map(str, arguments)])
+
+
+# By hand. near: alone right on image 0, good alone on 1, 2, 3: p = 2 (1 + 4) / 2^4 = 0.625. poor: alone right on 0,
+# good alone on 1 to 19: p = 2 (1 + 20) / 2^20 = 0.00004. near and poor: near alone on 4 to 19: p = 2 / 2^16 = 0.00003.
+# Holm over three: 3 * 0.00003 = 0.00009; 2 * 0.00004 = 0.00008, at least 0.00009; 0.625.
+TERMINAL = """\
+d, 40 test images
+
+backbone  method    top-1 %             to the best, points   p
+good      logistic  97.5 [87.1, 99.6]                                 best
+near      logistic  92.5 [80.1, 97.4]   -5.0 [-17.6, +6.7]    0.625   not distinguishable from the best
+poor|net  logistic  52.5† [37.5, 67.1]  -45.0 [-60.5, -25.9]  <0.001  worse than the best
+
+To the best: the difference in top-1 on the same images and its 95 % interval for paired proportions (Newcombe 1998), each for itself.
+p: McNemar's exact test, Holm-corrected over all pairs of heads on the data set. From 0.05 on the head is not distinguishable from the best.
+† The solver stopped before it had converged: not the head's final figure.
+"""  # noqa: E501
+
+
+@pytest.fixture
+def marked(results):
+    save(results, head("poor|net", HEADS["poor|net"]), converged=False)
+    return results
+
+
+def test_the_terminal_table_worked_by_hand(marked):
+    done = run("compare", "--results-dir", marked)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout == TERMINAL
+
+
+def test_markdown_csv_and_json_say_the_same(marked):
+    shown = run("compare", "--results-dir", marked, "--format", "md").stdout.splitlines()
+    assert shown[0] == "**d, 40 test images**"
+    assert shown[6].startswith(r"| poor\|net | logistic | 52.5† \[37.5, 67.1\] | -45.0 \[-60.5, -25.9\] | &lt;0.001 | ")
+    assert shown[8].startswith("- To the best")
+    out = marked / "new" / "compare.csv"
+    assert run("compare", "--results-dir", marked, "--out", out).stderr == f"Wrote {out}\n"
+    tidied = list(csv.DictReader(io.StringIO(out.read_text())))
+    found = json.loads(run("compare", "--results-dir", marked, "--json").stdout)
+    assert [list(one) for one in (*tidied, *found)] == [list(compare.FIELDS)] * 6
+    assert [float(one["top1"]) for one in tidied] == [one["top1"] for one in found] == [0.975, 0.925, 0.525]
+    best, near, poor = found
+    assert best["difference"] is best["p"] is best["p_holm"] is None
+    assert (near["only_this_right"], near["only_best_right"], near["p"]) == (1, 3, pytest.approx(0.625))
+    assert poor["p"] == pytest.approx(42 / 2**20)
+    assert poor["p_holm"] == pytest.approx(6 / 2**16)
+    assert [one["verdict"] for one in found] == [compare.BEST, compare.NOT_TOLD, compare.WORSE]
+
+
+def test_the_newest_row_counts_and_few_shot_rows_do_not(results):
+    save(results, head("near", said(0, 1, 2, 3, 4), seed=7))
+    save(results, head("near", said(0), method="knn"))
+    few = head("near", said(), shots=5)
+    save(results, few)
+    found = compare.compare(rows.read(results), results)
+    assert [(one["model"], one["method"], one["seed"], one["top1"]) for one in found] == [
+        ("good", "logistic", 42, 0.975),
+        ("near", "knn", 42, 0.975),
+        ("near", "logistic", 7, 0.875),
+        ("poor|net", "logistic", 42, 0.525),
+    ]
+    assert (found[1]["difference"], found[1]["p"], found[1]["verdict"]) == (0, 1, compare.NOT_TOLD)
+
+
+def test_heads_on_other_images_are_named_and_left_out(results, capsys):
+    save(results, head("other", said()) | {"ids_digest": "x"})
+    save(results, head("changed", said()) | {"dataset_digest": "x"})
+    save(results, content([0, 1], [0, 1], dataset="alone", k=2))
+    rows.append(results, row(head("old", said())))
+    torn = save(results, head("torn", said()))
+    (results / torn["details"]).write_text("{")
+    rows.append(results, row(head("liar", said()), details="../../etc/passwd"))
+    found = compare.compare(rows.read(results), results)
+    assert [one["model"] for one in found] == list(HEADS)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[0] + ": " + line.split(": ")[1] for line in lines[:3]] == [
+        "Left out: d, old, logistic",
+        "Left out: d, torn, logistic",
+        "Left out: d, liar, logistic",
+    ]
+    assert lines[3:] == [
+        "alone: one head only, nothing to compare it with.",
+        "Left out: d, changed, logistic: measured on other test images than most. Extract and probe it again.",
+        "Left out: d, other, logistic: measured on other test images than most. Extract and probe it again.",
+    ]
+
+
+def test_data_sets_are_corrected_each_for_itself_and_can_be_named(results):
+    for model, predicted in HEADS.items():
+        save(results, head(model, predicted, dataset="e"))
+    both = compare.compare(rows.read(results), results)
+    assert [one["dataset"] for one in both] == ["d"] * 3 + ["e"] * 3
+    only = json.loads(run("compare", "--results-dir", results, "--dataset", "e", "--json").stdout)
+    assert only == both[3:]
+    with pytest.raises(UsageError, match="'digit' has no rows"):
+        compare.compare(rows.read(results), results, datasets=["d", "digit"])
+
+
+def test_wrongly_scaled_input_is_a_head_of_its_own(results):
+    told = head("good", said(5, 6))
+    scaled = row(told, details=details.write(results, told)) | {"features": {"input_scale": 255.0}}
+    rows.append(results, scaled)
+    assert "good (input x255)  logistic" in run("compare", "--results-dir", results).stdout
+    assert len(compare.compare(rows.read(results), results)) == 4
+
+
+def test_with_nothing_to_compare_it_says_so(tmp_path):
+    empty = run("compare", "--results-dir", tmp_path)
+    assert (empty.exit_code, empty.stdout) == (1, "")
+    assert "probe --features cache" in empty.stderr
+    save(tmp_path, head("good", said()))
+    with pytest.raises(UserError, match="no two heads"):
+        compare.compare(rows.read(tmp_path), tmp_path)
+    assert run("compare", "--results-dir", tmp_path, "--json", "--format", "md").exit_code == 2
