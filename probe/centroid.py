@@ -4,7 +4,7 @@ import numpy as np
 
 from probe.head import LinearHead
 from probe.metrics import top_k
-from probe.parts import Data, Part, moments
+from probe.parts import Data, Part, class_sums, moments
 
 BLOCK = 4096
 """Rows at a time, in float64: bounds the memory."""
@@ -39,14 +39,6 @@ class Centroid:
     def scores(self, features: np.ndarray) -> np.ndarray:
         """(N, D) to (N, K): cosine similarity to each class mean, times the image's own length."""
         return self.head.scores(features)
-
-
-def class_sums(features: np.ndarray, labels: np.ndarray, *, n_classes: int) -> np.ndarray:
-    """Sum of each class's rows: (N, D) and (N,) to (K, D)."""
-    from scipy.sparse import csr_array
-
-    n = len(labels)
-    return csr_array((np.ones(n), (labels, np.arange(n))), shape=(n_classes, n)) @ features
 
 
 def _head(part: Part, mean: np.ndarray, scale: np.ndarray, *, n_classes: int) -> LinearHead:

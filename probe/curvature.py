@@ -14,6 +14,7 @@ Far from the optimum p (1 - p) says little of the curvature a step will meet, so
 bound of Jaakkola & Jordan (2000), tanh(m / 2) / 2m at log-odds m, which holds over the whole step.
 """
 
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -27,7 +28,19 @@ OWN = 512
 """Own images of a class in the model; of more, every second, third, ... stands for its neighbours."""
 
 SAMPLE = 8192
-"""Images whose covariance is taken."""
+"""Images whose covariance is taken, or fewer where rows are streamed."""
+
+
+@cache
+def _blas():
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+def _one_thread():
+    """Small products: on all cores, numpy's and scipy's BLAS, each with threads of its own, wait for each other."""
+    return _blas().limit(limits=1, user_api="blas")
 
 
 class Covariance:
@@ -37,7 +50,8 @@ class Covariance:
         from scipy.linalg import eigh
 
         n, d = len(rows), rows.dim
-        sample = rows.of(slice(0, n, max(1, n // SAMPLE)))[1]
+        most = SAMPLE if rows.kept is not None else min(SAMPLE, max(256, rows.limit // (32 * d)))
+        sample = rows.of(slice(0, n, max(1, n // most)))[1]
         values, vectors = eigh(sample.T @ sample / np.float32(len(sample)), driver="evd", overwrite_a=True)
         rank = min(RANK, d)
         self.tail = float(np.maximum(values[: d - rank], 0).mean()) if rank < d else 0.0
@@ -72,15 +86,22 @@ class Curvature:
         self.free = (penalty + stray).astype(np.float32)  # the intercept's own; not the free 0, which has no inverse
         added = stray[:, None] * self.covariance.leading
         self.damping = (added / (self.base + added)).astype(np.float32)
-        self.factors = []
-        for k, (at, _, stride, gram, along) in enumerate(self.own):
+
+        def factor(k: int):
+            at, _, stride, gram, along = self.own[k]
             root = np.sqrt(bend[at] * stride).astype(np.float32)
-            inner = (gram - (along * self.damping[k]) @ along.T) / self.base[k] + 1 / self.free[k]
+            inner = (along * -self.damping[k]) @ along.T
+            inner += gram
+            inner *= 1 / self.base[k]
+            inner += 1 / self.free[k]
             inner *= root
             inner *= root[:, None]
             inner.flat[:: len(root) + 1] += 1
             # LAPACK itself: scipy's cho_factor costs small classes more than the work. Symmetric, so .T copies nothing.
-            self.factors.append((spotrf(inner.T, lower=True, overwrite_a=True)[0] if len(root) else None, root))
+            return spotrf(inner.T, lower=True, overwrite_a=True)[0] if len(root) else None, root
+
+        with _one_thread():
+            self.factors = [factor(k) for k in range(len(self.own))]
 
     def __call__(self, gradient: np.ndarray) -> np.ndarray:
         from scipy.linalg.lapack import spotrs
@@ -88,10 +109,11 @@ class Curvature:
         step = self._others(gradient[:, :-1].astype(np.float32))
         free = gradient[:, -1].astype(np.float32) / self.free
         mine, mine_free = np.zeros_like(step), np.zeros_like(free)
-        for k, ((factor, root), (_, x, *_)) in enumerate(zip(self.factors, self.own, strict=True)):
-            if len(root):
-                u = root * spotrs(factor, root * (x @ step[k] + free[k]), lower=True)[0]
-                mine[k], mine_free[k] = u @ x, u.sum()
+        with _one_thread():
+            for k, ((factor, root), (_, x, *_)) in enumerate(zip(self.factors, self.own, strict=True)):
+                if len(root):
+                    u = root * spotrs(factor, root * (x @ step[k] + free[k]), lower=True)[0]
+                    mine[k], mine_free[k] = u @ x, u.sum()
         return np.column_stack([step - self._others(mine), free - mine_free / self.free]).astype(gradient.dtype)
 
     def _others(self, v: np.ndarray) -> np.ndarray:

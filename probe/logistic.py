@@ -61,6 +61,7 @@ class Logistic:
         self.converged = check["gap_bound"] * check["objective"] <= 20 * tolerance * max(check["objective"], FLOOR)
         self.head = problem.head(solver.point.weights)
         self.train_top1 = self.head.top1(data.train)
+        self.device = solver.objective.device
         self.chosen = f"C={c:g}"
         self.protocol = {
             "objective": "mean cross-entropy + ||W||^2 / (2 C n), intercept free",

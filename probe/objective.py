@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from probe.parts import Part
+from probe.parts import Part, class_sums
 
 ROWS = 4096
 """Rows at a time: the logits of a block stay in the processor's cache between the two products."""
@@ -102,14 +102,11 @@ class Objective:
         prior = np.bincount(rows.labels, rows.share, k)
         weights = np.zeros((k, rows.dim + 1), self.dtype)
         weights[:, -1] = np.log(np.maximum(prior, 1e-12))
-        slope = np.zeros_like(weights)
-        total = np.zeros(rows.dim)
+        sums = np.zeros((k, rows.dim))
         for at, x in rows.blocks():
-            weighted = x * rows.share[at, None].astype(np.float32)
-            total += weighted.sum(axis=0, dtype=np.float64)
-            for label in np.unique(rows.labels[at]):
-                slope[label, :-1] -= weighted[rows.labels[at] == label].sum(axis=0, dtype=np.float64)
-        slope[:, :-1] += prior[:, None] * total
+            sums += class_sums(x, rows.labels[at], n_classes=k, weights=rows.share[at])
+        slope = np.zeros_like(weights)
+        slope[:, :-1] = prior[:, None] * sums.sum(axis=0) - sums
         loss = -float(prior @ weights[:, -1].astype(float))
         return Point(weights, loss, slope, 1 - prior[rows.labels], prior * (1 - prior))
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 BLOCK_BYTES = 32 << 20
-"""Bytes of float32 features in one block of a part that is not in memory."""
+"""Most bytes of float32 features in one block of a part that is not in memory."""
 
 MEMORY_LIMIT = 4 << 30
 
@@ -40,7 +40,8 @@ class Part:
 
     def blocks(self, size: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
         """Which rows, and their features (m, D) float32, until all have come. In memory: all at once, unless sized."""
-        size = size or (len(self) if self.in_memory else max(1, BLOCK_BYTES // (4 * self.dim)))
+        at_once = min(BLOCK_BYTES, self.memory_limit // 8)
+        size = size or (len(self) if self.in_memory else max(1, at_once // (4 * self.dim)))
         for start in range(0, len(self), size):
             at = slice(start, min(start + size, len(self)))
             yield at, self.features[at] if self.in_memory else np.asarray(self.features[self.rows[at]], np.float32)
@@ -78,3 +79,12 @@ def moments(part: Part) -> tuple[np.ndarray, np.ndarray]:
     deviation = np.sqrt(squares / count)
     # Rounding leaves a constant column a deviation of a few ulps, which must not be blown up to 1.
     return mean, np.where(deviation > 1e-6 * np.abs(mean), deviation, 1.0)
+
+
+def class_sums(features: np.ndarray, labels: np.ndarray, *, n_classes: int, weights=None) -> np.ndarray:
+    """Sum of each class's rows, each times its weight: (N, D), (N,) and (N,) to (K, D)."""
+    from scipy.sparse import csr_array
+
+    n = len(labels)
+    weights = np.ones(n) if weights is None else weights
+    return csr_array((weights, (labels, np.arange(n))), shape=(n_classes, n)) @ features

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probe import centroid
-from probe.centroid import Centroid, class_sums
+from probe.centroid import Centroid
 from probe.parts import Data, Part
 from tests.toy import clusters, mapped, split
 
@@ -63,8 +63,3 @@ def test_constant_features_break_nothing():
     head = Centroid(split(part, 20), n_classes=3, seed=0)
     assert (head.scores(part.features) == 0).all()
     assert head.train_top1 == 0  # ties earn nothing
-
-
-def test_class_sums():
-    sums = class_sums(np.array([[1.0, 2], [3, 4], [5, 6]]), np.array([2, 0, 2]), n_classes=4)
-    assert sums.tolist() == [[3, 4], [0, 0], [6, 8], [0, 0]]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from probe.parts import Part, moments
+from probe.parts import Part, class_sums, moments
 from tests.toy import clusters, mapped, split
 
 
@@ -33,3 +33,9 @@ def test_moments_are_exact_far_from_zero_and_block_by_block():
 def test_a_constant_feature_keeps_scale_one(value):
     _, scale = moments(Part(np.full((50, 2), value, "f4"), np.zeros(50, int)))
     assert scale.tolist() == [1, 1]
+
+
+def test_class_sums_by_hand():
+    x, labels = np.array([[1.0, 2], [3, 4], [5, 6]]), np.array([2, 0, 2])
+    assert class_sums(x, labels, n_classes=4).tolist() == [[3, 4], [0, 0], [6, 8], [0, 0]]
+    assert class_sums(x, labels, n_classes=3, weights=[1, 2, 3]).tolist() == [[6, 8], [0, 0], [16, 20]]

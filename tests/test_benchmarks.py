@@ -1,0 +1,31 @@
+"""The benchmarks measure what they say: both sides' gaps, on a problem small enough for a test."""
+
+import pytest
+
+from benchmarks.probe import GAP, Problem, memory
+
+
+def test_both_sides_are_held_to_the_same_gap():
+    problem = Problem(400, 24, 5)
+    seconds, gap = problem.ours(1.0)
+    assert seconds > 0
+    assert -1e-7 <= gap <= GAP
+    assert -1e-7 <= problem.theirs(1.0, problem.tolerance(1.0))[1] <= GAP
+    assert problem.theirs(1.0, 1e-1)[1] > GAP  # or the measure would be blind
+    assert len(problem.path()[1]) > 10
+
+
+def test_streaming_takes_less_memory(tmp_path):
+    figures = {}
+    memory(figures, (100_000, 256, 4), tmp_path)
+    assert 0 < figures["memory_streamed"] < figures["memory"]
+
+
+@pytest.mark.parametrize("n", [10, 1000])
+def test_synthetic_features_are_those_of_a_relu(n):
+    from benchmarks.synthetic import clusters
+
+    x, labels = clusters(n, 8, 3)
+    assert x.min() == 0
+    assert x.dtype == "float32"
+    assert set(labels) <= {0, 1, 2}
