@@ -99,6 +99,8 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
     Gives the row, what goes beside it (None for few shots) and the head, a LinearHead or None. ``file`` must have
     passed ``check``. Accuracies are 0..1, intervals as in ``probe.metrics``.
     """
+    from probe import trust
+
     started = time.monotonic()
     limits = {"memory_limit": settings.memory_limit}
     train, val = part(file, 0, **limits), part(file, 1, **limits)
@@ -111,17 +113,14 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
     test = part(file, 2)
     scores, val_scores = _scores(head, test), head.val_scores
     figures = metrics.figures(scores, test.labels)
-    from probe import trust
-
     if task.method == "knn":
         scores, val_scores = (trust.log_shares(votes, k=head.k) for votes in (scores, val_scores))
     calibration, kept = trust.assess(scores, test.labels, val_scores=val_scores, val_labels=val.labels)
     if settings.intervals == "bootstrap":
         right = metrics.top_k(scores, test.labels, k=1)
         figures |= trust.bootstrap(right, test.labels, seed=task.seed)
-    curve = [
-        _curve_point(share, task, data, test, file, settings) for share in (settings.curve if not task.shots else ())
-    ]
+    shares = () if task.shots else settings.curve
+    curve = [_curve_point(share, task, data, test, file, settings) for share in shares]
     said = {"wilson": "95 %, Wilson; balanced: at the effective n", "bootstrap": "95 %, percentile bootstrap"}
     row = rows.make(
         "probe",
@@ -146,7 +145,7 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
             **head.protocol,
             "intervals": said[settings.intervals],
             "calibration": trust.PROTOCOL,
-            "test": "read once",
+            "test": "read once" + (", and for each point of the curve" if curve else ""),
             **({"shots": "of train and of val, each class; not refitted on val"} if task.shots else {}),
         },
         features={**file.identity, **file.measured, "path": str(file.path)},
@@ -172,23 +171,22 @@ def fit(task: Task, data: Data, file, settings: Settings):
     return method(data, n_classes=len(file.class_names), seed=task.seed, **options)
 
 
-def few(of: Part, shots: int, *, seed: int) -> Part:
-    """``shots`` images of each class, or all where there are fewer. More shots of the same seed hold the fewer."""
+def few(of: Part, shots, *, seed: int) -> Part:
+    """``shots`` images of each class, one number or one a class (K,), or all where there are fewer.
+
+    More shots of the same seed hold the fewer.
+    """
     order = np.random.default_rng(seed).permutation(len(of))
     order = order[np.argsort(of.labels[order], kind="stable")]
     labels = of.labels[order]
     place = np.arange(len(order)) - np.searchsorted(labels, labels)
-    return of[np.sort(order[place < shots])]
+    return of[np.sort(order[place < np.broadcast_to(shots, labels.max() + 1)[labels]])]
 
 
 def _curve_point(share: float, task: Task, data: Data, test: Part, file, settings: Settings) -> dict:
     """One point of the learning curve: the head from a ``share`` of each class's train images, chosen on all of val."""
     counts = np.maximum(1, np.round(share * np.bincount(data.train.labels)).astype(int))
-    order = np.random.default_rng(task.seed).permutation(len(data.train))
-    order = order[np.argsort(data.train.labels[order], kind="stable")]
-    labels = data.train.labels[order]
-    kept = np.arange(len(order)) - np.searchsorted(labels, labels) < counts[labels]
-    train = data.train[np.sort(order[kept])]
+    train = few(data.train, counts, seed=task.seed)
     head = fit(task, Data(train, data.val, train), file, settings)
     figures = metrics.figures(_scores(head, test), test.labels)
     return {"n_train": len(train)} | {name: figures[name] for name in ("top1", "top1_low", "top1_high")}

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from cache import features, layout
 from cache.features import open_file
 from probe import run as probe_run
-from probe.cli import main
+from probe.cli import METHODS, main
 from report import details, rows
 from tests.conftest import IDENTITY, ROOT
 
@@ -195,6 +195,7 @@ def test_all_that_is_wrong_with_a_file_is_said_at_once(probe, tmp_path):
 
 
 def test_usage(probe, tmp_path):
+    assert tuple(METHODS) == probe_run.METHODS
     assert "no feature file at" in probe("--features", tmp_path / "none", code=1).stderr
     assert "logistic" in probe("--method", "svm", code=2).stderr
 
