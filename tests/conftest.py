@@ -5,11 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
 UNPACK = ROOT.parent / "shared" / "data" / "unpack"
+
+# The same examples in every run: what fails, fails for all.
+hypothesis.settings.register_profile("fixed", derandomize=True)
+hypothesis.settings.load_profile("fixed")
 
 # One thread a test process: tiny products on two threads cost more than they gain.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
