@@ -51,7 +51,9 @@ class _Bytes(click.ParamType):
 def _probe_options(command):
     for option in reversed(
         (
-            click.option("--features", multiple=True, help="Feature file, folder or glob. Repeat.  [--cache-dir]"),
+            click.option(
+                "--features", multiple=True, help="Feature file, folder or glob. Repeat.  [default: --cache-dir]"
+            ),
             click.option(
                 "--method",
                 "methods",
@@ -81,7 +83,9 @@ def _probe_options(command):
                 help="How the 95 % intervals of top-1 and balanced accuracy are made.",
             ),
             click.option("--save", type=options.PATH, help="Keep linear heads in this folder, for probe predict."),
-            click.option("--jobs", type=click.IntRange(1), help="Probes at a time.  [one a core, for little work 1]"),
+            click.option(
+                "--jobs", type=click.IntRange(1), help="Probes at a time.  [default: one a core, for little work 1]"
+            ),
             click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask cluster, such as tcp://host:8786."),
             click.option(
                 "--memory-limit",

@@ -104,7 +104,7 @@ def compare(datasets: tuple[str, ...], form: str | None, as_json: bool, out: Pat
 @main.command()
 @click.argument("model")
 @click.option("--dataset", help="Needed where the model was probed on several.")
-@click.option("--method", help="As the table names it.  [default: that of the newest row]")
+@click.option("--method", help="As the table names it.  [default: the one with the best top-1]")
 @options.results_dir
 @options.as_json
 def details(model: str, dataset: str | None, method: str | None, results_dir: Path, as_json: bool):

@@ -16,9 +16,10 @@ CALIBRATION = ("nll", "ece", "nll_scaled", "ece_scaled", "temperature")
 
 
 def choose(rows: list[dict], model: str, *, dataset: str | None = None, method: str | None = None) -> dict:
-    """The newest row of that model that has details, on that data set, of that method or any.
+    """The row of that model that has details, on that data set, of that method or the one with the best top-1.
 
-    A model with wrongly scaled input is named as tables show it. Raises UsageError with what there is.
+    Of several of one method the newest counts. A model with wrongly scaled input is named as tables show it. Raises
+    UsageError with what there is.
     """
     told = newest(rows)
     if not told:
@@ -36,7 +37,7 @@ def choose(rows: list[dict], model: str, *, dataset: str | None = None, method: 
         raise UsageError(f"No details of this combination. Of {model} there are: {there}.")
     if len(sets := sorted({key[0] for key in fit})) > 1:
         raise UsageError(f"{model} has details on {', '.join(sets)}: name one with --dataset.")
-    return max(fit.values(), key=lambda row: row["created"])
+    return max(fit.values(), key=lambda row: (row["top1"], row["created"]))
 
 
 def look(row: dict, results_dir: Path) -> dict:
