@@ -5,10 +5,8 @@ says what they are: format, schema, method, the K class names, the identity of t
 result row, and the SHA-256 of the other file. A folder may come from a stranger: nothing in it is believed.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from backbench import UserError
+from backbench.files import write_whole
 from probe.metrics import top_k
 from probe.parts import Part
 
@@ -86,10 +85,9 @@ class LinearHead:
             "row": row,
         }
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             # head.json comes last: where the run is stopped between the two, its digest tells that they don't belong.
-            _replace(folder / TENSORS, tensors)
-            _replace(folder / ABOUT, json.dumps(about, indent=1, allow_nan=False).encode())
+            write_whole(folder / TENSORS, tensors)
+            write_whole(folder / ABOUT, json.dumps(about, indent=1, allow_nan=False).encode())
         except OSError as error:
             raise UserError(f"{folder} can't be written: {error.strerror}. Name another folder.") from error
 
@@ -200,17 +198,3 @@ def _damaged(path: Path, *faults: str) -> UserError:
     return UserError(
         *(f"{path} is damaged: {fault}. Store it again with the probe command that made it." for fault in faults)
     )
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Put ``content`` at ``path``, all of it or nothing."""
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        with new.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
-    finally:
-        with contextlib.suppress(OSError):
-            new.unlink(missing_ok=True)

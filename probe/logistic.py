@@ -18,6 +18,7 @@ from probe.metrics import top_k
 from probe.objective import Rows
 from probe.parts import Data, moments
 from probe.solver import FLOOR, Solver
+from probe.trust import nll
 
 GRID = tuple(float(f"{c:.4g}") for c in np.logspace(-6, 5, 45))
 """Values of C tried, from strong to weak regularisation: 45, log-spaced, as Kornblith et al. (2019)."""
@@ -111,9 +112,7 @@ def _on(rows: Rows, weights: np.ndarray) -> tuple[float, float]:
     for at, x in rows.blocks():
         logits, labels = x @ weights[:, :-1].T + weights[:, -1], rows.labels[at]
         right += top_k(logits, labels, k=1).sum()
-        logits -= logits.max(axis=1, keepdims=True)
-        mine = logits[np.arange(len(labels)), labels]
-        loss += float((np.log(np.exp(logits).sum(axis=1)) - mine).sum(dtype=np.float64))
+        loss += nll(logits, labels) * len(labels)
     return float(right / len(rows)), loss / len(rows)
 
 

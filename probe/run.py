@@ -223,7 +223,7 @@ def probe_all(
 
     faults, good = Faults(), []
     with faults.collect():
-        if save and (shots or not set(methods) & {"logistic", "ridge", "centroid", "sgd"}):
+        if save and (shots or set(methods) == {"knn"}):
             raise UsageError("--save keeps linear heads fitted on all images: not kNN's, and not with --shots.")
     with faults.collect():
         if seeds > 1 and not shots:

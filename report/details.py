@@ -6,13 +6,13 @@ Like ``report.rows`` this is for the stages too, and needs nothing but the stand
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
 from backbench import UserError
+from backbench.files import write_whole
 from report.rows import plain, refuse
 
 FOLDER = "details"
@@ -59,17 +59,8 @@ def write(results_dir: Path | str, content: dict) -> str:
     # The same content gets the same name: what is replaced, if anything, is equal.
     relative = f"{FOLDER}/{'_'.join([*named, hashlib.sha256(body).hexdigest()[:12]])}.json"
     path = Path(results_dir) / relative
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("wb") as file:
-                file.write(body)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(path, body)
     except OSError as error:
         raise UserError(
             f"{path}: the predictions were not written: {error.strerror}. "
