@@ -3,8 +3,9 @@
     python benchmarks/probe.py [--quick] [--json] [--plot FILE.png] [--data-root DIR]
 
 Ratios, median of three, on synthetic features (benchmarks/synthetic.py), and accuracies on real ones where a feature
-file is named by --features. Both sides use all cores. scikit-learn's tolerance is the loosest of several
-at which it comes as near to the optimum as we must, in float64, as users have it; float32 is measured once beside it.
+file is named by --features. Both sides use all cores and the same allocator, and begin with features as they come
+from the file, in memory. The tolerance of either is the loosest of several at which it comes as near to the optimum as
+it must; scikit-learn's is in float64, as users have it, and float32 is measured once beside it.
 Not measured here, since they do not run without a GPU: CLIP_benchmark 1.6.2's linear probe asserts device == "cuda",
 DINOv2's linear evaluation calls .cuda(), and its logistic regression needs RAPIDS cuML.
 """
@@ -22,7 +23,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from backbench.allocator import keep_freed_memory
 from benchmarks.synthetic import clusters
+from probe.accelerated import objective
 from probe.logistic import GRID, path
 from probe.objective import Objective, Rows
 from probe.parts import Part, moments
@@ -33,6 +36,9 @@ GAP = 1e-4
 
 TOLERANCES = (1e-5, 2.5e-6, 1e-6, 5e-7, 2.5e-7, 1e-7, 3e-8, 1e-8, 1e-9)
 """Tried for scikit-learn, loosest first."""
+
+OURS = (4e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5)
+"""Tried for us."""
 
 SIZES = {"caltech": (20_729, 1280, 256), "cifar": (43_750, 1280, 100)}
 QUICK = {"caltech": (5_000, 512, 64), "cifar": (8_000, 512, 25)}
@@ -54,7 +60,7 @@ class Problem:
 
     def best(self, c: float) -> float:
         if c not in self.optima:
-            solver = Solver(Objective(self.rows, self.k))
+            solver = Solver(objective(self.rows, self.k, device="cpu"))
             solver.to(1 / (c * self.n), 1e-8)
             self.optima[c] = solver.verified()["objective"]
         return self.optima[c]
@@ -63,35 +69,37 @@ class Problem:
         """Of (K, D + 1) weights, measured in float64."""
         return self.exact.evaluate(weights).at(1 / (c * self.n))[0] / self.best(c) - 1
 
-    def ours(self, c: float) -> tuple[float, float]:
+    def ours(self, c: float, tolerance: float) -> tuple[float, float]:
         """Seconds, standardisation and set-up included, and gap."""
         started = time.perf_counter()
         rows = Rows(self.train, *moments(self.train), limit=1 << 40)
-        solver = Solver(Objective(rows, self.k))
-        solver.to(1 / (c * self.n), GAP / 2, certain=False)
-        seconds, gap = time.perf_counter() - started, self.gap(solver.point.weights, c)
-        say(f"  ours, C {c:g}: {seconds:.2f} s, gap {gap:.1e}, {solver.objective.evaluations} passes")
+        solver = Solver(objective(rows, self.k, device="cpu"))
+        solver.to(1 / (c * self.n), tolerance, certain=False)
+        seconds, gap = time.perf_counter() - started, self.gap(solver.weights, c)
+        passes, precision = solver.objective.evaluations, solver.objective.precision
+        say(f"  ours, C {c:g}, {precision}, tol {tolerance:g}: {seconds:.2f} s, gap {gap:.1e}, {passes} passes")
         return seconds, gap
 
     def theirs(self, c: float, tolerance: float, dtype=np.float64) -> tuple[float, float]:
-        """scikit-learn's, of features that are standardised already."""
+        """scikit-learn's, standardisation included."""
         from sklearn.linear_model import LogisticRegression
+        from sklearn.preprocessing import StandardScaler
 
         model = LogisticRegression(C=c, tol=tolerance, max_iter=2000)
-        x = self.rows.kept.astype(dtype)
         started = time.perf_counter()
+        x = StandardScaler().fit_transform(self.train.features.astype(dtype))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model.fit(x, self.rows.labels)
+            model.fit(x, self.train.labels)
         seconds = time.perf_counter() - started
         gap = self.gap(np.column_stack([model.coef_, model.intercept_]), c)
         say(f"  scikit-learn, C {c:g}, {np.dtype(dtype)}, tol {tolerance:g}: {seconds:.1f} s, gap {gap:.1e}")
         return seconds, gap
 
-    def tolerance(self, c: float, dtype=np.float64) -> float:
-        """The loosest at which scikit-learn reaches the gap."""
-        for tolerance in TOLERANCES:
-            if self.theirs(c, tolerance, dtype)[1] <= GAP:
+    def tolerance(self, fit, tolerances, c: float) -> float:
+        """The loosest at which ``fit``, ours or theirs, reaches the gap."""
+        for tolerance in tolerances:
+            if fit(c, tolerance)[1] <= GAP:
                 break
         return tolerance
 
@@ -100,7 +108,7 @@ class Problem:
         started = time.perf_counter()
         rows = Rows(self.train, *moments(self.train), limit=1 << 40)
         val = Rows(self.val, *self.moments, limit=1 << 40)
-        tried, _ = path(Solver(Objective(rows, self.k)), val, grid=GRID, tolerance=GAP)
+        tried, _ = path(Solver(objective(rows, self.k, device="cpu")), val, grid=GRID, tolerance=GAP)
         return time.perf_counter() - started, tried
 
 
@@ -111,8 +119,8 @@ def say(text: str) -> None:
 def fits(figures: dict, name: str, size: tuple, repeats: int) -> None:
     problem = Problem(*size)
     say(f"{name}: N, D, K = {size}, C = 1")
-    tolerance = problem.tolerance(1.0)
-    pairs = [(problem.ours(1.0), problem.theirs(1.0, tolerance)) for _ in range(repeats)]
+    ours, tolerance = problem.tolerance(problem.ours, OURS, 1.0), problem.tolerance(problem.theirs, TOLERANCES, 1.0)
+    pairs = [(problem.ours(1.0, ours), problem.theirs(1.0, tolerance)) for _ in range(repeats)]
     single, gap = problem.theirs(1.0, tolerance, np.float32)
     figures[f"fit_seconds_{name}"] = median(ours for (ours, _), _ in pairs)
     figures[f"fit_gap_{name}"] = max(gap for (_, gap), _ in pairs)
@@ -142,7 +150,7 @@ def growth(figures: dict, base: tuple, plot: Path | None) -> None:
         for factor in (0.25, 0.5, 1.0):
             size = [int(s * factor) if j == i else s for j, s in enumerate(base)]
             problem = Problem(*size)
-            found.append((size[i], median(problem.ours(1.0)[0] for _ in range(3))))
+            found.append((size[i], median(problem.ours(1.0, GAP)[0] for _ in range(3))))
         points[letter] = found
         slope = np.polyfit(*np.log(np.array(found)).T, 1)[0]
         figures[f"slope_{letter}"] = float(slope)
@@ -165,11 +173,14 @@ MEMORY = """
 import re, sys, numpy as np
 from pathlib import Path
 sys.path.insert(0, {root!r})
+from backbench.allocator import keep_freed_memory
+keep_freed_memory()
 from probe.accelerated import objective
-from probe.objective import Objective, Rows
+from probe.objective import Rows
 from probe.parts import Part, moments
 from probe.solver import Solver
-import scipy.linalg, scipy.linalg.lapack
+import scipy.linalg, scipy.linalg.lapack, torch
+torch.randn(64, 64) @ torch.randn(64, 64)
 n, d, k = {size}
 x = np.memmap({file!r}, np.float32, "r", shape=(n, d))
 labels = np.random.default_rng(0).integers(0, k, n)
@@ -177,7 +188,7 @@ Path("/proc/self/clear_refs").write_text("5")
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 before = peak()
 part = Part(x, labels, np.arange(n), memory_limit={limit})
-solver = Solver(Objective(Rows(part, *moments(part), limit={limit}), k))
+solver = Solver(objective(Rows(part, *moments(part), limit={limit}), k, device="cpu"))
 solver.to(1 / n, 1e-4, certain=False)
 print(peak() - before)
 """
@@ -227,6 +238,7 @@ def main(quick, as_json, plot, features, only, data_root):
     """Measure the logistic probe beside scikit-learn."""
     import tempfile
 
+    keep_freed_memory()
     sizes, figures = QUICK if quick else SIZES, {}
     for name in [name for name in sizes if not only or name in only]:
         fits(figures, name, sizes[name], 3)

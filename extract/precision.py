@@ -6,22 +6,6 @@ LEAST_COSINE = 0.95
 """Least cosine between the centred float32 and reduced-precision features of an image in the first batch."""
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next batch instead of giving it back to the system and asking anew.
-
-    A forward pass on a CPU frees and claims hundreds of megabytes, each page of which the kernel zeroes again. Measured
-    on 2 cores with tf_efficientnet_lite0, batch 32: 28 images/s without, 50 with. Elsewhere than on glibc: nothing.
-    """
-    import ctypes
-    import platform
-
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        m_trim_threshold, m_mmap_threshold, most = -1, -3, 2**30  # <malloc.h>; mallopt takes an int
-        libc.mallopt(m_mmap_threshold, most)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
-
-
 def fastest(device) -> str:
     """The format with matrix units of its own on this device: bfloat16, float16, or float32 where there is none."""
     import torch

@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 
 from backbench import Faults
+from backbench.allocator import keep_freed_memory
 from backbench.devices import pick_device
 from cache import layout
 from cache.features import open_file
 from data import registry
 from extract import backbones, names, run
-from extract.precision import keep_freed_memory
 from report import rows
 
 

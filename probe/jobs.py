@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from backbench import UserError
+from backbench.allocator import keep_freed_memory
 from cache import features
 
 ALONE = 256 << 20
@@ -43,6 +44,7 @@ def one(task, settings):
     """The result of one task, in whatever process. A UserError is a result too: it must not stop the others."""
     from probe.run import probe
 
+    keep_freed_memory()
     try:
         with features.open_file(task.path) as file:
             return probe(file, task, settings)

@@ -13,6 +13,7 @@ import sys
 import numpy as np
 
 from probe.accelerated import objective
+from probe.arrays import numpy
 from probe.head import LinearHead
 from probe.metrics import top_k
 from probe.objective import Rows
@@ -23,7 +24,7 @@ from probe.trust import nll
 GRID = tuple(float(f"{c:.4g}") for c in np.logspace(-6, 5, 45))
 """Values of C tried, from strong to weak regularisation: 45, log-spaced, as Kornblith et al. (2019)."""
 
-PATH_TOLERANCE, TOLERANCE = 1e-3, 1e-5
+PATH_TOLERANCE, TOLERANCE = 1e-4, 1e-5
 """Estimated gap at which a solution is taken, while choosing C and for the head: how far F lies above its optimum, as a
 share of F (of 0.01 where F is less). For the head a bound must show it to be within ten times that."""
 
@@ -60,7 +61,7 @@ class Logistic:
         found = solver.to(1 / (c * len(data.final)), tolerance)
         check = solver.verified()
         self.converged = check["gap_bound"] * check["objective"] <= 20 * tolerance * max(check["objective"], FLOOR)
-        self.head = problem.head(solver.point.weights)
+        self.head = problem.head(solver.weights)
         self.train_top1 = self.head.top1(data.train)
         self.device = solver.objective.device
         self.chosen = f"C={c:g}"
@@ -96,21 +97,23 @@ def path(solver: Solver, val: Rows, *, grid, tolerance: float) -> tuple[list[dic
     tried, best, since = [], None, 0
     for c in grid:
         found = solver.to(1 / (c * len(solver.objective.rows)), tolerance, certain=False)
-        top1, loss = _on(val, solver.point.weights)
+        top1, loss = _on(val, solver)
         since = 0 if not tried or loss <= min(t["val_cross_entropy"] for t in tried) else since + 1
         tried.append({"C": c, "val_top1": top1, "val_cross_entropy": loss, **found})
         if best is None or (top1, -loss) > (best["val_top1"], -best["val_cross_entropy"]):
-            best, since = tried[-1] | {"weights": solver.point.weights}, 0
+            best, since = tried[-1] | {"weights": solver.weights}, 0
         if since == TURNED:
             break
     return tried, best
 
 
-def _on(rows: Rows, weights: np.ndarray) -> tuple[float, float]:
-    """Top-1 and mean cross-entropy of (K, D + 1) weights."""
-    weights, right, loss = weights.astype(np.float32), 0, 0.0
+def _on(rows: Rows, solver: Solver) -> tuple[float, float]:
+    """Top-1 and mean cross-entropy of the solver's weights."""
+    # By the solver's kind of array: numpy's products would leave threads that wait in the way of torch's.
+    of, right, loss = solver.objective.arrays.of, 0, 0.0
+    weights = of(solver.point.weights)
     for at, x in rows.blocks():
-        logits, labels = x @ weights[:, :-1].T + weights[:, -1], rows.labels[at]
+        logits, labels = numpy(of(x) @ weights[:, :-1].T + weights[:, -1]), rows.labels[at]
         right += top_k(logits, labels, k=1).sum()
         loss += nll(logits, labels) * len(labels)
     return float(right / len(rows)), loss / len(rows)

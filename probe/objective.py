@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from probe.arrays import Numpy, numpy
 from probe.parts import Part, class_sums
 
 ROWS = 4096
@@ -77,24 +78,21 @@ class Point(NamedTuple):
     def at(self, penalty: float) -> tuple[float, np.ndarray]:
         """Objective and gradient: mean cross-entropy + penalty / 2 ||W||^2, the intercept free."""
         free = self.weights[:, :-1]
-        gradient = self.slope.copy()
-        gradient[:, :-1] += gradient.dtype.type(penalty) * free
-        return self.loss + penalty / 2 * float(np.square(free, dtype=np.float64).sum()), gradient
+        gradient = self.slope + 0
+        gradient[:, :-1] += penalty * free
+        return self.loss + penalty / 2 * float((free * free).sum()), gradient
 
 
 class Objective:
     """Mean cross-entropy over ``rows``, in float32 until ``sharpen`` makes it float64. Sums are float64 throughout."""
 
-    device, coarse = "cpu", 0.0
+    device = "cpu"
 
     def __init__(self, rows: Rows, n_classes: int, *, dtype=np.float32):
         self.rows, self.n_classes, self.dtype = rows, n_classes, np.dtype(dtype)
+        self.precision = self.dtype.name  # of the products, by now
+        self.arrays = Numpy()
         self.evaluations = 0
-
-    @property
-    def precision(self) -> str:
-        """Of the products, by now."""
-        return self.dtype.name
 
     def start(self) -> Point:
         """The optimum without features: intercepts that give every class its share. Costs one sum over the rows."""
@@ -104,16 +102,29 @@ class Objective:
         weights[:, -1] = np.log(np.maximum(prior, 1e-12))
         sums = np.zeros((k, rows.dim))
         for at, x in rows.blocks():
-            sums += class_sums(x, rows.labels[at], n_classes=k, weights=rows.share[at])
+            sums += class_sums(x, rows.labels[at], n_classes=k, weights=rows.share[at].astype(np.float32))
         slope = np.zeros_like(weights)
         slope[:, :-1] = prior[:, None] * sums.sum(axis=0) - sums
         loss = -float(prior @ weights[:, -1].astype(float))
         return Point(weights, loss, slope, 1 - prior[rows.labels], prior * (1 - prior))
 
-    def evaluate(self, weights: np.ndarray) -> Point:
-        """One pass over the rows."""
+    @property
+    def noise(self) -> float:
+        """Share of the objective that its rounding may hide."""
+        return 1e-14 if self.precision == "float64" else 1e-6
+
+    def native(self, array):
+        """An array of the kind that weights and gradients are."""
+        return numpy(array).astype(self.dtype, copy=False)
+
+    def doubt(self, point: Point, penalty: float) -> float:
+        """The gap below which the arithmetic used at ``point`` can't be believed."""
+        return 0.0
+
+    def evaluate(self, weights: np.ndarray, *, anew: bool = False) -> Point:
+        """One pass over the rows. ``anew``: leaves no doubt, where arithmetic is used that would."""
         self.evaluations += 1
-        weights = weights.astype(self.dtype)
+        weights = weights.astype(self.dtype, copy=False)
         free, intercept = np.ascontiguousarray(weights[:, :-1]), weights[:, -1]
         slope, loss = np.zeros_like(weights), 0.0
         miss, stray = np.empty(len(self.rows)), np.zeros(self.n_classes)
@@ -140,6 +151,6 @@ class Objective:
 
     def sharpen(self) -> bool:
         """Go on in finer arithmetic; False where there is none."""
-        finer = self.dtype == np.float32
-        self.dtype = np.dtype(np.float64)
+        finer = self.precision != "float64"
+        self.dtype, self.precision = np.dtype(np.float64), "float64"
         return finer

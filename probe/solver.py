@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from probe.arrays import numpy
 from probe.curvature import Covariance, Curvature
 from probe.objective import Objective, Point
+from probe.pairs import Pairs, dot
 
 MEMORY = 20
 """Pairs of steps and gradient differences kept."""
@@ -16,22 +18,38 @@ FLOOR = 0.01
 matter."""
 
 
+DECAY, LEAST = 0.3, 0.05
+"""What ``caution`` falls by after a step as good as predicted, and below what it is none."""
+
+FRESH = 10
+"""Steps after which the curvature is taken anew."""
+
+
 class Solver:
-    """Minimises mean cross-entropy + penalty / 2 ||W||^2 over (K, D) weights W and a free intercept."""
+    """Minimises mean cross-entropy + penalty / 2 ||W||^2 over (K, D) weights W and a free intercept.
+
+    Weights, gradients and steps are arrays of the objective's own kind.
+    """
 
     def __init__(self, objective: Objective, covariance: Covariance | None = None):
         self.objective = objective
         covariance = covariance or Covariance(objective.rows)
-        self.curvature = Curvature(objective.rows, objective.n_classes, covariance)
+        self.curvature = Curvature(objective.rows, objective.n_classes, covariance, objective.arrays)
         self.point = objective.start()
         self.nothing = self.point.loss
-        self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        self.pairs = Pairs(MEMORY, self.objective.native)
         self.penalty = None
+        self.way = None  # how the weights change with the penalty's logarithm, (K, D + 1)
         self.scale = self.caution = 1.0
+
+    @property
+    def weights(self) -> np.ndarray:
+        """(K, D + 1), where the solver stands."""
+        return numpy(self.point.weights)
 
     def start(self, weights: np.ndarray) -> None:
         """Go on from (K, D + 1) ``weights``."""
-        self.point = self.objective.evaluate(weights)
+        self.point = self.objective.evaluate(self.objective.native(weights), anew=True)
         self.caution = 0.1
 
     def to(self, penalty: float, tolerance: float, *, certain: bool = True) -> dict:
@@ -40,38 +58,35 @@ class Solver:
         The estimate is half the gradient times the unscaled quasi-Newton step: as a rule up to four times too low,
         on a handful of images far more. ``certain`` holds out until a bound shows it to be at most ten times too low.
         """
-        if self.penalty is not None:  # a pair's gradient difference holds the penalty's part
-            for s, y in self.pairs:
-                y[:, :-1] += s.dtype.type(penalty - self.penalty) * s[:, :-1]
+        before, since, ratio, left = self.objective.evaluations, None, 1.0, (self.weights, self.penalty)
+        if self.penalty is not None:
+            self.pairs.shift(self.penalty, penalty)
+            self._predict(penalty)
         self.penalty = penalty
-        self.caution = max(self.caution, 0.1)
-        before, since, ratio = self.objective.evaluations, None, 1.0
         while True:
             value, gradient = self.point.at(penalty)
-            if since is None or since >= 5:
+            if since is None or since >= FRESH:
                 self.curvature.update(self.point, penalty, self.caution)
                 since = 0
-            step = self._step(gradient)
-            fall = -float(np.vdot(gradient, step))
+            step, fall = self._step(gradient)
             gap = fall / 2 * max(1.0, ratio) / self.scale
             allowed = tolerance * min(max(value, FLOOR), max(self.nothing - value, 1e-12))
-            small = gap <= allowed and (not certain or _gap_bound(self.point, gradient, penalty) <= 10 * allowed)
+            small = gap <= allowed and (not certain or self._bound(self.point, gradient) <= 10 * allowed)
             if small and self.caution:  # a cautious step is a short one: look again with the curvature as it is
                 self.caution, since = 0.0, None
                 continue
-            if gap < self.objective.coarse * value and self.objective.sharpen():
-                self.point, since = self.objective.evaluate(self.point.weights), None
+            if self.objective.doubt(self.point, penalty) > max(gap, allowed):
+                self.point = self.objective.evaluate(self.point.weights, anew=True)
                 continue
             if small or self.objective.evaluations - before >= EVALUATIONS:
                 break
             found, ratio = self._search(value, gradient, step, fall)
             since += 1
             if found is None:
-                if self.caution < 1 and since > 1 and not self.objective.coarse:
+                if not self.objective.doubt(self.point, penalty) and self.caution < 1 and since > 1:
                     self.caution, since = 1.0, None
-                elif self.objective.sharpen():
-                    self.point, since = self.objective.evaluate(self.point.weights), None
-                    self.pairs.clear()
+                elif self._sharpen():
+                    since = None
                 else:
                     break
                 ratio = 1.0
@@ -79,11 +94,23 @@ class Solver:
             if ratio < 0:  # the step was shortened
                 self.caution, since = min(1.0, max(self.caution, 0.1) * 1.5), None
             elif ratio > 0.6 and self.caution:
-                self.caution, since = (self.caution * 0.6 if self.caution > 0.02 else 0.0), None
+                self.caution, since = (self.caution * DECAY if self.caution > LEAST else 0.0), None
             ratio = abs(ratio)
-            self._remember(found, gradient)
+            noise = self.objective.doubt(found, penalty) / 3
+            self.pairs.add(found.weights - self.point.weights, found.at(penalty)[1] - gradient, noise=noise)
             self.point = found
+        if left[1] not in (None, penalty):
+            self.way = (self.weights - left[0]) / np.log(penalty / left[1])
         return {"gap": gap / value, "evaluations": self.objective.evaluations - before}
+
+    def _predict(self, penalty: float) -> None:
+        """Start from where the last two penalties' weights point to, if that is better than from the last's."""
+        if self.way is None or penalty == self.penalty:
+            return
+        moved = self.objective.native(self.way * np.log(penalty / self.penalty))
+        found = self.objective.evaluate(self.point.weights + moved, anew=True)
+        if found.at(penalty)[0] < self.point.at(penalty)[0]:
+            self.point = found
 
     def verified(self) -> dict:
         """What the weights are worth, measured in float64 whatever they were found in.
@@ -91,57 +118,67 @@ class Solver:
         ``gap`` is estimated, ``gap_bound`` holds it from above; both are shares of the objective.
         """
         exact = Objective(self.objective.rows, self.objective.n_classes, dtype=np.float64)
-        point = exact.evaluate(self.point.weights)
+        point = exact.evaluate(self.weights)
         value, gradient = point.at(self.penalty)
-        step = self._step(gradient.astype(self.point.weights.dtype))
+        fall = self._step(self.objective.native(gradient))[1]
         return {
             "objective": value,
-            "gap": abs(float(np.vdot(gradient, step))) / 2 / self.scale / value,
-            "gap_bound": _gap_bound(point, gradient, self.penalty) / value,
+            "gap": abs(fall) / 2 / self.scale / value,
+            "gap_bound": self._bound(point, gradient) / value,
             "gradient_norm": float(np.linalg.norm(gradient)),
         }
 
-    def _step(self, gradient: np.ndarray) -> np.ndarray:
-        """The two-loop recursion of L-BFGS around ``curvature``."""
-        step, weighed = gradient.copy(), []
-        for s, y in reversed(self.pairs):
-            a = np.vdot(s, step) / np.vdot(s, y)
-            weighed.append(a)
-            step -= a.astype(step.dtype) * y
-        step = self.curvature(step)
-        if self.pairs:
+    def _sharpen(self) -> bool:
+        """Go on in finer arithmetic from where the solver stands; False where there is none."""
+        if self.objective.doubt(self.point, self.penalty) == 0:
+            weights = self.weights
+            if not self.objective.sharpen():
+                return False
+            self.point = self.point._replace(weights=self.objective.native(weights))
+            self.pairs = Pairs(MEMORY, self.objective.native)
+        self.point = self.objective.evaluate(self.point.weights, anew=True)
+        return True
+
+    def _step(self, gradient) -> tuple:
+        """L-BFGS around ``curvature``: the step, and how far along it the objective falls at first."""
+        native, pairs = self.objective.native, self.pairs
+        rest = gradient - pairs.before(gradient)
+        if len(pairs):
             # Two classes between which an image lies bend the objective together, up to twice as much as each alone.
-            s, y = self.pairs[-1]
-            self.scale = min(1.0, max(0.1, float(np.vdot(s, y) / np.vdot(y, self.curvature(y)))))
-            step *= step.dtype.type(self.scale)
-        for (s, y), a in zip(self.pairs, reversed(weighed), strict=True):
-            step += (a - np.vdot(y, step) / np.vdot(s, y)).astype(step.dtype) * s
-        return -step
+            y, curvature = pairs.last
+            step, of_y = (native(found) for found in self.curvature(rest, y))
+            # One pair's scale jumps from step to step; the mean of some cuts the passes by a quarter.
+            self.scales = [*self.scales[-3:], min(1.0, max(0.1, curvature / dot(y, of_y)))]
+            self.scale = float(np.exp(np.log(self.scales).mean()))
+        else:
+            step, self.scale, self.scales = native(self.curvature(rest)[0]), 1.0, []
+        step *= self.scale
+        step += pairs.after(step)
+        return -step, dot(gradient, step)
+
+    def _bound(self, point: Point, gradient) -> float:
+        return _gap_bound(point, numpy(gradient), self.penalty)
 
     def _search(self, value, gradient, step, fall) -> tuple[Point | None, float]:
         """The first good enough point along ``step``, and what the objective fell beside what was predicted.
 
         Negative where the step had to be shortened. (None, 0) where arithmetic this coarse shows no descent.
         """
-        length = 1.0
+        length, hidden = 1.0, self.objective.noise * max(value, FLOOR)
         for _ in range(8):
-            found = self.objective.evaluate(self.point.weights + self.point.weights.dtype.type(length) * step)
+            found = self.objective.evaluate(self.point.weights + length * step)
             there, slope = found.at(self.penalty)
             gain = value - there
             if gain >= 1e-4 * length * fall:
                 return found, gain / (length * (1 - length / 2) * fall) * (1 if length == 1.0 else -1)
             # Too near for differences of values: the approximate Wolfe condition (Hager & Zhang 2005) asks the slopes.
-            along = float(np.vdot(slope, step))
-            noise = 1e-6 if self.objective.dtype == np.float32 else 1e-14
-            if -gain <= noise * abs(value) and -0.9 * fall <= along <= 0.8 * fall:
+            along = dot(slope, step)
+            if -gain <= hidden and -0.9 * fall <= along <= 0.8 * fall:
                 return found, 1.0
             length *= min(0.5, max(0.1, length * fall / (2 * (length * fall - gain))))
+            if length * fall < hidden:
+                break
         return None, 0.0
-
-    def _remember(self, found: Point, gradient: np.ndarray) -> None:
-        s, y = found.weights - self.point.weights, found.at(self.penalty)[1] - gradient
-        if np.vdot(s, y) > 1e-10 * np.linalg.norm(s) * np.linalg.norm(y):
-            self.pairs = [*self.pairs[1 - MEMORY :], (s, y)]
 
 
 def _gap_bound(point: Point, gradient: np.ndarray, penalty: float) -> float:

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import log_softmax, softmax
 
-from probe.accelerated import Accelerated, objective
+from probe.accelerated import Accelerated, Refined, objective
+from probe.arrays import numpy
 from probe.objective import Objective, Rows
 from probe.parts import moments
 from tests.toy import clusters, mapped, split
@@ -79,23 +81,56 @@ def rank(streamed):
     return np.argsort(np.argsort(streamed.of_class[:100]))[np.argsort(np.argsort(streamed.of_class[:100]))]
 
 
-@pytest.mark.parametrize(("steps", "within"), [(("float32",), 1e-6), (("bfloat16", "float32"), 2e-2)])
 @pytest.mark.parametrize("limit", [1 << 30, 0])
-def test_torch_gives_the_same(steps, within, limit):
-    import torch
-
+def test_torch_gives_the_same(limit):
     of = rows(clusters(300, 6, 3), weights=np.random.default_rng(0).uniform(0, 2, 300), limit=limit)
     weights = some_weights(3, 6)
     exact = Objective(of, 3).evaluate(weights)
-    fast = Accelerated(of, 3, device=torch.device("cpu"), steps=steps)
-    for step in (*steps, "float64"):
-        assert fast.precision == step
-        found = fast.evaluate(weights)
-        assert found.loss == pytest.approx(exact.loss, rel=within)
-        for name in ("slope", "miss", "stray"):
-            np.testing.assert_allclose(getattr(found, name), getattr(exact, name), atol=within)
-        assert fast.sharpen() is (step != "float64")
-        within = 1e-6
+    fast = Accelerated(of, 3, device=torch.device("cpu"))
+    for precision in ("float32", "float64"):
+        assert fast.precision == precision
+        close(fast.evaluate(fast.native(weights)), exact, 1e-6)
+        assert fast.sharpen() is (precision == "float32")
+
+
+def test_bfloat16_is_as_exact_as_the_way_from_its_base_is_short():
+    of = rows(clusters(300, 6, 3), weights=np.random.default_rng(0).uniform(0, 2, 300))
+    weights, way = some_weights(3, 6), some_weights(3, 6, seed=2)
+    fast = Refined(of, 3, device=torch.device("cpu"))
+    start = fast.start()
+    close(fast.evaluate(start.weights), Objective(of, 3).evaluate(numpy(start.weights)), 1e-6)
+    for length in (1.0, 0.1, 0.01):
+        fast.evaluate(fast.native(weights), anew=True)
+        there = weights + length * way
+        found, exact = fast.evaluate(fast.native(there)), Objective(of, 3).evaluate(there.astype("f4"))
+        close(found, exact, 2e-2 * length)
+        assert np.abs(numpy(found.slope) - exact.slope).max() > 1e-5 * length  # or it were not bfloat16
+        off = fast.doubt(found, 0.1)
+        assert 0 < off < 1e-2 * length**2
+    assert fast.doubt(fast.evaluate(fast.native(weights), anew=True), 0.1) == 0
+    assert fast.sharpen()
+    close(fast.evaluate(fast.native(weights)), Objective(of, 3).evaluate(weights), 1e-6)
+    assert fast.sharpen()
+    assert fast.precision == "float64"
+    assert not fast.sharpen()
+
+
+def test_a_class_all_but_ruled_out_still_has_a_loss():
+    """e^-200 is 0 in float32: the loss is the difference of the logits all the same."""
+    of = rows(clusters(30, 4, 3))
+    weights = np.zeros((3, 5))
+    weights[0, -1] = 200
+    exact = Objective(of, 3, dtype=np.float64).evaluate(weights).loss
+    assert exact > 100
+    assert Accelerated(of, 3, device=torch.device("cpu")).evaluate(torch.from_numpy(weights).float()).loss == (
+        pytest.approx(exact, rel=1e-6)
+    )
+
+
+def close(found, exact, within):
+    assert found.loss == pytest.approx(exact.loss, abs=within)
+    for name in ("slope", "miss", "stray"):
+        np.testing.assert_allclose(numpy(getattr(found, name)), getattr(exact, name), atol=within)
 
 
 def test_torch_is_for_large_problems_and_devices_that_are_there(monkeypatch):
@@ -103,7 +138,9 @@ def test_torch_is_for_large_problems_and_devices_that_are_there(monkeypatch):
     assert type(objective(of, 3, device="auto")) is Objective
     monkeypatch.setattr("probe.accelerated.WORTH_TORCH", 1)
     monkeypatch.setattr("probe.accelerated.has_amx", lambda: True)
-    assert objective(of, 3, device="cpu").steps == ["bfloat16", "float32"]
+    assert type(objective(of, 3, device="cpu")) is Refined
+    of.limit = 4 * 30 * 4
+    assert type(objective(of, 3, device="cpu")) is Accelerated  # bfloat16 would need more memory
     monkeypatch.setattr("probe.accelerated.has_amx", lambda: False)
     assert type(objective(of, 3, device="cpu")) is Objective
     with pytest.raises(Exception, match="--device tpu: not on this machine"):

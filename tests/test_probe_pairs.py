@@ -1,0 +1,62 @@
+"""L-BFGS's memory: against the textbook's two loops, pair by pair."""
+
+import numpy as np
+import pytest
+import torch
+
+from probe.arrays import Numpy, Torch
+from probe.pairs import Pairs
+
+
+def by_the_book(pairs, gradient, product):
+    """Nocedal & Wright (2006), algorithm 7.4."""
+    q, weighed = gradient.copy(), []
+    for s, y in reversed(pairs):
+        weighed.append((s * q).sum() / (s * y).sum())
+        q -= weighed[-1] * y
+    r = product(q)
+    for (s, y), a in zip(pairs, reversed(weighed), strict=True):
+        r += s * (a - (y * r).sum() / (s * y).sum())
+    return r
+
+
+def some(n, rng):
+    found = []
+    for _ in range(n):
+        s = rng.normal(size=(3, 4)).astype("f4")
+        found.append((s, (s * rng.uniform(1, 3, size=(3, 4))).astype("f4")))
+    return found
+
+
+@pytest.mark.parametrize("arrays", [Numpy(), Torch(torch.device("cpu"))])
+@pytest.mark.parametrize("n", [0, 1, 5, 12])
+def test_the_two_loops(arrays, n, rng):
+    pairs, all_of_them = Pairs(5, arrays.of), some(n, rng)
+    for s, y in all_of_them:
+        pairs.add(arrays.of(s), arrays.of(y), noise=0)
+    assert len(pairs) == min(n, 5)
+    g = rng.normal(size=(3, 4)).astype("f4")
+    step = arrays.of(0.3 * np.asarray(arrays.of(g) - pairs.before(arrays.of(g))))
+    found = np.asarray(step + pairs.after(step))
+    np.testing.assert_allclose(found, by_the_book(all_of_them[-5:], g, lambda q: 0.3 * q), rtol=1e-4, atol=1e-5)
+
+
+def test_another_penalty_shifts_the_differences(rng):
+    s, y = some(1, rng)[0]
+    pairs, shifted = Pairs(5, Numpy().of), Pairs(5, Numpy().of)
+    pairs.add(s, y + 0.5 * s, noise=0)
+    pairs.shift(0.5, 0.2)
+    shifted.add(s, y + 0.2 * s, noise=0)
+    np.testing.assert_allclose(pairs.last[0], shifted.last[0], rtol=1e-5)
+    assert pairs.last[1] == pytest.approx(shifted.last[1], rel=1e-5)
+
+
+def test_pairs_of_noise_are_left_out(rng):
+    s = some(1, rng)[0][0]
+    pairs = Pairs(5, Numpy().of)
+    pairs.add(s, -s, noise=0)
+    pairs.add(s, 1e-3 * s, noise=1.0)
+    assert len(pairs) == 0
+    pairs.add(s, 0.4 * s, noise=0)  # under a penalty of 0.5: the loss bends by -0.1
+    pairs.shift(0.5, 0.2)
+    assert len(pairs) == 0
