@@ -37,6 +37,7 @@ IDENTITY = (
     "pooling",
     "dtype",
     "precision",
+    "compiled",
     "dataset",
     "dataset_digest",
     "seed",

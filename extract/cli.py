@@ -63,6 +63,13 @@ def _list_datasets(ctx, _, wanted):
     help="Of the forward pass. auto: the fastest the device has hardware for, if it agrees with float32.",
 )
 @click.option(
+    "--compile",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Compile the backbone. auto: tried where the run is long, kept if it is faster.",
+)
+@click.option(
     "--feature-dtype",
     "dtype",
     type=click.Choice(["float32", "float16"]),

@@ -15,16 +15,25 @@ from backbench.devices import device_name
 from backbench.progress import progress
 from cache import layout
 from cache.writer import Writer, look
+from extract.engine import Engine, choose
 from extract.guard import InputGuard
-from extract.precision import LEAST_COSINE, agreement, fastest, forward
+from extract.pixels import Pixels
+
+AHEAD = 3
+"""Batches read while a GPU computes one: bounds what is held in memory. A CPU takes turns, all cores at either: side by
+side, the threads of the two wait for each other (tf_efficientnet_lite0 on 2 cores: 251 images/s, in turns 286)."""
+
+SEEN = 4
+"""The input guard looks at every fourth row of pixels: at all of them it took a twentieth of a fast backbone's time."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run: ``precision`` auto takes what the device is fastest in, if its features agree with float32's."""
+    """How to run: ``precision`` and ``compile`` auto take what is fastest, if its features agree with float32's."""
 
     device: object
     precision: str = "auto"
+    compile: str = "auto"  # auto, on, off
     batch_size: int | None = None  # 32, on a GPU 128
     workers: int | None = None  # one a core, at most 8
     dtype: str = "float32"
@@ -47,7 +56,7 @@ class UnreadableImages(UserError):
 
 
 def identity(imageset, backbone, settings: Settings) -> dict:
-    """What the features will be. ``precision`` is None while auto leaves it open."""
+    """What the features will be. ``precision`` is None while auto leaves it open, ``compiled`` until it is known."""
     import timm
     import torch
 
@@ -61,6 +70,7 @@ def identity(imageset, backbone, settings: Settings) -> dict:
         "pooling": backbone.pooling,
         "dtype": settings.dtype,
         "precision": None if settings.precision == "auto" else settings.precision,
+        "compiled": None,  # whatever is there will do
         "dataset": imageset.name,
         "dataset_digest": imageset.digest,
         "seed": settings.seed,
@@ -87,7 +97,8 @@ def extract(imageset, backbone, path: Path, settings: Settings) -> bool:
     model = backbone.model.to(settings.device, memory_format=torch.channels_last)
     job = _Job(imageset, backbone, model, settings)
     with ThreadPoolExecutor(settings.workers or min(8, os.cpu_count() or 1)) as pool, torch.inference_mode():
-        wanted["precision"] = found["precision"] if found else job.choose_precision(pool)
+        engine = job.engine(pool, found)
+        wanted |= {"precision": engine.precision, "compiled": engine.compiled}
         writer = Writer(
             path,
             identity=wanted,
@@ -101,7 +112,7 @@ def extract(imageset, backbone, path: Path, settings: Settings) -> bool:
         )
         with writer:
             try:
-                unreadable = job.run(writer, pool, wanted["precision"])
+                unreadable = job.run(writer, pool, engine)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
             if unreadable and not settings.skip_unreadable:
@@ -115,62 +126,55 @@ def extract(imageset, backbone, path: Path, settings: Settings) -> bool:
 class _Job:
     def __init__(self, imageset, backbone, model, settings):
         self.imageset, self.backbone, self.model, self.settings = imageset, backbone, model, settings
-        self.transform = backbone.transform()
+        self.pixels = Pixels(imageset, backbone)
         size = len(imageset)
         batch_size = settings.batch_size or (128 if settings.device.type == "cuda" else 32)
         self.groups = np.array_split(np.arange(size), range(batch_size, size, batch_size))
         self.guard = InputGuard(backbone.config["mean"], backbone.config["std"], name=backbone.name)
 
-    def _load(self, i: int):
-        """The transformed image (3, H, W) uint8, or the UserError that says why there is none."""
-        try:
-            return self.transform(self.imageset.read(i))
-        except UserError as error:
-            return error
-        except (ValueError, MemoryError) as error:  # a line of pixels, resized to hundreds of megapixels
-            return UserError(f"{self.imageset.ids[i]}: can't be resized: {error}")
+    def engine(self, pool, found: dict | None) -> Engine:
+        """As the unfinished file ``found`` was begun, so that all its rows are made alike, or the fastest."""
+        settings = self.settings
+        if found:
+            return Engine(self.model, settings.device, found["precision"], compiled=bool(found["compiled"]))
+        batch = self._normalised(self.pixels.batch(self.groups[0], pool)[0])
+        how = {"precision": settings.precision, "compile": settings.compile}
+        engine, speeds = choose(self.model, batch, settings.device, left=len(self.imageset), **how)
+        if speeds:
+            _say(f"{engine}: " + ", ".join(f"{name} {speed:,.0f} images/s" for name, speed in speeds.items()))
+        return engine
 
-    def _batch(self, images):
-        """(B, 3, H, W) normalised on the device; unreadable images are black, so that the others keep their company."""
+    def _normalised(self, batch):
+        """(B, 3, H, W) uint8 from the pool, normalised, on the device."""
         import torch
 
-        blank = torch.zeros(self.backbone.config["input_size"], dtype=torch.uint8)
-        batch = torch.stack([blank if isinstance(image, UserError) else image for image in images])
-        batch = batch.to(self.settings.device, memory_format=torch.channels_last)
+        if self.settings.device.type == "cuda":
+            batch = batch.pin_memory()
+        batch = batch.to(self.settings.device, memory_format=torch.channels_last, non_blocking=True)
         return self.backbone.normalise(batch, scale=self.settings.input_scale)
 
-    def choose_precision(self, pool) -> str:
-        precision = self.settings.precision
-        if precision != "auto":
-            return precision
-        precision = fastest(self.settings.device)
-        if precision != "float32":
-            batch = self._batch(list(pool.map(self._load, self.groups[0])))
-            cosine = agreement(self.model, batch, precision)
-            if cosine < LEAST_COSINE:
-                _say(f"{precision} features disagree with float32 (cosine {cosine:.3f}): running in float32")
-                return "float32"
-        return precision
-
-    def run(self, writer: Writer, pool, precision: str) -> list[str]:
+    def run(self, writer: Writer, pool, engine: Engine) -> list[str]:
         pending = set(writer.pending.tolist())
         groups = deque(g for g in self.groups if not pending.isdisjoint(g.tolist()))
         ahead: deque = deque()
         unreadable: list[str] = []
         label = f"{self.imageset.name} {self.backbone.name}"
-        with progress(len(self.imageset), label, done=len(self.imageset) - len(pending)) as advance:
+        with (
+            ThreadPoolExecutor(1) as reader,
+            progress(len(self.imageset), label, done=len(self.imageset) - len(pending)) as advance,
+        ):
             started = time.monotonic()
             while groups or ahead:
-                while groups and len(ahead) < 3:
+                while groups and len(ahead) < (1 if self.settings.device.type == "cpu" else AHEAD):
                     group = groups.popleft()
-                    ahead.append((group, [pool.submit(self._load, i) for i in group]))
-                group, futures = ahead.popleft()
-                images = [future.result() for future in futures]
-                failed = np.array([isinstance(image, UserError) for image in images])
+                    ahead.append((group, reader.submit(self.pixels.batch, group, pool)))
+                group, future = ahead.popleft()
+                batch, faults = future.result()
+                failed = np.array([fault is not None for fault in faults])
                 todo = np.array([i in pending for i in group])
-                unreadable += [str(image) for image in images if isinstance(image, UserError)]
+                unreadable += [str(fault) for fault in faults if fault]
                 if not failed.all():
-                    self._compute(writer, images, group, keep=~failed & todo, readable=~failed, precision=precision)
+                    self._compute(writer, batch, group, keep=~failed & todo, readable=~failed, engine=engine)
                 if self.settings.skip_unreadable:
                     writer.skip(group[failed & todo])
                 now = time.monotonic()
@@ -180,20 +184,20 @@ class _Job:
                 advance(int(todo.sum()))
         return unreadable
 
-    def _compute(self, writer, images, group, *, keep, readable, precision):
-        batch = self._batch(images)
-        seen = batch if readable.all() else batch[readable.nonzero()[0]]
+    def _compute(self, writer, batch, group, *, keep, readable, engine):
+        batch = self._normalised(batch)
+        seen = batch[:, :, ::SEEN] if readable.all() else batch[readable.nonzero()[0], :, ::SEEN]
         sums = self.guard.see(seen, check=self.settings.input_guard)
         if any(module.training for module in self.model.modules()):
             raise RuntimeError(f"a module of the frozen backbone {self.backbone.name} is in train mode")
-        features = forward(self.model, batch, precision).cpu().numpy()
+        features = engine(batch).cpu().numpy()
         with np.errstate(over="ignore"):  # what float16 can't hold is named below
             features = features.astype(self.settings.dtype)
         broken = ~np.isfinite(features).all(axis=1) & readable
         if broken.any():
             ids = [self.imageset.ids[i] for i in group[broken][:5]]
             raise UserError(
-                f"{self.backbone.name} gives NaN or infinite features in {precision}, stored as {self.settings.dtype}, "
+                f"{self.backbone.name} gives NaN or infinite features in {engine}, stored as {self.settings.dtype}, "
                 f"for {int(broken.sum())} of {len(group)} images: {', '.join(ids)}. "
                 "Try --precision float32 --feature-dtype float32."
             )

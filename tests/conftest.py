@@ -27,6 +27,7 @@ IDENTITY = {
     "pooling": "avg",
     "dtype": "float32",
     "precision": "float32",
+    "compiled": False,
     "dataset": "toy",
     "dataset_digest": "d" * 64,
     "seed": 42,

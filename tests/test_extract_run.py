@@ -14,12 +14,13 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from backbench.devices import pick_device
 from cache import features, layout
 from cache.features import open_file
-from extract import backbones, run, study
+from extract import backbones, study
 from extract.cli import main
-from extract.precision import agreement, fastest
+from extract.engine import Engine
+from extract.pixels import Pixels
+from extract.run import SEEN
 
 MODEL = "test_resnet"
 
@@ -58,25 +59,29 @@ def test_features_are_timms_own(extract, images):
     extract("--precision", "float32")
     backbone = backbones.create(MODEL, weights="random")
     transform = timm.data.create_transform(**backbone.config, is_training=False)
+    pixels = Pixels(None, backbone)
     assert features.verify(extract.path) is None
     with open_file(extract.path) as file:
         assert file.class_names == ["ant", "bee", "cat"]
         assert np.bincount(file.split).tolist() == [24, 3, 9]  # int(8.4), int(9.6) - 8, the rest; a class
         for i in (0, 17, 35):
             with torch.inference_mode(), Image.open(images / file.ids[i]) as image:
-                expected = backbone.model(transform(image.convert("RGB"))[None])[0].numpy()
-            np.testing.assert_allclose(file.features[i], expected, rtol=1e-4, atol=1e-5)
+                ours = torch.from_numpy(pixels.crop(image.convert("RGB"))).permute(2, 0, 1)[None]
+                for pixels_of, within in ((backbone.normalise(ours), 1e-5), (transform(image)[None], 2e-4)):
+                    expected = backbone.model(pixels_of)[0].numpy()
+                    np.testing.assert_allclose(file.features[i], expected, rtol=1e-4, atol=within)
         assert file.identity["weights"] == "random, seed 42"
         assert file.identity["transform"]["exif"] == "ignore"
         assert file.identity["weights_sha256"] == backbone.weights_sha256
-        pixels = np.concatenate([backbone_input(backbone, images / i) for i in file.ids])
-        assert file.measured["input_mean"] == pytest.approx(pixels.mean(), abs=1e-4)
-        assert file.measured["input_std"] == pytest.approx(pixels.std(), abs=1e-4)
+        seen = np.concatenate([backbone_input(backbone, images / i) for i in file.ids])
+        assert file.measured["input_mean"] == pytest.approx(seen.mean(), abs=1e-4)
+        assert file.measured["input_std"] == pytest.approx(seen.std(), abs=1e-4)
 
 
 def backbone_input(backbone, path):
     with Image.open(path) as image:
-        return backbone.normalise(backbone.transform()(image.convert("RGB"))[None]).numpy().ravel()
+        rows = backbone.transform()(image.convert("RGB"))[None, :, ::SEEN]
+        return backbone.normalise(rows).numpy().ravel()
 
 
 def test_a_finished_file_is_skipped_with_a_line_that_says_so(extract):
@@ -185,7 +190,7 @@ def test_the_published_mistake_needs_insisting(extract):
 
 
 def test_features_float16_cannot_hold_are_named(extract, monkeypatch):
-    monkeypatch.setattr(run, "forward", lambda model, batch, _: model(batch).float() * 0 + 1e6)
+    monkeypatch.setattr(Engine, "__call__", lambda engine, batch: engine.model(batch).float() * 0 + 1e6)
     result = extract("--feature-dtype", "float16", code=1)
     assert "NaN or infinite" in result.output
     assert "--feature-dtype float32" in result.output
@@ -209,19 +214,21 @@ COMMAND = [
     sys.executable,
     "-c",  # marking every batch, so that a stop can be told to a few rows on a machine of any speed
     "import cache.writer; cache.writer.SYNC_EVERY = 0; from extract.cli import main; main()",
-    "--model",
-    MODEL,
-    "--weights",
-    "random",
-    "--batch-size",
-    "4",
-    "--device",
-    "cpu",
+    *("--model", MODEL, "--weights", "random", "--batch-size", "4", "--device", "cpu"),
 ]
 
 
-def start(images, cache, log):
-    command = [*COMMAND, "--dataset", f"folder:{images}", "--cache-dir", cache, "--results-dir", cache / "results"]
+def start(images, cache, log, *how):
+    command = [
+        *COMMAND,
+        *how,
+        "--dataset",
+        f"folder:{images}",
+        "--cache-dir",
+        cache,
+        "--results-dir",
+        cache / "results",
+    ]
     return subprocess.Popen([str(part) for part in command], stdout=log, stderr=log)
 
 
@@ -272,20 +279,18 @@ def test_killed_and_terminated_it_goes_on_to_the_same_bits(many, tmp_path):
         assert a.sha256 == b.sha256
 
 
-def test_reduced_precision_is_measured_against_float32():
-    model = backbones.create(MODEL, weights="random").model
-    batch = torch.randn(8, 3, 160, 160, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        assert agreement(model, batch, "float32") == pytest.approx(1)
-        assert 0.9 < agreement(model, batch, "bfloat16") < 1
-    assert fastest(pick_device("cpu")) in ("float32", "bfloat16")
-
-
-def test_help_and_lists(run):
-    said = run("extract", "--help").stdout
-    assert "Examples:" in said
-    assert "extract --model resnet50 --dataset caltech256" in said
-    models = run("extract", "--list-models").stdout
-    assert "tf_efficientnetv2_m.in21k_ft_in1k" in models
-    assert "vit_small_patch14_imgfocus" in models
-    assert "caltech256" in run("extract", "--list-datasets").stdout
+def test_a_run_goes_on_in_the_format_it_was_begun_in(many, tmp_path):
+    """Begun compiled, killed, and then asked for as it comes: the same bits as an unbroken run."""
+    how = ("--precision", "float32", "--compile", "on")
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        assert start(many, tmp_path / "whole", out, *how).wait() == 0
+        process = start(many, tmp_path / "stopped", out, *how)
+        until_rows(layout.part_path(study.default_path(tmp_path / "stopped", "folder-many", MODEL)), 1, process)
+        process.kill()
+        process.wait()
+        assert start(many, tmp_path / "stopped", out).wait() == 0
+    paths = [study.default_path(tmp_path / name, "folder-many", MODEL) for name in ("whole", "stopped")]
+    with open_file(paths[0]) as a, open_file(paths[1]) as b:
+        assert (a.identity["precision"], a.identity["compiled"]) == ("float32", True), log.read_text()
+        assert a.sha256 == b.sha256

@@ -1,0 +1,157 @@
+"""The forward pass: in which number format, compiled or not, and how many images at a time.
+
+What is fastest depends on the processor, the backbone and how many images there are, so it is tried on the first batch
+and timed. Whatever is not float32, or compiled, must agree with float32 there.
+"""
+
+import logging
+import sys
+import time
+from contextlib import ExitStack
+
+from backbench import UserError
+from backbench.devices import has_amx
+
+LEAST_COSINE = 0.95
+"""Least cosine between the centred features of an image in float32 and as computed, in the first batch."""
+
+COMPILE_PAYS = 40.0
+"""Seconds the run would go on uncompiled from which compiling is tried. It takes 3 to 30 s and halves the time, or
+saves nothing; see benchmarks/extract.py."""
+
+FEW = 20
+"""Batches below which a choice between one format and itself isn't timed."""
+
+
+class Engine:
+    """Call it with a normalised batch (B, 3, H, W) on the device for features (B, D) float32.
+
+    ``compiled`` takes batches of one size: smaller ones are filled up. Out of memory on a GPU, the batch is halved.
+    """
+
+    def __init__(self, model, device, precision: str, *, compiled: bool = False):
+        import torch
+
+        self.model, self.device, self.precision, self.compiled = model, device, precision, compiled
+        self.run = torch.compile(model, dynamic=False) if compiled else model
+        self.size, self.most = 0, 0
+
+    def __str__(self):
+        return f"{self.precision}, compiled" if self.compiled else self.precision
+
+    def __call__(self, batch):
+        import torch
+
+        self.most = self.most or len(batch)
+        while True:
+            try:
+                return torch.cat([self._forward(part) for part in batch.split(self.most)])
+            except torch.OutOfMemoryError:
+                if self.most == 1:
+                    raise UserError(
+                        f"not even one image at a time fits into the memory of {self.device}. Use --device cpu."
+                    ) from None
+            self.most, self.size = self.most // 2, 0
+            torch.cuda.empty_cache()
+            _say(f"out of memory on {self.device}: going on with {self.most} images at a time")
+
+    def _forward(self, batch):
+        import torch
+
+        n = len(batch)
+        if self.compiled:
+            self.size = self.size or n
+            if n < self.size:
+                batch = torch.cat([batch, batch.new_zeros(self.size - n, *batch.shape[1:])])
+                batch = batch.contiguous(memory_format=torch.channels_last)
+        with ExitStack() as stack:
+            if self.compiled:  # as constants, weights are laid out for the processor's units once: twice as fast
+                from torch._inductor import config
+
+                stack.enter_context(config.patch(freezing=True))
+            if self.precision != "float32":
+                stack.enter_context(torch.autocast(batch.device.type, getattr(torch, self.precision)))
+            return self.run(batch)[:n].float()
+
+
+def fastest(device) -> str:
+    """The format with matrix units of its own on this device: bfloat16, float16, or float32 where there is none."""
+    import torch
+
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
+    return "bfloat16" if device.type == "cpu" and has_amx() else "float32"
+
+
+def choose(model, batch, device, *, left: int, precision: str = "auto", compile: str = "auto") -> tuple[Engine, dict]:
+    """The fastest engine whose features agree with float32's on ``batch``, and images/s of each that was timed.
+
+    ``left`` images are to come. ``precision`` and ``compile`` (auto, on, off) leave a choice only where they are auto;
+    where compiling isn't possible, the run goes on without, and says so.
+    """
+    exact, speeds = Engine(model, device, "float32"), {}
+    formats = {"float32": 0, fastest(device): 0} if precision == "auto" else {precision: 0}
+    if len(formats) == 1 and (compile == "off" or (compile == "auto" and left < FEW * len(batch))):
+        return Engine(model, device, *formats), speeds
+    engines = [Engine(model, device, format) for format in formats]
+    if precision == "auto":
+        engines = [engine for engine in engines if _agrees(engine, exact, batch)]
+    for engine in engines:
+        speeds[engine] = _speed(engine, batch)
+    best = max(speeds, key=speeds.get)
+    if compile == "on" or (compile == "auto" and device.type != "mps" and left / speeds[best] > COMPILE_PAYS):
+        compiled = _compiled(best, batch)
+        if compiled and _agrees(compiled, exact, batch):
+            speeds[compiled] = _speed(compiled, batch)
+            best = compiled if compile == "on" else max(speeds, key=speeds.get)
+    return best, {str(engine): speed for engine, speed in speeds.items()}
+
+
+def agreement(engine: Engine, exact: Engine, batch) -> float:
+    """Least cosine, over the batch, between the centred features of an image by the two."""
+    import torch
+
+    reference = exact(batch)
+    centre = reference.mean(0)
+    return torch.cosine_similarity(reference - centre, engine(batch) - centre).nan_to_num(0).min().item()
+
+
+def _agrees(engine: Engine, exact: Engine, batch) -> bool:
+    if (engine.precision, engine.compiled) == ("float32", False):
+        return True
+    cosine = agreement(engine, exact, batch)
+    if cosine < LEAST_COSINE:
+        _say(f"{engine} features disagree with float32 (cosine {cosine:.3f}): not taken")
+    return cosine >= LEAST_COSINE
+
+
+def _compiled(engine: Engine, batch) -> Engine | None:
+    log = logging.getLogger("torch.utils.cpp_extension")  # warns of a CUDA toolkit that nobody asked for
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        started = time.monotonic()
+        compiled = Engine(engine.model, engine.device, engine.precision, compiled=True)
+        compiled(batch)
+        _say(f"compiled in {time.monotonic() - started:.0f} s")
+        return compiled
+    except Exception as error:  # the compiler's own, of many kinds: no C++ compiler, an operation it doesn't know, ...
+        _say(f"can't compile here, going on without ({' '.join(str(error).split())[:200] or type(error).__name__})")
+        return None
+    finally:
+        log.setLevel(level)
+
+
+def _speed(engine: Engine, batch) -> float:
+    """Images/s, of the faster of two batches after a first."""
+    engine(batch)
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        engine(batch).cpu()
+        seconds.append(time.perf_counter() - started)
+    return len(batch) / min(seconds)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
