@@ -15,9 +15,9 @@ from backbench.devices import has_amx
 LEAST_COSINE = 0.95
 """Least cosine between the centred features of an image in float32 and as computed, in the first batch."""
 
-COMPILE_PAYS = 40.0
-"""Seconds the run would go on uncompiled from which compiling is tried. It takes 3 to 30 s and halves the time, or
-saves nothing; see benchmarks/extract.py."""
+COMPILE_PAYS = {"bfloat16": 25.0, "float16": 25.0, "float32": 120.0}
+"""Seconds the run would go on uncompiled from which compiling is tried. It takes 3 to 30 s; in a reduced format it
+halves the time or better, in float32 it may save nothing. See benchmarks/extract.py."""
 
 FEW = 20
 """Batches below which a choice between one format and itself isn't timed."""
@@ -99,11 +99,13 @@ def choose(model, batch, device, *, left: int, precision: str = "auto", compile:
     for engine in engines:
         speeds[engine] = _speed(engine, batch)
     best = max(speeds, key=speeds.get)
-    if compile == "on" or (compile == "auto" and device.type != "mps" and left / speeds[best] > COMPILE_PAYS):
-        compiled = _compiled(best, batch)
-        if compiled and _agrees(compiled, exact, batch):
-            speeds[compiled] = _speed(compiled, batch)
-            best = compiled if compile == "on" else max(speeds, key=speeds.get)
+    if compile == "on" or (
+        compile == "auto" and device.type != "mps" and left / speeds[best] > COMPILE_PAYS[best.precision]
+    ):
+        faster = compiled(best, batch)
+        if faster and _agrees(faster, exact, batch):
+            speeds[faster] = _speed(faster, batch)
+            best = faster if compile == "on" else max(speeds, key=speeds.get)
     return best, {str(engine): speed for engine, speed in speeds.items()}
 
 
@@ -125,16 +127,17 @@ def _agrees(engine: Engine, exact: Engine, batch) -> bool:
     return cosine >= LEAST_COSINE
 
 
-def _compiled(engine: Engine, batch) -> Engine | None:
+def compiled(engine: Engine, batch) -> Engine | None:
+    """The same, compiled for batches like this one. None, said with the reason, where that isn't possible."""
     log = logging.getLogger("torch.utils.cpp_extension")  # warns of a CUDA toolkit that nobody asked for
     level = log.level
     log.setLevel(logging.ERROR)
     try:
         started = time.monotonic()
-        compiled = Engine(engine.model, engine.device, engine.precision, compiled=True)
-        compiled(batch)
+        faster = Engine(engine.model, engine.device, engine.precision, compiled=True)
+        faster(batch)
         _say(f"compiled in {time.monotonic() - started:.0f} s")
-        return compiled
+        return faster
     except Exception as error:  # the compiler's own, of many kinds: no C++ compiler, an operation it doesn't know, ...
         _say(f"can't compile here, going on without ({' '.join(str(error).split())[:200] or type(error).__name__})")
         return None

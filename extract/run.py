@@ -15,7 +15,7 @@ from backbench.devices import device_name
 from backbench.progress import progress
 from cache import layout
 from cache.writer import Writer, look
-from extract.engine import Engine, choose
+from extract.engine import Engine, choose, compiled
 from extract.guard import InputGuard
 from extract.pixels import Pixels
 
@@ -56,7 +56,7 @@ class UnreadableImages(UserError):
 
 
 def identity(imageset, backbone, settings: Settings) -> dict:
-    """What the features will be. ``precision`` is None while auto leaves it open, ``compiled`` until it is known."""
+    """What the features will be. ``precision`` and ``compiled`` are None while that is left open."""
     import timm
     import torch
 
@@ -70,7 +70,7 @@ def identity(imageset, backbone, settings: Settings) -> dict:
         "pooling": backbone.pooling,
         "dtype": settings.dtype,
         "precision": None if settings.precision == "auto" else settings.precision,
-        "compiled": None,  # whatever is there will do
+        "compiled": False if settings.compile == "off" else None,
         "dataset": imageset.name,
         "dataset_digest": imageset.digest,
         "seed": settings.seed,
@@ -135,9 +135,17 @@ class _Job:
     def engine(self, pool, found: dict | None) -> Engine:
         """As the unfinished file ``found`` was begun, so that all its rows are made alike, or the fastest."""
         settings = self.settings
-        if found:
-            return Engine(self.model, settings.device, found["precision"], compiled=bool(found["compiled"]))
+        begun = Engine(self.model, settings.device, found["precision"]) if found else None
+        if begun and not found["compiled"]:
+            return begun
         batch = self._normalised(self.pixels.batch(self.groups[0], pool)[0])
+        if begun:
+            if engine := compiled(begun, batch):
+                return engine
+            raise UserError(
+                f"the unfinished features of {self.imageset.name} by {self.backbone.name} were begun compiled, which "
+                "isn't possible here. Finish them where it is, or begin anew with --overwrite --compile off."
+            )
         how = {"precision": settings.precision, "compile": settings.compile}
         engine, speeds = choose(self.model, batch, settings.device, left=len(self.imageset), **how)
         if speeds:

@@ -59,7 +59,7 @@ class Logistic:
             solver = problem.solver(data.final, covariance)
         solver.start(weights)
         found = solver.to(1 / (c * len(data.final)), tolerance)
-        check = solver.verified()
+        check, precision = solver.verified(), solver.objective.precision
         self.converged = check["gap_bound"] * check["objective"] <= 20 * tolerance * max(check["objective"], FLOOR)
         self.head = problem.head(solver.weights)
         self.train_top1 = self.head.top1(data.train)
@@ -68,7 +68,7 @@ class Logistic:
         self.protocol = {
             "objective": "mean cross-entropy + ||W||^2 / (2 C n), intercept free",
             "solver": "L-BFGS, class-wise curvature",
-            "precision": solver.objective.precision,
+            "precision": {"bfloat16": "bfloat16 around float32"}.get(precision, precision),
             "standardised": "mean and standard deviation of train",
             "class_weight": class_weight,
             "C": c,

@@ -56,7 +56,8 @@ class Solver:
         """Solve for ``penalty`` to an estimated gap of ``tolerance`` of the objective, or of what it has come down.
 
         The estimate is half the gradient times the unscaled quasi-Newton step: as a rule up to four times too low,
-        on a handful of images far more. ``certain`` holds out until a bound shows it to be at most ten times too low.
+        on a handful of images far more. ``certain`` holds out until a bound shows it to be at most ten times too low,
+        at a point where the arithmetic leaves no doubt.
         """
         before, since, ratio, left = self.objective.evaluations, None, 1.0, (self.weights, self.penalty)
         if self.penalty is not None:
@@ -75,7 +76,8 @@ class Solver:
             if small and self.caution:  # a cautious step is a short one: look again with the curvature as it is
                 self.caution, since = 0.0, None
                 continue
-            if self.objective.doubt(self.point, penalty) > max(gap, allowed):
+            doubt = self.objective.doubt(self.point, penalty)
+            if doubt > max(gap, allowed) or (small and certain and doubt):
                 self.point = self.objective.evaluate(self.point.weights, anew=True)
                 continue
             if small or self.objective.evaluations - before >= EVALUATIONS:

@@ -56,12 +56,12 @@ def test_what_is_faster_is_taken_and_said(model, batch, monkeypatch):
 def test_compiling_is_tried_only_where_it_can_pay(model, batch, monkeypatch):
     tried = []
     monkeypatch.setattr(engine, "_speed", lambda it, _: 20.0 if it.compiled else 10.0)
-    monkeypatch.setattr(engine, "_compiled", lambda it, _: tried.append(it) or Engine(model, CPU, it.precision))
+    monkeypatch.setattr(engine, "compiled", lambda it, _: tried.append(it) or Engine(model, CPU, it.precision))
     choose(model, batch, CPU, left=300, precision="float32")
     assert not tried
-    choose(model, batch, CPU, left=500, precision="float32", compile="off")
+    choose(model, batch, CPU, left=1300, precision="float32", compile="off")
     assert not tried
-    choose(model, batch, CPU, left=500, precision="float32")
+    choose(model, batch, CPU, left=1300, precision="float32")
     assert len(tried) == 1
 
 
@@ -108,3 +108,31 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(batch, capsys):
     assert "2 images at a time" in capsys.readouterr().err
     with pytest.raises(UserError, match="not even one image"):
         Engine(Hungry(0), CPU, "float32")(batch)
+
+
+def test_what_was_begun_compiled_is_finished_so_or_not_at_all(tmp_path, monkeypatch):
+    """Where it can't be compiled, the message's own way on works."""
+    from click.testing import CliRunner
+
+    from backbench.devices import pick_device
+    from cache.writer import Writer
+    from data import registry
+    from extract import run
+    from extract.cli import main
+
+    how = ["--model", "test_resnet", "--weights", "random", "--dataset", "digits", "--cache-dir", str(tmp_path)]
+    how += ["--results-dir", str(tmp_path)]
+    imageset, backbone = registry.load("digits", data_root=tmp_path), backbones.create("test_resnet", weights="random")
+    identity = run.identity(imageset, backbone, run.Settings(device=pick_device("cpu")))
+    identity |= {"precision": "float32", "compiled": True}
+    path = tmp_path / "digits" / "test_resnet.h5"
+    rows = {"labels": imageset.labels, "split": imageset.split, "ids": imageset.ids}
+    with Writer(path, identity=identity, class_names=imageset.class_names, dim=96, dtype="float32", **rows):
+        pass
+    monkeypatch.setattr(run, "compiled", lambda *_: None)
+    result = CliRunner().invoke(main, how)
+    assert result.exit_code == 1
+    assert "were begun compiled" in result.output
+    assert "--overwrite --compile off" in result.output
+    assert "compiled: the file has True, this run False" in CliRunner().invoke(main, [*how, "--compile", "off"]).output
+    assert CliRunner().invoke(main, [*how, "--compile", "off", "--overwrite"]).exit_code == 0

@@ -1,0 +1,181 @@
+"""How fast extraction is beside the plain way, and beside what this machine allows.
+
+    python benchmarks/extract.py [--quick] [--json] --data-root DIR
+
+The plain way: a timm model in float32, torch's DataLoader with the best number of workers, timm's transform, each run
+in a process of its own. Ours: the command, in a process of its own; its rate leaves out what comes before the first row
+(loading, timing, compiling), ``_whole`` counts all of it. Median of three, sides in turn. The bound is what the machine
+would do if reading and computing each took all cores and nothing else were to be done.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import click
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from data import registry
+
+ASKED = {
+    "speedup_lite0_caltech101": 9,
+    "speedup_resnet50_caltech101": 12,
+    "speedup_lite0_cifar10": 9,
+    "bound_fraction": 0.9,
+    "cache_share": 0.01,
+}
+"""What the project set out for. All but cache_share: at least."""
+
+CASES = {
+    "lite0_caltech101": ("tf_efficientnet_lite0", "auto", "caltech101", 4722),
+    "resnet50_caltech101": ("resnet50", "random", "caltech101", 4722),
+    "lite0_cifar10": ("tf_efficientnet_lite0", "auto", "cifar10", 60_000),
+}
+"""Model, weights, data set, and of how many images ours is measured; the plain way of ``PLAIN``."""
+
+PLAIN = 640
+"""Images: twenty batches. The plain way doesn't get faster with more."""
+
+
+class Images:
+    """As torch's Dataset: timm's transform of every ``step``-th image."""
+
+    def __init__(self, imageset, transform, n: int):
+        self.imageset, self.transform = imageset, transform
+        self.which = np.arange(0, len(imageset), max(1, len(imageset) // n))[:n]
+
+    def __len__(self):
+        return len(self.which)
+
+    def __getitem__(self, i):
+        return self.transform(self.imageset.read(int(self.which[i])))
+
+
+def load(name: str, data_root: str):
+    return registry.load(name, data_root=Path(data_root).expanduser())
+
+
+def plain(model: str, weights: str, dataset: str, data_root: str, workers: int) -> float:
+    """Images/s after the first batch."""
+    import timm
+    import torch
+
+    from extract import backbones
+
+    backbone = backbones.create(model, weights=weights)
+    transform = timm.data.create_transform(**backbone.config, is_training=False)
+    images = Images(load(dataset, data_root), transform, PLAIN)
+    started = None
+    with torch.inference_mode():
+        for batch in torch.utils.data.DataLoader(images, batch_size=32, num_workers=workers):
+            backbone.model(batch).numpy()
+            started = started or time.perf_counter()
+    return (len(images) - 32) / (time.perf_counter() - started)
+
+
+def plainly(*case) -> float:
+    """The same in a process of its own."""
+    code = f"from benchmarks.extract import plain; print(plain(*{case!r}))"
+    root = Path(__file__).parent.parent
+    return float(subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, check=True).stdout)
+
+
+def ours(model: str, weights: str, dataset: str, data_root: str) -> tuple[float, float]:
+    """Images/s of the pass, and of the whole command."""
+    root = Path(__file__).parent.parent
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "extract.cli", "--model", model, "--weights", weights, "--dataset", dataset]
+        command += ["--data-root", data_root, "--cache-dir", folder, "--results-dir", folder, "--json"]
+        code = "from extract.cli import main; main()"
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code, *command[3:]], cwd=root, capture_output=True, text=True)
+        seconds = time.perf_counter() - started
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    (found,) = json.loads(done.stdout)
+    say(next(line for line in done.stderr.splitlines() if "images/s" in line))
+    return found["images_per_second"], found["n"] / seconds
+
+
+def bound(figures: dict, data_root: str) -> None:
+    """Of lite0 on caltech101: reading alone, computing alone, both if they add up, and what the cache takes."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch
+
+    from backbench.allocator import keep_freed_memory
+    from cache.features import write
+    from extract import backbones
+    from extract.engine import choose
+    from extract.pixels import Pixels
+
+    keep_freed_memory()
+    imageset, backbone = load("caltech101", data_root), backbones.create("tf_efficientnet_lite0")
+    model, pixels = backbone.model.to(memory_format=torch.channels_last), Pixels(imageset, backbone)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool, torch.inference_mode():
+        started = time.perf_counter()
+        for start in range(0, 2048, 32):
+            images, _ = pixels.batch(np.arange(start, start + 32), pool)
+        reading = 2048 / (time.perf_counter() - started)
+        engine, _ = choose(model, backbone.normalise(images), torch.device("cpu"), left=len(imageset), compile="on")
+        started = time.perf_counter()
+        for _ in range(40):
+            engine(backbone.normalise(images))
+        computing = 40 * 32 / (time.perf_counter() - started)
+    figures["reading"], figures["computing"] = reading, computing
+    figures["bound"] = 1 / (1 / reading + 1 / computing)
+    with tempfile.TemporaryDirectory() as folder:
+        n = len(imageset)
+        features = np.zeros((n, backbone.num_features), np.float32)
+        started = time.perf_counter()
+        names = {"labels": imageset.labels, "split": imageset.split, "ids": imageset.ids}
+        identity = dict.fromkeys(("model", "weights", "weights_sha256", "pooling", "dataset", "dataset_digest"), "")
+        identity |= {"transform": {}, "dtype": "float32", "precision": "", "compiled": False, "seed": 0}
+        identity |= {"input_scale": 1.0, "versions": {}}
+        write(Path(folder) / "f.h5", features=features, class_names=imageset.class_names, identity=identity, **names)
+        figures["cache_share"] = (time.perf_counter() - started) * figures["bound"] / n
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="lite0 on caltech101 once, about two minutes.")
+@click.option("--json", "as_json", is_flag=True, help="One object of named figures on stdout.")
+@click.option("--data-root", default="~/.cache/backbench-data", show_default=True, help="Where the image sets lie.")
+@click.option("--repeats", default=3, show_default=True, help="Of either side; the median counts.")
+@click.option("--only", multiple=True, type=click.Choice([*CASES, "bound"]), help="Repeat.")
+def main(quick, as_json, data_root, repeats, only):
+    """Measure extraction beside the plain way and beside this machine's bound."""
+    figures, data_root = {}, str(Path(data_root).expanduser())
+    for name, (*case, _) in CASES.items():
+        if (only and name not in only) or (quick and name != "lite0_caltech101"):
+            continue
+        speeds = {workers: plainly(*case, data_root, workers) for workers in (0, 1, 2)}
+        best = max(speeds, key=speeds.get)
+        say(f"{name}, plain: " + ", ".join(f"{workers} workers {speed:.1f}" for workers, speed in speeds.items()))
+        pairs = [(plainly(*case, data_root, best), ours(*case, data_root)) for _ in range(1 if quick else repeats)]
+        figures[f"plain_{name}"] = median(theirs for theirs, _ in pairs)
+        figures[f"ours_{name}"] = median(rate for _, (rate, _) in pairs)
+        figures[f"speedup_{name}"] = median(rate / theirs for theirs, (rate, _) in pairs)
+        figures[f"speedup_{name}_whole"] = median(whole / theirs for theirs, (_, whole) in pairs)
+    if not only or "bound" in only:
+        bound(figures, data_root)
+        if "ours_lite0_caltech101" in figures:
+            figures["bound_fraction"] = figures["ours_lite0_caltech101"] / figures["bound"]
+    if as_json:
+        print(json.dumps(figures, indent=2))
+        return
+    for name, value in figures.items():
+        print(f"{name:36} {value:10.4g}" + (f"   asked: {ASKED[name]}" if name in ASKED else ""))
+
+
+if __name__ == "__main__":
+    main()
