@@ -35,9 +35,12 @@ def device_name(device) -> str:
     return device.type
 
 
-def has_amx() -> bool:
-    """Whether the processor multiplies bfloat16 matrices in hardware of its own (Intel AMX). Asked without torch."""
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 in hardware: Intel's AMX, 8 times as fast as float32 as measured, or
+    AVX-512 (AMD since Zen 4, Intel's Cooper Lake), twice. Asked without torch.
+    """
     try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+        flags = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:  # not Linux
         return False
+    return not flags.isdisjoint({"amx_bf16", "avx512_bf16"})

@@ -10,7 +10,7 @@ import time
 from contextlib import ExitStack
 
 from backbench import UserError
-from backbench.devices import has_amx
+from backbench.devices import has_bfloat16
 
 LEAST_COSINE = 0.95
 """Least cosine between the centred features of an image in float32 and as computed, in the first batch."""
@@ -80,7 +80,7 @@ def fastest(device) -> str:
 
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
-    return "bfloat16" if device.type == "cpu" and has_amx() else "float32"
+    return "bfloat16" if device.type == "cpu" and has_bfloat16() else "float32"
 
 
 def choose(model, batch, device, *, left: int, precision: str = "auto", compile: str = "auto") -> tuple[Engine, dict]:

@@ -1,20 +1,24 @@
 """The softmax objective where there is hardware for it: GPUs, and processors that multiply bfloat16 matrices.
 
 bfloat16 has 8 bits of mantissa: on its own it comes to rest at a gap of 5e-4 and looks converged. Here it multiplies
-differences only. One pass in float32 gives the logits Z0, the residuals R0 (probability less truth, times the image's
-share) and the gradient G0 at some weights W0; then, at W near them,
+differences only. A pass in float32 gives the logits Z, the residuals R (probability less truth, times the image's
+share) and the gradient G at some weights W. A step S then leads to
 
-    Z = Z0 + X (W - W0),    G = G0 + (R - R0)^T X,
+    Z' = Z + X S,    G' = G + (R' - R)^T X,
 
-with X, W - W0 and R - R0 in bfloat16 and all else in float32. Rounding takes its share of the way from W0, not of W
-itself, and a new W0 now and then makes it as small as one likes (iterative refinement, as for linear systems).
+with X, S and R' - R in bfloat16 and all else in float32; from there the next step goes on. Rounding takes its share of
+every step, not of W itself, and leaves the difference of two gradients, which is what L-BFGS lives on, as good as its
+8 bits. A new float32 pass now and then makes the sum of it as small as one likes (iterative refinement, as for linear
+systems). A step shortened costs one product instead of two.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from backbench.devices import has_amx, pick_device
+from backbench.devices import has_bfloat16, pick_device
 from probe.arrays import Numpy, Torch, numpy
 from probe.objective import Objective, Point, Rows
 from probe.pairs import dot
@@ -23,9 +27,10 @@ WORTH_TORCH = 2e9
 """Multiply-adds of one pass over the rows from which importing torch (a second or two) pays."""
 
 DOUBT, DOUBT_AT_FIRST = 1e-3, 1e-2
-"""Gap at which bfloat16 begins to mislead, as a share of how far the objective's linear model at W falls short at W0:
-30 times the gap that its errors alone make, as measured, since those of values are larger than those of slopes. The
-second counts where W0 is the start, without features."""
+"""Gap at which bfloat16 begins to mislead, as a share of how far the objective's linear model at W falls short at W0.
+The errors of slopes make a tenth of it by themselves, as measured; a new W0 earlier than they matter costs fewer
+passes. The second counts where W0 is the start, without features.
+"""
 
 
 def objective(rows: Rows, n_classes: int, *, device: str) -> Objective:
@@ -34,13 +39,13 @@ def objective(rows: Rows, n_classes: int, *, device: str) -> Objective:
     Raises UsageError for a device that isn't there.
     """
     small = len(rows) * rows.dim * n_classes < WORTH_TORCH
-    if device in ("auto", "cpu") and (small or (device == "cpu" and not has_amx())):
+    if device in ("auto", "cpu") and (small or (device == "cpu" and not has_bfloat16())):
         return Objective(rows, n_classes)
     chosen = pick_device(device)
-    if chosen.type == "cpu" and not has_amx():
+    if chosen.type == "cpu" and not has_bfloat16():
         return Objective(rows, n_classes)
-    # What bfloat16 takes beside the rows: them once more, and logits and residuals.
-    fits = rows.kept is not None and len(rows) * (6 * rows.dim + 8 * n_classes) <= rows.limit
+    # What bfloat16 takes beside the rows: them twice more, at half the size, and logits and residuals at two points.
+    fits = rows.kept is not None and len(rows) * (8 * rows.dim + 20 * n_classes) <= rows.limit
     return (Refined if chosen.type == "cpu" and fits else Accelerated)(rows, n_classes, device=chosen)
 
 
@@ -68,7 +73,7 @@ class Accelerated(Objective):
         start = super().start()
         return start._replace(weights=self.native(start.weights), slope=self.native(start.slope))
 
-    def evaluate(self, weights, *, anew: bool = False) -> Point:
+    def evaluate(self, weights) -> Point:
         if self.precision == "float64":
             return super().evaluate(weights)
         self.evaluations += 1
@@ -83,13 +88,13 @@ class Accelerated(Objective):
     def _keep(self, i: int, logits, residuals) -> None:
         """Of block ``i``; for who needs them."""
 
-    def _residuals(self, logits, block: "Block", found: "Sums"):
-        """Probability less truth, times the image's share, (m, K). What else is wanted of the block goes to ``found``.
+    def _residuals(self, logits, block: "Block", found: "Sums", *, out=None):
+        """Probability less truth, times the image's share, (m, K); what else is wanted of the block goes to ``found``.
 
         Probabilities given away are summed over the others: one less the own would lose all digits where it nears 1.
         """
         torch = self.torch
-        p = torch.softmax(logits, 1)
+        p = torch.softmax(logits, 1, out=out)
         own = p.gather(1, block.labels)
         rest = p.scatter_(1, block.labels, 0).sum(1, keepdim=True)
         each = torch.where(own > 0.5, -torch.log1p(-rest.clamp(max=0.5)), -torch.log(own))
@@ -135,8 +140,17 @@ class Sums(NamedTuple):
     loss: list[float]
 
 
+@dataclass
+class Place:
+    """Logits and residuals at a point, (N, K) float32 each."""
+
+    logits: object
+    residuals: object
+    point: Point | None = None
+
+
 class Refined(Accelerated):
-    """Passes in bfloat16 around the last one made in float32, as told above, for rows kept in a CPU's memory.
+    """Steps in bfloat16 from a pass made in float32, as told above, for rows kept in a CPU's memory.
 
     Once sharpened, like its parent.
     """
@@ -144,15 +158,16 @@ class Refined(Accelerated):
     def __init__(self, rows: Rows, n_classes: int, *, device):
         super().__init__(rows, n_classes, device=device)
         self.precision, low = "bfloat16", self.torch.bfloat16
-        self.x, self.moved = self._room(rows.dim, low), self._room(n_classes, low)
-        self.logits, self.residuals = (self._room(n_classes, self.torch.float32) for _ in range(2))
+        self.arrays = Torch(device, coarse="bfloat16")
+        self.x, self.change, self.moved = (self._room(width, low) for width in (rows.dim, n_classes, n_classes))
+        self.here, self.ahead = Place(*self._rooms()), Place(*self._rooms())
         for block in self.blocks:
             self.x[block.at].copy_(block.x)
 
     def sharpen(self) -> bool:
         if self.precision != "bfloat16":
             return super().sharpen()
-        self.precision, self.x, self.moved, self.logits, self.residuals = "float32", None, None, None, None
+        self.precision, self.x, self.change, self.moved, self.here, self.ahead = "float32", *(None,) * 5
         return True
 
     def doubt(self, point: Point, penalty: float) -> float:
@@ -166,33 +181,58 @@ class Refined(Accelerated):
     def start(self) -> Point:
         self.base, self.first = super().start(), True
         intercept = self.base.weights[:, -1]
-        self.logits[:] = intercept
+        self.here.logits[:] = intercept
         for block in self.blocks:
-            residuals = self.torch.mul(block.share, intercept.exp(), out=self.residuals[block.at])
+            residuals = self.torch.mul(block.share, intercept.exp(), out=self.here.residuals[block.at])
             residuals.scatter_add_(1, block.labels, -block.share)
+        self._settle(self.base)
         return self.base
 
-    def evaluate(self, weights, *, anew: bool = False) -> Point:
+    def _settle(self, base: Point) -> None:
+        self.here.point, self.ahead.point = base, None
+        self.moved.copy_(self.here.residuals)
+        self.tilt = base.slope[:, :-1] - self.moved.T @ self.x
+
+    def evaluate(self, weights) -> Point:
+        point = super().evaluate(weights)
+        if self.precision == "bfloat16":
+            self.base, self.first = point, False
+            self._settle(point)
+        return point
+
+    def along(self, point: Point, step) -> Callable[[float], Point]:
         if self.precision != "bfloat16":
-            return super().evaluate(weights)
-        if anew:
-            self.base, self.first = super().evaluate(weights), False
-            return self.base
+            return super().along(point, step)
+        if point is self.ahead.point:
+            self.here, self.ahead = self.ahead, self.here
+        self.torch.mm(self.x, step[:, :-1].T.to(self.x.dtype), out=self.change)
+        return lambda length: self._ahead(step, length)
+
+    def _ahead(self, step, length: float) -> Point:
+        """A product, softmax and a product: where only ``length`` has changed, without the first."""
         self.evaluations += 1
-        torch, found = self.torch, self._sums(weights)
-        moved = (weights - self.base.weights).to(torch.bfloat16)
-        free, intercept = moved[:, :-1].contiguous().T, (weights - self.base.weights)[:, -1]
+        torch, here, ahead, found = self.torch, self.here, self.ahead, self._sums(step)
         for block in self.blocks:
-            z = (self.x[block.at] @ free).float().add_(self.logits[block.at]).add_(intercept)
-            self.moved[block.at] = self._residuals(z, block, found).sub_(self.residuals[block.at])
+            at = block.at
+            z = torch.add(here.logits[at], self.change[at], alpha=length, out=ahead.logits[at])
+            z += length * step[:, -1]
+            r = self._residuals(z, block, found, out=ahead.residuals[at])
+            torch.sub(r, here.residuals[at], out=self.moved[at])
         # One product for all rows: that is half the time of one a block.
-        torch.add(self.base.slope[:, :-1], self.moved.T @ self.x, out=found.slope[:, :-1])
-        return self._point(weights, found)
+        torch.add(here.point.slope[:, :-1], self.moved.T @ self.x, out=found.slope[:, :-1])
+        weights = here.point.weights + length * step
+        # Rounded features have another slope at the base than the features: by a known difference, so it is added.
+        found.loss.append(dot(self.tilt, (weights - self.base.weights)[:, :-1]))
+        ahead.point = self._point(weights, found)
+        return ahead.point
 
     def _keep(self, i: int, logits, residuals) -> None:
         if self.precision == "bfloat16":
             at = self.blocks[i].at
-            self.logits[at], self.residuals[at] = logits, residuals
+            self.here.logits[at], self.here.residuals[at] = logits, residuals
+
+    def _rooms(self):
+        return (self._room(self.n_classes, self.torch.float32) for _ in range(2))
 
     def _room(self, width: int, dtype):
         """For (N, width) numbers. numpy's arrays lie in huge pages, torch's do not."""

@@ -17,6 +17,9 @@ class Numpy:
     def of(self, array) -> np.ndarray:
         return numpy(array).astype(np.float32, copy=False)
 
+    coarse = of
+    """For what need not be exact."""
+
     def inverse(self, matrices: np.ndarray) -> np.ndarray:
         """Of symmetric positive definite matrices (G, n, n), in their place."""
         from scipy.linalg.lapack import spotrf, spotri
@@ -35,17 +38,20 @@ class Numpy:
 
 
 class Torch:
-    """torch's on ``device``."""
+    """torch's on ``device``, what need not be exact in the format named ``coarse``."""
 
-    def __init__(self, device):
+    def __init__(self, device, coarse: str = "float32"):
         import torch
 
-        self.torch, self.device = torch, device
+        self.torch, self.device, self.format = torch, device, getattr(torch, coarse)
 
     def of(self, array):
         if isinstance(array, np.ndarray):
             array = self.torch.from_numpy(np.asarray(array, np.float32))
-        return array.to(self.device)
+        return array.to(self.device, self.torch.float32)
+
+    def coarse(self, array):
+        return self.of(array).to(self.format)
 
     def inverse(self, matrices):
         return self.torch.cholesky_inverse(self.torch.linalg.cholesky(matrices))

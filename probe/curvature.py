@@ -63,14 +63,9 @@ class Curvature:
         most = OWN if rows.kept is not None else min(OWN, max(8, rows.limit // (8 * rows.dim * n_classes)))
         self.rows, self.covariance, self.arrays = rows, covariance, arrays
         self.directions = arrays.of(covariance.directions)
-        self.own, own = [], []
-        for start, end in pairwise(cuts):
-            stride = max(1, -(-(end - start) // most))
-            at, x = rows.of(slice(start, end, stride))
-            self.own.append(arrays.of(x))
-            own.append((np.arange(len(rows))[at], stride))
+        own = [slice(start, end, max(1, -(-(end - start) // most))) for start, end in pairwise(cuts)]
         with arrays.small():
-            self.groups = [Group(classes, own, self) for classes in alike([len(x) for x in self.own])]
+            self.groups = [Group(g, [own[k] for k in g], self) for g in alike([_length(part) for part in own])]
 
     def update(self, point: Point, penalty: float, caution: float) -> None:
         """Take the curvature at ``point``: ``caution`` 0 as it is there, 1 its bound for steps of any length."""
@@ -85,24 +80,23 @@ class Curvature:
         of = self.arrays.of
         self.base, self.damping = of(base)[:, None, None], of(added / (base[:, None] + added))[:, None]
         self.free = of(penalty + stray)[:, None, None]  # the intercept's own; not the free 0, which has no inverse
-        self.inner = [None] * len(base)
         with self.arrays.small():
             for group in self.groups:
-                group.invert(self, np.sqrt(bend), base, penalty + stray)
+                group.invert(self, np.sqrt(bend))
 
     def __call__(self, *gradients) -> list:
         """Arrays of any kind; the steps are of the kind that ``arrays`` makes."""
         of = self.arrays.of
-        v, steps = of(np.empty((len(self.own), len(gradients), gradients[0].shape[1] - 1), np.float32)), []
+        v, steps = of(np.empty((len(self.base), len(gradients), gradients[0].shape[1] - 1), np.float32)), []
         free = of(np.empty((*v.shape[:2], 1), np.float32))
         for i, gradient in enumerate(gradients):
             v[:, i], free[:, i, 0] = of(gradient[:, :-1]), of(gradient[:, -1])
         with self.arrays.small():
             v, free = self._others(v), free / self.free
             mine, mine_free = 0 * v, 0 * free
-            for k, (inner, x) in enumerate(zip(self.inner, self.own, strict=True)):
-                u = (v[k] @ x.T + free[k]) @ inner
-                mine[k], mine_free[k, :, 0] = u @ x, u.sum(1)
+            for group in self.groups:
+                at = group.classes
+                mine[at], mine_free[at, :, 0] = group(v[at], free[at])
             v -= self._others(mine)
             free -= mine_free / self.free
         for i in range(len(gradients)):
@@ -117,33 +111,47 @@ class Curvature:
 
 
 class Group:
-    """Classes with about as many own images, their matrices as one array, (G, n, n), zeros where one has fewer."""
+    """Classes with about as many own images, all in one array ``x`` (G, n, D), zeros where one has fewer.
 
-    def __init__(self, classes: np.ndarray, own: list, curvature: Curvature):
-        self.classes, self.sizes = classes, [len(own[k][0]) for k in classes]
-        shape, of = (len(classes), max(self.sizes)), curvature.arrays.of
+    ``own`` are their places among the rows sorted by class. ``inner`` (G, n, n) is what Woodbury's identity has between
+    them.
+    """
+
+    def __init__(self, classes: np.ndarray, own: list[slice], curvature: Curvature):
+        rows, arrays, longest = curvature.rows, curvature.arrays, max(map(_length, own))
+        shape, of = (len(classes), longest), arrays.of
+        self.classes, self.arrays = classes, arrays
         self.at, self.weight = np.zeros(shape, int), np.zeros(shape)
-        self.gram = of(np.zeros((*shape, shape[1]), np.float32))
+        self.x = arrays.coarse(np.zeros((*shape, rows.dim), np.float32))
+        self.gram = of(np.zeros((*shape, longest), np.float32))
         self.along = of(np.zeros((*shape, curvature.directions.shape[1]), np.float32))
-        for i, (k, n) in enumerate(zip(classes, self.sizes, strict=True)):
-            x = curvature.own[k]
-            self.at[i, :n], self.weight[i, :n] = own[k][0], own[k][1] ** 0.5
-            self.gram[i, :n, :n], self.along[i, :n] = x @ x.T, x @ curvature.directions
+        for i, part in enumerate(own):
+            at, x = rows.of(part)
+            x, n = of(x), _length(part)
+            self.at[i, :n], self.weight[i, :n] = np.arange(len(rows))[at], part.step**0.5
+            self.x[i, :n], self.gram[i, :n, :n], self.along[i, :n] = arrays.coarse(x), x @ x.T, x @ curvature.directions
 
-    def invert(self, curvature: Curvature, roots: np.ndarray, base: np.ndarray, free: np.ndarray) -> None:
-        """What Woodbury's identity has between each class's own images, (n, n), to ``curvature.inner``."""
-        arrays = curvature.arrays
-        base, free = (arrays.of(v[self.classes])[:, None, None] for v in (base, free))
+    def invert(self, curvature: Curvature, roots: np.ndarray) -> None:
+        """Take the curvature: ``roots`` (N,) of that of each image."""
+        arrays = self.arrays
         root = arrays.of(roots[self.at] * self.weight)
         matrix = self.gram - (self.along * curvature.damping[self.classes]) @ self.along.swapaxes(1, 2)
-        matrix /= base
-        matrix += 1 / free
+        matrix /= curvature.base[self.classes]
+        matrix += 1 / curvature.free[self.classes]
         matrix *= root[:, None] * root[:, :, None]
-        matrix.reshape(len(self.sizes), -1)[:, :: root.shape[1] + 1] += 1
-        matrix = arrays.inverse(matrix)
-        matrix *= root[:, None] * root[:, :, None]
-        for i, (k, n) in enumerate(zip(self.classes, self.sizes, strict=True)):
-            curvature.inner[k] = matrix[i, :n, :n]
+        matrix.reshape(len(root), -1)[:, :: root.shape[1] + 1] += 1
+        self.inner = arrays.inverse(matrix)
+        self.inner *= root[:, None] * root[:, :, None]
+
+    def __call__(self, v, free) -> tuple:
+        """Of (G, m, D) and (G, m, 1), what the own images take off: (G, m, D), and (G, m) of the intercepts."""
+        coarse, of = self.arrays.coarse, self.arrays.of
+        u = (of(coarse(v) @ self.x.swapaxes(1, 2)) + free) @ self.inner
+        return of(coarse(u) @ self.x), u.sum(-1)
+
+
+def _length(part: slice) -> int:
+    return len(range(part.start, part.stop, part.step))
 
 
 def alike(sizes: list[int]) -> list[np.ndarray]:

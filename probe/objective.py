@@ -3,7 +3,7 @@
 Weights are (K, D + 1), the last column the intercept. The rows are standardised and sorted by class.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -121,8 +121,12 @@ class Objective:
         """The gap below which the arithmetic used at ``point`` can't be believed."""
         return 0.0
 
-    def evaluate(self, weights: np.ndarray, *, anew: bool = False) -> Point:
-        """One pass over the rows. ``anew``: leaves no doubt, where arithmetic is used that would."""
+    def along(self, point: Point, step) -> Callable[[float], Point]:
+        """What lies ``length`` times ``step`` (K, D + 1) from ``point``, the last the solver took, by length."""
+        return lambda length: self.evaluate(point.weights + length * step)
+
+    def evaluate(self, weights: np.ndarray) -> Point:
+        """One pass over the rows, of which there is no doubt."""
         self.evaluations += 1
         weights = weights.astype(self.dtype, copy=False)
         free, intercept = np.ascontiguousarray(weights[:, :-1]), weights[:, -1]

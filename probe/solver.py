@@ -49,7 +49,7 @@ class Solver:
 
     def start(self, weights: np.ndarray) -> None:
         """Go on from (K, D + 1) ``weights``."""
-        self.point = self.objective.evaluate(self.objective.native(weights), anew=True)
+        self.point = self.objective.evaluate(self.objective.native(weights))
         self.caution = 0.1
 
     def to(self, penalty: float, tolerance: float, *, certain: bool = True) -> dict:
@@ -78,7 +78,7 @@ class Solver:
                 continue
             doubt = self.objective.doubt(self.point, penalty)
             if doubt > max(gap, allowed) or (small and certain and doubt):
-                self.point = self.objective.evaluate(self.point.weights, anew=True)
+                self.point = self.objective.evaluate(self.point.weights)
                 continue
             if small or self.objective.evaluations - before >= EVALUATIONS:
                 break
@@ -110,7 +110,7 @@ class Solver:
         if self.way is None or penalty == self.penalty:
             return
         moved = self.objective.native(self.way * np.log(penalty / self.penalty))
-        found = self.objective.evaluate(self.point.weights + moved, anew=True)
+        found = self.objective.evaluate(self.point.weights + moved)
         if found.at(penalty)[0] < self.point.at(penalty)[0]:
             self.point = found
 
@@ -138,7 +138,7 @@ class Solver:
                 return False
             self.point = self.point._replace(weights=self.objective.native(weights))
             self.pairs = Pairs(MEMORY, self.objective.native)
-        self.point = self.objective.evaluate(self.point.weights, anew=True)
+        self.point = self.objective.evaluate(self.point.weights)
         return True
 
     def _step(self, gradient) -> tuple:
@@ -167,15 +167,15 @@ class Solver:
         Negative where the step had to be shortened. (None, 0) where arithmetic this coarse shows no descent.
         """
         length, hidden = 1.0, self.objective.noise * max(value, FLOOR)
+        along = self.objective.along(self.point, step)
         for _ in range(8):
-            found = self.objective.evaluate(self.point.weights + length * step)
+            found = along(length)
             there, slope = found.at(self.penalty)
             gain = value - there
             if gain >= 1e-4 * length * fall:
                 return found, gain / (length * (1 - length / 2) * fall) * (1 if length == 1.0 else -1)
             # Too near for differences of values: the approximate Wolfe condition (Hager & Zhang 2005) asks the slopes.
-            along = dot(slope, step)
-            if -gain <= hidden and -0.9 * fall <= along <= 0.8 * fall:
+            if -gain <= hidden and -0.9 * fall <= dot(slope, step) <= 0.8 * fall:
                 return found, 1.0
             length *= min(0.5, max(0.1, length * fall / (2 * (length * fall - gain))))
             if length * fall < hidden:

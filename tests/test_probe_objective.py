@@ -100,19 +100,32 @@ def test_bfloat16_is_as_exact_as_the_way_from_its_base_is_short():
     start = fast.start()
     close(fast.evaluate(start.weights), Objective(of, 3).evaluate(numpy(start.weights)), 1e-6)
     for length in (1.0, 0.1, 0.01):
-        fast.evaluate(fast.native(weights), anew=True)
-        there = weights + length * way
-        found, exact = fast.evaluate(fast.native(there)), Objective(of, 3).evaluate(there.astype("f4"))
+        base = fast.evaluate(fast.native(weights))
+        found, exact = fast.along(base, fast.native(way))(length), Objective(of, 3).evaluate(weights + length * way)
         close(found, exact, 2e-2 * length)
         assert np.abs(numpy(found.slope) - exact.slope).max() > 1e-5 * length  # or it were not bfloat16
         off = fast.doubt(found, 0.1)
         assert 0 < off < 1e-2 * length**2
-    assert fast.doubt(fast.evaluate(fast.native(weights), anew=True), 0.1) == 0
+    assert fast.doubt(fast.evaluate(fast.native(weights)), 0.1) == 0
     assert fast.sharpen()
     close(fast.evaluate(fast.native(weights)), Objective(of, 3).evaluate(weights), 1e-6)
     assert fast.sharpen()
     assert fast.precision == "float64"
     assert not fast.sharpen()
+
+
+def test_bfloat16_goes_on_from_the_point_taken_and_not_from_the_ones_tried():
+    of = rows(clusters(300, 6, 3))
+    weights, first, second = some_weights(3, 6), some_weights(3, 6, seed=2), some_weights(3, 6, seed=3)
+    fast = Refined(of, 3, device=torch.device("cpu"))
+    fast.start()
+    along = fast.along(fast.evaluate(fast.native(weights)), fast.native(first))
+    along(1.0)
+    taken = along(0.1)
+    along = fast.along(taken, fast.native(second))
+    along(0.5)
+    close(along(0.02), Objective(of, 3).evaluate(weights + 0.1 * first + 0.02 * second), 2e-3)
+    close(fast.along(taken, fast.native(first))(-0.1), Objective(of, 3).evaluate(weights), 2e-3)
 
 
 def test_a_class_all_but_ruled_out_still_has_a_loss():
@@ -137,11 +150,11 @@ def test_torch_is_for_large_problems_and_devices_that_are_there(monkeypatch):
     of = rows(clusters(30, 4, 3))
     assert type(objective(of, 3, device="auto")) is Objective
     monkeypatch.setattr("probe.accelerated.WORTH_TORCH", 1)
-    monkeypatch.setattr("probe.accelerated.has_amx", lambda: True)
+    monkeypatch.setattr("probe.accelerated.has_bfloat16", lambda: True)
     assert type(objective(of, 3, device="cpu")) is Refined
     of.limit = 4 * 30 * 4
     assert type(objective(of, 3, device="cpu")) is Accelerated  # bfloat16 would need more memory
-    monkeypatch.setattr("probe.accelerated.has_amx", lambda: False)
+    monkeypatch.setattr("probe.accelerated.has_bfloat16", lambda: False)
     assert type(objective(of, 3, device="cpu")) is Objective
     with pytest.raises(Exception, match="--device tpu: not on this machine"):
         objective(of, 3, device="tpu")
