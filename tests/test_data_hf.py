@@ -1,0 +1,358 @@
+"""Hugging Face data sets on disk, written as the hub has them, and by ``datasets`` itself where it is installed."""
+
+import io
+import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from backbench import UserError
+from data import rows
+from data.decode import UnreadableImage
+from tests.test_data_sources import counts, load
+from tests.test_data_wds import png, shard
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def table(n, *, first=0, image="image", labels=(0, 1), names=("cat", "dog"), label="label", kind=None, **more):
+    """n pictures, the classes by turns, with the note that datasets makes of its features."""
+    cells = [{"bytes": png(i), "path": f"/home/someone/{i}.png"} for i in range(first, first + n)]
+    columns = {
+        image: pa.array(cells, IMAGE),
+        label: pa.array([labels[i % len(labels)] for i in range(n)], kind),
+        **more,
+    }
+    features = {image: {"_type": "Image"}, label: {"_type": "ClassLabel", "names": names}} if names else {}
+    note = {"huggingface": json.dumps({"info": {"features": features}})}
+    return pa.table(columns).replace_schema_metadata(note if names else None)
+
+
+def parquet(path, table, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, **options)
+    return path
+
+
+def arrow(path, table, *, most=7, new=pa.ipc.new_stream):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with new(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=most)
+    return path
+
+
+def hub(root, write=parquet, ending="parquet"):
+    """A data set of 40 + 8 pictures in two files of train and one of test."""
+    for split, sizes in (("train", (24, 16)), ("test", (8,))):
+        for n, size in enumerate(sizes):
+            write(root / f"data/{split}-{n:05d}-of-{len(sizes):05d}.{ending}", table(size, first=24 * n))
+    return f"hf:{root}"
+
+
+KINDS = [
+    (parquet, "parquet"),
+    (arrow, "arrow"),
+    (lambda path, made: parquet(path, made, row_group_size=5, compression="zstd"), "parquet"),
+    (lambda path, made: arrow(path, made, new=pa.ipc.new_file), "arrow"),
+]
+
+
+@pytest.mark.parametrize(("write", "ending"), KINDS)
+def test_as_the_hub_has_it(tmp_path, write, ending):
+    images = load(hub(tmp_path / "pets", write, ending), "unused")
+    assert images.name == images.slug == "hf-pets"
+    assert counts(images) == [36, 4, 8]  # int(20 * 0.125) of each class
+    assert images.ids[:2] == ["test/0000000", "test/0000001"]
+    assert images.ids[-1] == "train/0000039"  # rows are counted through the files of a split
+    assert images.class_names == ["cat", "dog"]
+    assert images.labels.tolist() == [0, 1] * 24
+    one = [images.encoded(i) for i in range(48)]
+    assert one == [png(i) for i in (*range(8), *range(40))]
+    assert np.array_equal(np.asarray(images.read(9)), np.asarray(Image.open(io.BytesIO(png(1)))))
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(images.encoded, range(48))) == one
+        assert list(pool.map(images.encoded, reversed(range(48)))) == one[::-1]
+    assert [pickle.loads(pickle.dumps(images)).encoded(i) for i in range(0, 48, 5)] == one[::5]  # noqa: S301
+    assert load(f"hf:{tmp_path}/pets", "unused").digest == images.digest
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_rows_in_any_order_whatever_the_row_groups(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(rows, "CHUNK", data.draw(st.integers(1, 2000)))
+    root = tmp_path / "d"
+    group = data.draw(st.integers(1, 40))
+    name = hub(root, lambda path, made: parquet(path, made, row_group_size=group, data_page_size=300))
+    images = load(name, "unused")
+    for i in data.draw(st.lists(st.integers(0, 47), max_size=30)):
+        assert images.encoded(i) == png(i if i < 8 else i - 8)
+
+
+def test_a_row_group_as_large_as_the_file_is_read_in_parts(tmp_path):
+    """64 MB in one row group: what is held never comes near it."""
+    n, size = 1024, 1 << 16
+    rng = np.random.default_rng(0)
+    made = pa.table({"image": pa.array([rng.bytes(size) for _ in range(n)]), "label": pa.array(["a", "b"] * (n // 2))})
+    parquet(tmp_path / "s.parquet", made, row_group_size=n, write_batch_size=8, use_dictionary=False)
+    images = load(f"hf:{tmp_path}", "unused")
+    del made
+    before = pa.total_allocated_bytes()
+    most = 0
+    for i in range(n):
+        assert len(images.encoded(i)) == size
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < (n * size) * 0.9
+    assert most <= (rows.KEPT + 2) * rows.CHUNK * 1.5
+
+
+def test_train_alone_is_split_by_the_caltech_rule(tmp_path):
+    parquet(tmp_path / "train-00000-of-00001.parquet", table(22))
+    images = load(f"hf:{tmp_path}", "unused")
+    assert counts(images) == [14, 2, 6]
+    assert images.ids[1] == "0000001"
+
+
+def test_test_without_labels_gives_way_to_validation(tmp_path):
+    for split, labels in (("train", (0, 1)), ("validation", (0, 1)), ("test", (-1,))):
+        parquet(tmp_path / f"data/{split}-0.parquet", table(16, labels=labels))
+    with pytest.raises(UserError, match="16 of 48 images have no label: test/0000000"):
+        load(f"hf:{tmp_path}", "unused")
+    assert counts(load(f"hf:{tmp_path}?test=val", "unused")) == [14, 2, 16]
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "classes"),
+    [
+        (("b", "a"), None, ["a", "b"]),
+        (("b", "a"), pa.dictionary(pa.int8(), pa.string()), ["a", "b"]),
+        ((10, 9), pa.int16(), ["9", "10"]),
+        ((True, False), None, ["False", "True"]),
+    ],
+)
+def test_labels_without_a_note(tmp_path, labels, kind, classes):
+    parquet(tmp_path / "x.parquet", table(16, labels=labels, names=None, kind=kind))
+    images = load(f"hf:{tmp_path}", "unused")
+    assert images.class_names == classes
+    assert images.labels[:3].tolist() == [1, 0, 1]
+
+
+def test_class_names_from_the_readme(tmp_path):
+    parquet(tmp_path / "data/x.parquet", table(16, names=None, label="kind"))
+    info = """
+  features:
+  - name: image
+    dtype: image
+  - name: kind
+    dtype:
+      class_label:
+        names:
+          '1': ant
+          '0': zebra
+"""
+    (tmp_path / "README.md").write_text(f"---\nlicense: mit\ndataset_info:{info}---\n# Animals\n")
+    images = load(f"hf:{tmp_path}", "unused")
+    assert images.class_names == ["ant", "zebra"]
+    assert images.labels[:2].tolist() == [1, 0]
+    assert load(f"hf:{tmp_path}/data", "unused").digest == images.digest  # from the folder above
+    several = info.replace("\n  ", "\n    ").replace("\n    features", "\n  - config_name: default\n    features", 1)
+    (tmp_path / "README.md").write_text(f"---\ndataset_info:{several}  - config_name: other\n---\n")
+    assert load(f"hf:{tmp_path}", "unused").digest == images.digest
+    (tmp_path / "README.md").write_text("---\ndataset_info: [\n---\n")
+    with pytest.raises(UserError, match=r"README.md: its dataset_info can't be read"):
+        load(f"hf:{tmp_path}", "unused")
+
+
+def test_columns_to_choose_from(tmp_path):
+    fine = table(16, image="img", label="fine")
+    note = json.loads(fine.schema.metadata[b"huggingface"])
+    note["info"]["features"]["coarse"] = {"_type": "ClassLabel", "names": ["pet", "wild"]}
+    both = fine.append_column("coarse", pa.array([1, 0] * 8)).replace_schema_metadata({"huggingface": json.dumps(note)})
+    parquet(tmp_path / "x.parquet", both)
+    with pytest.raises(
+        UserError, match=r"2 columns of classes \(fine, coarse\): choose by hf:.*\?label=COLUMN.*img \(s"
+    ):
+        load(f"hf:{tmp_path}", "unused")
+    images = load(f"hf:{tmp_path}?label=coarse", "unused")
+    assert images.class_names == ["pet", "wild"]
+    assert images.name == f"hf-{tmp_path.name}-coarse"
+    with pytest.raises(UserError) as caught:
+        load(f"hf:{tmp_path}?label=img&image=fine", "unused")
+    assert len(caught.value.faults) == 2
+    assert "'fine' is no column of pictures. Columns: img (struct" in caught.value.faults[0]
+
+
+def damaged(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 :] = b""
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(("write", "ending"), KINDS)
+def test_a_file_cut_short(tmp_path, write, ending):
+    name = hub(tmp_path, write, ending)
+    damaged(tmp_path / f"data/test-00000-of-00001.{ending}")
+    with pytest.raises(UserError, match=rf"test-00000-of-00001.{ending} is damaged, or no .{ending} file"):
+        load(name, "unused")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_changed_byte_is_named_or_costs_no_crash(tmp_path, data):
+    write, ending = data.draw(st.sampled_from(KINDS))
+    path = write(tmp_path / ending / f"s.{ending}", table(30))
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    try:
+        images = load(f"hf:{tmp_path}/{ending}", "unused")
+    except UserError:
+        return
+    for i in range(len(images)):
+        try:
+            assert images.read(i).size
+        except UnreadableImage as error:
+            assert error.id == images.ids[i]  # noqa: PT017
+
+
+def test_what_makes_no_set(tmp_path):
+    cells = pa.array([{"bytes": None, "path": "/etc/passwd"}] * 8, IMAGE)
+    for name, write in (("a/x.parquet", parquet), ("b/x.arrow", arrow)):
+        write(tmp_path / name, pa.table({"image": cells, "label": pa.array([0, 1] * 4)}))
+        with pytest.raises(UserError, match="has no picture in 8 of 8 rows, at most the path of one"):
+            load(f"hf:{(tmp_path / name).parent}", "unused")
+    with pytest.raises(UserError, match=r"holds .parquet and .arrow files"):
+        load(f"hf:{tmp_path}", "unused")
+    for config in ("one", "two"):
+        parquet(tmp_path / f"c/{config}/train-0.parquet", table(8))
+    with pytest.raises(UserError, match=r"has files in several folders .*name one configuration, hf:.*one"):
+        load(f"hf:{tmp_path}/c", "unused")
+    parquet(tmp_path / "d/train-0.parquet", table(8))
+    parquet(tmp_path / "d/train-1.parquet", table(8, label="kind"))
+    with pytest.raises(UserError, match=r"train-1.parquet has other columns than the first file: .*label differs"):
+        load(f"hf:{tmp_path}/d", "unused")
+    parquet(tmp_path / "e/x.parquet", pa.table({"text": ["a"], "label": [[1]]}))
+    with pytest.raises(UserError, match="no column of pictures known as such") as caught:
+        load(f"hf:{tmp_path}/e", "unused")
+    assert "no column of classes known as such" in str(caught.value)
+    (tmp_path / "f").mkdir()
+    with pytest.raises(UserError, match=r"holds no .parquet or .arrow file"):
+        load(f"hf:{tmp_path}/f", "unused")
+
+
+def test_a_missing_label_and_labels_beyond_the_names(tmp_path):
+    parquet(tmp_path / "x.parquet", table(15, labels=(0, None, 7)))
+    with pytest.raises(UserError, match="5 of 15 images have no label: 0000001"):
+        load(f"hf:{tmp_path}", "unused")
+    parquet(tmp_path / "x.parquet", table(16, labels=(0, 7)))
+    with pytest.raises(UserError, match="labels 7, where only 2 class names are given"):
+        load(f"hf:{tmp_path}", "unused")
+
+
+def test_without_pyarrow(run, tmp_path):
+    (tmp_path / "pyarrow.py").write_text("raise ImportError")
+    done = run("data", "show", "hf:x")
+    assert done.returncode == 1
+    assert "hf:x needs pyarrow: pip install pyarrow" in done.stderr
+
+
+def test_what_datasets_itself_writes(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["dog", "cat"])})
+
+    def made(n, first):
+        cells = [{"bytes": png(i), "path": None} for i in range(first, first + n)]
+        return datasets.Dataset.from_dict({"image": cells, "label": [i % 2 for i in range(n)]}, features=features)
+
+    both = datasets.DatasetDict({"train": made(32, 0), "test": made(8, 32)})
+    both.save_to_disk(tmp_path / "saved", num_shards={"train": 3, "test": 1})
+    for split, each in both.items():
+        (tmp_path / "hub/data").mkdir(parents=True, exist_ok=True)
+        each.to_parquet(tmp_path / f"hub/data/{split}-00000-of-00001.parquet")
+    # What a later .map leaves beside the data is none of it.
+    arrow(tmp_path / "saved/train/cache-0123456789abcdef.arrow", table(8))
+    for name in ("saved", "hub"):
+        images = load(f"hf:{tmp_path}/{name}", "unused")
+        assert images.class_names == ["cat", "dog"]
+        assert images.labels[:2].tolist() == [1, 0]  # dog is 0 there
+        assert counts(images) == [28, 4, 8]
+        assert [images.encoded(i) for i in range(40)] == [png(i) for i in (*range(32, 40), *range(32))]
+    (tmp_path / "saved/train/data-00001-of-00003.arrow").unlink()
+    with pytest.raises(UserError, match=r"lacks data-00001-of-00003.arrow, which its state.json names"):
+        load(f"hf:{tmp_path}/saved", "unused")
+
+
+def pictures(root):
+    """Files of every kind that decoding treats in its own way: 16-bit grey, transparent, turned, palette, photo."""
+    rng = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise = rng.integers(0, 256, (30, 40, 4), dtype=np.uint8)
+    made = [
+        (Image.fromarray(rng.integers(0, 65536, (33, 47), dtype=np.uint16)), "16.png", {}),
+        (Image.fromarray(noise), "rgba.png", {}),
+        (Image.fromarray(noise[..., :3]), "turned.jpg", {"exif": exif}),
+        (Image.fromarray(noise[..., :3]).quantize(16), "palette.gif", {}),
+    ]
+    for split, n in (("test", 2), ("train", 8)):
+        for name in ("cat", "dog"):
+            for i in range(n):
+                image, ending, options = made[i % 4]
+                path = root / split / name / f"{i}-{ending}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                image.rotate(i).save(path, **options)
+
+
+def test_the_same_pictures_give_the_same_features_from_any_source(run, tmp_path, monkeypatch):
+    """As a folder, tar shards, parquet and arrow: labels, splits and every bit of the features."""
+    from cache.features import open_file
+
+    pictures(tmp_path / "pets")
+    files = sorted((tmp_path / "pets").rglob("*.*"))
+    for split in ("train", "test"):
+        mine = [file for file in files if file.parts[-3] == split]
+        members = []
+        for file in mine:
+            key = f"{file.parent.name}/{file.stem}"
+            members += [(f"{key}{file.suffix}", file.read_bytes()), (f"{key}.cls", file.parent.name)]
+        shard(tmp_path / f"tars/{split}.tar", *members)
+        cells = pa.array([{"bytes": file.read_bytes(), "path": None} for file in mine], IMAGE)
+        made = pa.table({"image": cells, "label": [file.parent.name for file in mine]})
+        parquet(tmp_path / f"hub/{split}.parquet", made)
+        arrow(tmp_path / f"saved/{split}/data.arrow", made)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache-home"))
+    sets = ("folder:pets", "wds:tars", "hf:hub", "hf:saved")
+    asked = [word for name in sets for word in ("--dataset", name)]
+    how = ("--model", "test_resnet", "--weights", "random", "--batch-size", "8", "--device", "cpu")
+    quick = ("--precision", "float32", "--compile", "off", "--no-input-guard", "--exif", "apply")
+    done = run("extract", *asked, *how, *quick)
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for name in sets:
+        with open_file(tmp_path / "cache" / name.replace(":", "-") / "test_resnet.h5") as file:
+            classes = [file.class_names[label] for label in file.labels]
+            found[name] = (
+                classes,
+                list(file.split),
+                np.array(file.features),
+                file.ids,
+                file.identity["dataset_digest"],
+            )
+    classes, split, features, ids, digest = found["folder:pets"]
+    assert features.std() > 0
+    for name in sets[1:]:
+        assert found[name][0] == classes
+        assert [code == 2 for code in found[name][1]] == [code == 2 for code in split]
+        assert np.array_equal(found[name][2], features)
+    # Shards of a folder are the folder: the same ids, splits and digest.
+    assert found["wds:tars"][3] == ids
+    assert found["wds:tars"][4] == digest
