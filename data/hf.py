@@ -59,6 +59,8 @@ def _shard(stored, k: int, file: Path, split, *, label: str, like, start: int, p
         schema = stored.schema(str(file))
         if odd := [c for c in (stored.column, label) if c not in schema.names or schema.field(c) != like.field(c)]:
             raise UserError(f"{file} has other columns than the first file: {_told(schema)}, where {odd[0]} differs")
+        if _note(schema).get(label) != _note(like).get(label):
+            raise UserError(f"{file} numbers its classes in {label} otherwise than the first file: write them together")
         labels, sizes, missing = stored.table(k, label)
         labels = _values(labels, pyarrow)
     if missing:
@@ -115,13 +117,18 @@ def _one_configuration(listed: list, root: Path) -> None:
 
 def _features(schema, root: Path) -> dict[str, str | list[str]]:
     """By column: "image", or the class names, as the file's own note tells, dataset_info.json or README.md."""
-    note = (schema.metadata or {}).get(b"huggingface", b"{}")
-    with contextlib.suppress(ValueError, RecursionError, KeyError, TypeError):
-        if told := _by_column(json.loads(note)["info"]["features"]):
-            return told
+    if told := _note(schema):
+        return told
     for folder in (root, root.parent):
         if told := _by_column(_json(folder / "dataset_info.json").get("features")) or _readme(folder):
             return told
+    return {}
+
+
+def _note(schema) -> dict[str, str | list[str]]:
+    note = (schema.metadata or {}).get(b"huggingface", b"{}")
+    with contextlib.suppress(ValueError, RecursionError, KeyError, TypeError):
+        return _by_column(json.loads(note)["info"]["features"])
     return {}
 
 

@@ -64,7 +64,10 @@ class Parquet(Rows):
         sizes = [group.column(leaf).total_uncompressed_size for group in groups]
         stats = [group.column(leaf).statistics for group in groups]
         nulls = sum(each.null_count or 0 for each in stats if each is not None)
-        return stream.file.read(columns=[label], use_threads=False).column(0), sizes, nulls
+        labels = stream.file.read(columns=[label], use_threads=False).column(0)
+        if not len(labels) == sum(group.num_rows for group in groups) == stream.file.metadata.num_rows:
+            raise ValueError(f"{len(labels)} labels for {stream.file.metadata.num_rows} rows")
+        return labels, sizes, nulls
 
     def _cell(self, k: int, row: int):
         with self.lock:

@@ -80,24 +80,24 @@ def find(given: Given, endings: tuple[str, ...]) -> tuple[str, Path, list[Path]]
     kinds = " or ".join(endings)
     try:
         if path.is_dir():
-            root, base = path, path.resolve().name
-            files = _below(path)
-            if not (found := [file for file in files if file.name.endswith(endings)]):
-                packed = [file.name for file in files if re.search(r"\.tar\.\w+$|\.tgz$", file.name)]
-                hint = f", but {packed[0]}: unpack it to .tar, inside which images can be found" if packed else ""
-                raise UserError(f"{given.kind}:{path} holds no {kinds} file{hint}")
+            root, base, files = path, path.resolve().name, _below(path)
         elif path.is_file():
-            root, base, found = path.parent, path.stem, [path]
+            root, base, files = path.parent, path.stem, [path]
         else:
-            matches = {pattern: sorted(glob.glob(pattern)) for pattern in braces(str(path))}
-            if missing := [pattern for pattern, files in matches.items() if not files]:
-                some = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
-                raise UserError(f"{given.kind}:{path}: {some} does not exist: a folder of {kinds} files is expected")
-            found = sorted({Path(file) for file in itertools.chain(*matches.values())})
-            root = Path(os.path.commonpath([file.parent for file in found]))
+            matches = {pattern: glob.glob(pattern) for pattern in braces(str(path))}
+            if missing := [pattern for pattern, found in matches.items() if not found]:
+                what = f"a folder of {kinds} files is expected, one, or a pattern"
+                raise UserError(f"{given.kind}:{path} does not exist ({_some(missing)}): {what}")
+            files = sorted({Path(file) for file in itertools.chain(*matches.values())})
+            root = Path(os.path.commonpath([file.parent for file in files]))
             base = root.resolve().name
     except OSError as error:
         raise UserError(f"can't look into {given.kind}:{path}: {error.strerror}") from error
+    found = [file for file in files if file.name.endswith(endings)]
+    if not found:
+        packed = [file.name for file in files if re.search(r"\.tar\.\w+$|\.tgz$", file.name)]
+        hint = f", but {packed[0]}: unpack it to a .tar, in which pictures can be found" if packed else ""
+        raise UserError(f"{given.kind}:{path} holds no {kinds} file{hint}")
     return "-".join((given.kind, listing.text(base), *map(clean, given.options.values()))), root, found
 
 

@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import tarfile
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -213,10 +214,14 @@ def _content(file, member: tarfile.TarInfo, most: int) -> str | None:
 
 
 def _whole(tar: tarfile.TarFile, file, path: Path) -> None:
-    """Raise ReadError where the members end in anything but the end: tarfile takes a damaged header for it."""
+    """Refuse a tar whose members end in anything but its end, where tarfile just stops: a damaged header or a cut."""
     file.seek(tar.offset)
-    if file.read(tarfile.BLOCKSIZE).strip(b"\0") or tar.offset > path.stat().st_size:
+    block = file.read(tarfile.BLOCKSIZE)
+    if block.strip(b"\0"):
         raise tarfile.ReadError(f"after {tar.offset:,} bytes comes no member")
+    if len(block) < tarfile.BLOCKSIZE:
+        end = f"head -c 1024 /dev/zero >> {shlex.quote(str(path))}"
+        raise UserError(f"{path} lacks the end of a tar: get it again, or, if it is whole, add it with: {end}")
 
 
 @contextlib.contextmanager

@@ -7,62 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from backbench import UserError
-from data import rows
-from data.decode import UnreadableImage
+from tests.packed import KINDS, arrow, hub, image_type, parquet, png, table
 from tests.test_data_sources import counts, load
-from tests.test_data_wds import png, shard
 
 pa = pytest.importorskip("pyarrow")
-pq = pytest.importorskip("pyarrow.parquet")
-
-IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-
-
-def table(n, *, first=0, image="image", labels=(0, 1), names=("cat", "dog"), label="label", kind=None, **more):
-    """n pictures, the classes by turns, with the note that datasets makes of its features."""
-    cells = [{"bytes": png(i), "path": f"/home/someone/{i}.png"} for i in range(first, first + n)]
-    columns = {
-        image: pa.array(cells, IMAGE),
-        label: pa.array([labels[i % len(labels)] for i in range(n)], kind),
-        **more,
-    }
-    features = {image: {"_type": "Image"}, label: {"_type": "ClassLabel", "names": names}} if names else {}
-    note = {"huggingface": json.dumps({"info": {"features": features}})}
-    return pa.table(columns).replace_schema_metadata(note if names else None)
-
-
-def parquet(path, table, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, **options)
-    return path
-
-
-def arrow(path, table, *, most=7, new=pa.ipc.new_stream):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with new(path, table.schema) as writer:
-        writer.write_table(table, max_chunksize=most)
-    return path
-
-
-def hub(root, write=parquet, ending="parquet"):
-    """A data set of 40 + 8 pictures in two files of train and one of test."""
-    for split, sizes in (("train", (24, 16)), ("test", (8,))):
-        for n, size in enumerate(sizes):
-            write(root / f"data/{split}-{n:05d}-of-{len(sizes):05d}.{ending}", table(size, first=24 * n))
-    return f"hf:{root}"
-
-
-KINDS = [
-    (parquet, "parquet"),
-    (arrow, "arrow"),
-    (lambda path, made: parquet(path, made, row_group_size=5, compression="zstd"), "parquet"),
-    (lambda path, made: arrow(path, made, new=pa.ipc.new_file), "arrow"),
-]
 
 
 @pytest.mark.parametrize(("write", "ending"), KINDS)
@@ -82,35 +33,6 @@ def test_as_the_hub_has_it(tmp_path, write, ending):
         assert list(pool.map(images.encoded, reversed(range(48)))) == one[::-1]
     assert [pickle.loads(pickle.dumps(images)).encoded(i) for i in range(0, 48, 5)] == one[::5]  # noqa: S301
     assert load(f"hf:{tmp_path}/pets", "unused").digest == images.digest
-
-
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_rows_in_any_order_whatever_the_row_groups(tmp_path, data, monkeypatch):
-    monkeypatch.setattr(rows, "CHUNK", data.draw(st.integers(1, 2000)))
-    root = tmp_path / "d"
-    group = data.draw(st.integers(1, 40))
-    name = hub(root, lambda path, made: parquet(path, made, row_group_size=group, data_page_size=300))
-    images = load(name, "unused")
-    for i in data.draw(st.lists(st.integers(0, 47), max_size=30)):
-        assert images.encoded(i) == png(i if i < 8 else i - 8)
-
-
-def test_a_row_group_as_large_as_the_file_is_read_in_parts(tmp_path):
-    """64 MB in one row group: what is held never comes near it."""
-    n, size = 1024, 1 << 16
-    rng = np.random.default_rng(0)
-    made = pa.table({"image": pa.array([rng.bytes(size) for _ in range(n)]), "label": pa.array(["a", "b"] * (n // 2))})
-    parquet(tmp_path / "s.parquet", made, row_group_size=n, write_batch_size=8, use_dictionary=False)
-    images = load(f"hf:{tmp_path}", "unused")
-    del made
-    before = pa.total_allocated_bytes()
-    most = 0
-    for i in range(n):
-        assert len(images.encoded(i)) == size
-        most = max(most, pa.total_allocated_bytes() - before)
-    assert most < (n * size) * 0.9
-    assert most <= (rows.KEPT + 2) * rows.CHUNK * 1.5
 
 
 def test_train_alone_is_split_by_the_caltech_rule(tmp_path):
@@ -189,42 +111,8 @@ def test_columns_to_choose_from(tmp_path):
     assert "'fine' is no column of pictures. Columns: img (struct" in caught.value.faults[0]
 
 
-def damaged(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2 :] = b""
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize(("write", "ending"), KINDS)
-def test_a_file_cut_short(tmp_path, write, ending):
-    name = hub(tmp_path, write, ending)
-    damaged(tmp_path / f"data/test-00000-of-00001.{ending}")
-    with pytest.raises(UserError, match=rf"test-00000-of-00001.{ending} is damaged, or no .{ending} file"):
-        load(name, "unused")
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_a_changed_byte_is_named_or_costs_no_crash(tmp_path, data):
-    write, ending = data.draw(st.sampled_from(KINDS))
-    path = write(tmp_path / ending / f"s.{ending}", table(30))
-    content = bytearray(path.read_bytes())
-    for _ in range(data.draw(st.integers(1, 3))):
-        content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    path.write_bytes(content)
-    try:
-        images = load(f"hf:{tmp_path}/{ending}", "unused")
-    except UserError:
-        return
-    for i in range(len(images)):
-        try:
-            assert images.read(i).size
-        except UnreadableImage as error:
-            assert error.id == images.ids[i]  # noqa: PT017
-
-
 def test_what_makes_no_set(tmp_path):
-    cells = pa.array([{"bytes": None, "path": "/etc/passwd"}] * 8, IMAGE)
+    cells = pa.array([{"bytes": None, "path": "/etc/passwd"}] * 8, image_type())
     for name, write in (("a/x.parquet", parquet), ("b/x.arrow", arrow)):
         write(tmp_path / name, pa.table({"image": cells, "label": pa.array([0, 1] * 4)}))
         with pytest.raises(UserError, match="has no picture in 8 of 8 rows, at most the path of one"):
@@ -238,6 +126,9 @@ def test_what_makes_no_set(tmp_path):
     parquet(tmp_path / "d/train-0.parquet", table(8))
     parquet(tmp_path / "d/train-1.parquet", table(8, label="kind"))
     with pytest.raises(UserError, match=r"train-1.parquet has other columns than the first file: .*label differs"):
+        load(f"hf:{tmp_path}/d", "unused")
+    parquet(tmp_path / "d/train-1.parquet", table(8, names=("dog", "cat")))
+    with pytest.raises(UserError, match=r"train-1.parquet numbers its classes in label otherwise than the first file"):
         load(f"hf:{tmp_path}/d", "unused")
     parquet(tmp_path / "e/x.parquet", pa.table({"text": ["a"], "label": [[1]]}))
     with pytest.raises(UserError, match="no column of pictures known as such") as caught:
@@ -289,70 +180,3 @@ def test_what_datasets_itself_writes(tmp_path, monkeypatch):
     (tmp_path / "saved/train/data-00001-of-00003.arrow").unlink()
     with pytest.raises(UserError, match=r"lacks data-00001-of-00003.arrow, which its state.json names"):
         load(f"hf:{tmp_path}/saved", "unused")
-
-
-def pictures(root):
-    """Files of every kind that decoding treats in its own way: 16-bit grey, transparent, turned, palette, photo."""
-    rng = np.random.default_rng(0)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    noise = rng.integers(0, 256, (30, 40, 4), dtype=np.uint8)
-    made = [
-        (Image.fromarray(rng.integers(0, 65536, (33, 47), dtype=np.uint16)), "16.png", {}),
-        (Image.fromarray(noise), "rgba.png", {}),
-        (Image.fromarray(noise[..., :3]), "turned.jpg", {"exif": exif}),
-        (Image.fromarray(noise[..., :3]).quantize(16), "palette.gif", {}),
-    ]
-    for split, n in (("test", 2), ("train", 8)):
-        for name in ("cat", "dog"):
-            for i in range(n):
-                image, ending, options = made[i % 4]
-                path = root / split / name / f"{i}-{ending}"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                image.rotate(i).save(path, **options)
-
-
-def test_the_same_pictures_give_the_same_features_from_any_source(run, tmp_path, monkeypatch):
-    """As a folder, tar shards, parquet and arrow: labels, splits and every bit of the features."""
-    from cache.features import open_file
-
-    pictures(tmp_path / "pets")
-    files = sorted((tmp_path / "pets").rglob("*.*"))
-    for split in ("train", "test"):
-        mine = [file for file in files if file.parts[-3] == split]
-        members = []
-        for file in mine:
-            key = f"{file.parent.name}/{file.stem}"
-            members += [(f"{key}{file.suffix}", file.read_bytes()), (f"{key}.cls", file.parent.name)]
-        shard(tmp_path / f"tars/{split}.tar", *members)
-        cells = pa.array([{"bytes": file.read_bytes(), "path": None} for file in mine], IMAGE)
-        made = pa.table({"image": cells, "label": [file.parent.name for file in mine]})
-        parquet(tmp_path / f"hub/{split}.parquet", made)
-        arrow(tmp_path / f"saved/{split}/data.arrow", made)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache-home"))
-    sets = ("folder:pets", "wds:tars", "hf:hub", "hf:saved")
-    asked = [word for name in sets for word in ("--dataset", name)]
-    how = ("--model", "test_resnet", "--weights", "random", "--batch-size", "8", "--device", "cpu")
-    quick = ("--precision", "float32", "--compile", "off", "--no-input-guard", "--exif", "apply")
-    done = run("extract", *asked, *how, *quick)
-    assert done.returncode == 0, done.stderr
-    found = {}
-    for name in sets:
-        with open_file(tmp_path / "cache" / name.replace(":", "-") / "test_resnet.h5") as file:
-            classes = [file.class_names[label] for label in file.labels]
-            found[name] = (
-                classes,
-                list(file.split),
-                np.array(file.features),
-                file.ids,
-                file.identity["dataset_digest"],
-            )
-    classes, split, features, ids, digest = found["folder:pets"]
-    assert features.std() > 0
-    for name in sets[1:]:
-        assert found[name][0] == classes
-        assert [code == 2 for code in found[name][1]] == [code == 2 for code in split]
-        assert np.array_equal(found[name][2], features)
-    # Shards of a folder are the folder: the same ids, splits and digest.
-    assert found["wds:tars"][3] == ids
-    assert found["wds:tars"][4] == digest
