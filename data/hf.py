@@ -38,6 +38,8 @@ def load(name: str, *, seed: int, exif: str) -> ImageSet:
     kind = rows.Parquet if files[0].suffix == ".parquet" else rows.Arrow
     with _readable(files[0], pyarrow):
         schema = kind.schema(str(files[0]))
+        if not schema.names:  # names that aren't UTF-8 show here
+            raise ValueError("no columns")
     features = _features(schema, root)
     image, label = _columns(schema, features, given)
     stored = kind([str(file) for file in files], image)
@@ -49,6 +51,12 @@ def load(name: str, *, seed: int, exif: str) -> ImageSet:
             counts[split] = start + len(part.names)
             parts.append(part)
     faults.stop()
+    if any(part.names for part in parts):
+        try:  # one that has only paths is told at once, instead of image by image
+            stored(0)
+        except (pyarrow.ArrowException, OSError, ValueError, LookupError) as error:
+            have = "have pictures embedded, by Dataset.save_to_disk"
+            raise UserError(f"{called} in {root}: of the first picture, {error}: {have}") from error
     names = features.get(label)
     names = names if isinstance(names, list) else None
     return shards.assemble(called, root, parts, stored, class_names=names, seed=seed, exif=exif)
@@ -61,13 +69,8 @@ def _shard(stored, k: int, file: Path, split, *, label: str, like, start: int, p
             raise UserError(f"{file} has other columns than the first file: {_told(schema)}, where {odd[0]} differs")
         if _note(schema).get(label) != _note(like).get(label):
             raise UserError(f"{file} numbers its classes in {label} otherwise than the first file: write them together")
-        labels, sizes, missing = stored.table(k, label)
+        labels, sizes = stored.table(k, label)
         labels = _values(labels, pyarrow)
-    if missing:
-        raise UserError(
-            f"{file} has no picture in {missing:,} of {len(labels):,} rows, at most the path of one: have them "
-            "embedded, by Dataset.save_to_disk"
-        )
     return shards.Shard(file, split, [f"{start + n:07d}" for n in range(len(labels))], labels, sizes)
 
 
@@ -172,7 +175,7 @@ def _columns(schema, features: dict, given: shards.Given) -> tuple[str, str]:
     import pyarrow
 
     def can(column, test):
-        return column in schema.names and test(schema.field(column).type, pyarrow.types)
+        return column in schema.names and test(schema.field(schema.names.index(column)).type, pyarrow.types)
 
     told = [c for c in features if features[c] == "image" and can(c, _pictures)]
     structs = [c for c in schema.names if can(c, lambda kind, t: _pictures(kind, t) and t.is_struct(kind))]
@@ -235,6 +238,6 @@ def _json(path: Path) -> dict:
 def _readable(file: Path, pyarrow):
     try:
         yield
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, LookupError) as error:
         reason = str(error).partition("\n")[0][:200]
         raise UserError(f"{file} is damaged, or no {file.suffix} file ({reason}): get it again") from error

@@ -40,7 +40,7 @@ class Rows:
         if cell.is_valid and hasattr(cell, "keys"):  # a struct of bytes and path
             cell = cell["bytes"]
         if not cell.is_valid:
-            raise OSError("the table holds no picture in this row")
+            raise OSError("its row holds no picture, at most the path of one")
         return cell.as_py()
 
 
@@ -57,17 +57,13 @@ class Parquet(Rows):
         return pyarrow.parquet.read_schema(path)
 
     def table(self, k: int, label: str):
-        """Table ``k``'s labels, bytes of pictures in each row group, and the number of rows without a picture."""
+        """Table ``k``'s labels, and the bytes of each row group."""
         stream = _Stream(self.paths[k], self.column, 0)
-        groups, leaf = stream.groups, stream.leaf
         self.ends.append((self.ends[-1] if self.ends else 0) + stream.file.metadata.num_rows)
-        sizes = [group.column(leaf).total_uncompressed_size for group in groups]
-        stats = [group.column(leaf).statistics for group in groups]
-        nulls = sum(each.null_count or 0 for each in stats if each is not None)
         labels = stream.file.read(columns=[label], use_threads=False).column(0)
-        if not len(labels) == sum(group.num_rows for group in groups) == stream.file.metadata.num_rows:
+        if not len(labels) == sum(stream.rows) == stream.file.metadata.num_rows:
             raise ValueError(f"{len(labels)} labels for {stream.file.metadata.num_rows} rows")
-        return labels, sizes, nulls
+        return labels, stream.sizes
 
     def _cell(self, k: int, row: int):
         with self.lock:
@@ -108,20 +104,20 @@ class _Stream:
         # buffered, not ahead of time: else a whole row group, which may be the whole file, is held in memory
         self.file = pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
         meta = self.file.metadata
-        self.groups = [meta.row_group(g) for g in range(meta.num_row_groups)]
-        self.ends = [*itertools.accumulate(group.num_rows for group in self.groups)]
-        names = [meta.schema.column(i).path for i in range(meta.num_columns)]
-        wanted = f"{column}.bytes" if f"{column}.bytes" in names else column
-        self.leaf = names.index(wanted)
+        groups = [meta.row_group(g) for g in range(meta.num_row_groups)]
+        self.rows = [group.num_rows for group in groups]
+        # of all columns: asked for one's, pyarrow 26 ends the process where a damaged file contradicts itself
+        self.sizes = [group.total_byte_size for group in groups]
+        self.ends = [*itertools.accumulate(self.rows)]
+        struct = pyarrow.types.is_struct(self.file.schema_arrow.field(column).type)
+        wanted = f"{column}.bytes" if struct else column
         group = bisect.bisect_right(self.ends, row)
         self.next = self.ends[group - 1] if group else 0
         self.cells = self._cells(wanted, group)
 
     def _cells(self, wanted: str, group: int):
-        left = self.groups[group:]
-        size = max(1, sum(each.column(self.leaf).total_uncompressed_size for each in left))
-        n = max(1, CHUNK * sum(each.num_rows for each in left) // size)
-        which = range(group, len(self.groups))
+        n = max(1, CHUNK * sum(self.rows[group:]) // max(1, sum(self.sizes[group:])))
+        which = range(group, len(self.rows))
         for batch in self.file.iter_batches(min(n, 1 << 16), which, columns=[wanted], use_threads=False):
             yield batch.column(0)
 
@@ -151,11 +147,11 @@ class Arrow(Rows):
             return _opened(file).schema
 
     def table(self, k: int, label: str):
-        """Table ``k``'s labels, bytes of each picture, and the number of rows without a picture."""
+        """Table ``k``'s labels, and the bytes of each picture."""
         import pyarrow.compute
 
         batches, starts = self._table(k)
-        labels, sizes, nulls = [], [], 0
+        labels, sizes = [], []
         for batch in batches:
             cells = batch.column(self.column)
             cells.validate(full=True)  # a stranger's offsets could point anywhere
@@ -164,11 +160,10 @@ class Arrow(Rows):
                 cells = pyarrow.compute.struct_field(cells, "bytes")
             lengths = pyarrow.compute.fill_null(pyarrow.compute.binary_length(cells), 0)
             sizes += lengths.to_pylist()
-            nulls += cells.null_count
             labels.append(batch.column(label))
         self.ends.append((self.ends[-1] if self.ends else 0) + int(starts[-1]))
         schema = batches[0].schema if batches else self.schema(self.paths[k])
-        return pyarrow.chunked_array(labels, schema.field(label).type), sizes, nulls
+        return pyarrow.chunked_array(labels, schema.field(label).type), sizes
 
     def _table(self, k: int) -> tuple[list, np.ndarray]:
         import pyarrow.compute
