@@ -44,7 +44,7 @@ def ls(data_root: Path, seed: int, as_json: bool):
     for row in rows:
         if row["state"] == "unusable":
             click.echo(row["fault"], err=True)
-    click.echo("Any folder of images is a set too: folder:PATH. A missing one: python -m data download NAME", err=True)
+    click.echo("Your own: folder:PATH, wds:PATH or hf:PATH. A missing one: python -m data download NAME", err=True)
 
 
 @main.command()
@@ -55,11 +55,20 @@ def ls(data_root: Path, seed: int, as_json: bool):
 def show(name: str, data_root: Path, seed: int, as_json: bool):
     """Show a set: images a split and a class, picture sizes, colour modes, and what is missing.
 
-    NAME is one of `ls`, or folder:PATH for any folder of images.
+    NAME is one of `ls`, or folder:PATH for any folder of images, wds:PATH for tar shards in the webdataset convention,
+    hf:PATH for a Hugging Face data set on this disk (parquet, or what save_to_disk wrote).
+
+    \b
+    wds:'PATH/train-{000..146}.tar'           a pattern instead of a folder
+    wds:PATH?image=left.jpg                   which picture of a sample, by its ending
+    wds:PATH?label=species                    class: ending of a member, or field of .json (default: cls, then label)
+    hf:PATH?image=img&label=fine_label        columns, where there are several to choose from
+    wds:PATH?test=val, hf:PATH?test=val       test on val, where test is missing or has no labels
 
     \b
     To paste:
       python -m data show digits
+      python -m data show 'wds:shards?label=species'
     """
     from data import registry, summary
 

@@ -1,6 +1,8 @@
 """Any picture file as the 8-bit RGB a person sees."""
 
+import contextlib
 import functools
+import io
 import os
 import struct
 import zlib
@@ -46,32 +48,39 @@ class UnreadableImage(UserError):
         return type(self), (self.id, self.reason)
 
 
-def read(path: str | os.PathLike, *, id: str, exif: str = "ignore") -> Image.Image:
-    """Decode the file at ``path`` to a PIL image of mode RGB.
+def read(source: str | os.PathLike | bytes, *, id: str, exif: str = "ignore") -> Image.Image:
+    """Decode a file, by its path or its bytes, to a PIL image of mode RGB.
 
     Transparency is laid on white; grey of 16 or 32 bits and floating point is scaled to 8 bits; of an animation it is
     the first frame. Pixels of plain 8-bit files equal ``PIL.Image.open(path).convert("RGB")``. ``exif="apply"`` turns
     the picture the way the camera was held. Thread safe. Raises UnreadableImage(id, reason).
     """
-    try:
-        with open(path, "rb") as file:
-            image = _open(file)
-            image.load()
-            if exif == "apply":
-                image = ImageOps.exif_transpose(image)
-            return _rgb(image)
-    except PIL_ERRORS as error:
-        raise UnreadableImage(id, _reason(error)) from error
+    with reading(id), _file(source) as file:
+        image = _open(file)
+        image.load()
+        if exif == "apply":
+            image = ImageOps.exif_transpose(image)
+        return _rgb(image)
 
 
-def header(path: str | os.PathLike, *, id: str) -> tuple[int, int, str]:
+def header(source: str | os.PathLike | bytes, *, id: str) -> tuple[int, int, str]:
     """Width and height in pixels as stored, and PIL's colour mode, without decoding. Raises UnreadableImage."""
+    with reading(id), _file(source) as file:
+        image = _open(file)
+        return *image.size, image.mode
+
+
+@contextlib.contextmanager
+def reading(id: str):
+    """Whatever goes wrong with the picture ``id`` inside is raised as UnreadableImage."""
     try:
-        with open(path, "rb") as file:
-            image = _open(file)
-            return *image.size, image.mode
+        yield
     except PIL_ERRORS as error:
         raise UnreadableImage(id, _reason(error)) from error
+
+
+def _file(source):
+    return io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
 
 
 def _open(file) -> Image.Image:

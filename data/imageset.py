@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,15 +17,16 @@ class ImageSet:
     """N labelled images. Made by ``data.registry.load``."""
 
     name: str
-    """As registered; ``folder-<basename>`` for ``folder:PATH``."""
+    """As registered; ``folder-<basename>`` for ``folder:PATH``, and likewise ``wds-`` and ``hf-``."""
     ids: list[str]
-    """POSIX paths relative to the set's root (``digits/0001`` for digits): unique, sorted, valid UTF-8."""
+    """POSIX paths relative to the set's root (``digits/0001`` for digits): unique, valid UTF-8, sorted but for shards,
+    where they are in the order they are stored in."""
     labels: np.ndarray
     """(N,) int64, indices into class_names."""
     split: np.ndarray
     """(N,) int8: 0 train, 1 val, 2 test."""
     class_names: list[str]
-    """Sorted."""
+    """Sorted; numbers by size."""
     digest: str
     """sha256 over ids, labels, split, class names and file sizes (in memory: pixels); the same on every machine."""
     exif: str = "ignore"
@@ -35,6 +37,8 @@ class ImageSet:
     """Paths relative to root, for the operating system; they differ from ids only for names that aren't NFC UTF-8."""
     pixels: np.ndarray | None = None
     """(N, H, W, 3) uint8 where the set is held in memory, else None."""
+    stored: Callable[[int], bytes] | None = None
+    """Where the set lies in shards: reads the file of image ``i`` out of them. Thread safe, and can be pickled."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -45,14 +49,21 @@ class ImageSet:
         return self.name.replace("/", "-")
 
     def path(self, i: int) -> str | None:
-        """Where image ``i`` lies on disk; None in memory."""
+        """Where image ``i`` lies on disk as a file of its own; None in memory and in shards."""
         return None if self.files is None else f"{self.root}/{self.files[i]}"
+
+    def encoded(self, i: int) -> str | bytes | None:
+        """What data.decode reads image ``i`` from: its path, or in shards its bytes. Raises UnreadableImage."""
+        if self.stored is None:
+            return self.path(i)
+        with decode.reading(self.ids[i]):
+            return self.stored(i)
 
     def read(self, i: int) -> Image.Image:
         """Image ``i`` as PIL RGB. Thread safe. Raises data.decode.UnreadableImage(id, reason)."""
         if self.pixels is not None:
             return Image.fromarray(self.pixels[i])
-        return decode.read(self.path(i), id=self.ids[i], exif=self.exif)
+        return decode.read(self.encoded(i), id=self.ids[i], exif=self.exif)
 
 
 def digest(ids, labels, split, class_names, *, sizes: list[int] | None = None, pixels: np.ndarray | None = None) -> str:

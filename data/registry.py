@@ -4,24 +4,32 @@ import shlex
 from pathlib import Path
 
 from backbench import UsageError, UserError, suggest
-from data import decode, sources
+from data import decode, hf, sources, wds
 from data.imageset import ImageSet
 
-FOLDER = "folder:"
-"""What a name begins with that means any folder of images."""
+KINDS = {
+    "folder:PATH": sources.folder,
+    "wds:PATH": wds.load,
+    "hf:PATH": hf.load,
+}
+"""Names of anybody's own images, and what lists them: ``load(name, *, seed, exif)``."""
 
 
 def names() -> list[str]:
-    """The registered names, the study's first. ``folder:PATH`` is a name too."""
+    """The registered names, the study's first. What KINDS says are names too."""
     return list(sources.SETS)
 
 
 def check(*given: str) -> None:
     """Raise UsageError that lists every name which isn't registered, with those near to it."""
-    unknown = [name for name in given if not (name in sources.SETS or name.startswith(FOLDER))]
+    unknown = [name for name in given if not (name in sources.SETS or _kind(name))]
     if unknown:
-        known = f"Known: {', '.join(names())} and folder:PATH."
+        known = f"Known: {', '.join(names())}; {', '.join(KINDS)}."
         raise UsageError(*(f"no image set is named {name!r}.{suggest(name, names())} {known}" for name in unknown))
+
+
+def _kind(name: str):
+    return next((load for kind, load in KINDS.items() if name.startswith(kind.removesuffix("PATH"))), None)
 
 
 def load(name: str, *, data_root: str | Path, seed: int = 42, download: bool = False, exif: str = "ignore") -> ImageSet:
@@ -34,8 +42,8 @@ def load(name: str, *, data_root: str | Path, seed: int = 42, download: bool = F
     check(name)
     if exif not in decode.EXIF:
         raise UsageError(f"exif={exif!r}: {' or '.join(decode.EXIF)} is expected")
-    if name.startswith(FOLDER):
-        return sources.folder(Path(name.removeprefix(FOLDER)), seed=seed, exif=exif)
+    if kind := _kind(name):
+        return kind(name, seed=seed, exif=exif)
     source = sources.SETS[name]
     data_root = Path(data_root)
     found = source.find(data_root)

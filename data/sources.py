@@ -82,12 +82,12 @@ def digits(name: str, found: None, *, seed: int, exif: str) -> ImageSet:
     return _in_memory(name, ids, labels, split, [str(n) for n in range(10)], pixels, exif)
 
 
-def folder(path: Path, *, seed: int, exif: str) -> ImageSet:
-    """Any folder of images: ``{train,val,test}/<class>/``, without val/ or only test/ as well, or ``<class>/``.
+def folder(given: str, *, seed: int, exif: str) -> ImageSet:
+    """``folder:PATH``: ``{train,val,test}/<class>/``, without val/ or only test/ as well, or ``<class>/``.
 
     Without val/ an eighth of each class's train becomes val; class folders alone are split by the Caltech rule.
     """
-    path = path.expanduser()
+    path = Path(given.removeprefix("folder:")).expanduser()
     try:
         if not path.is_dir():
             raise UserError(f"folder:{path} {'is a file' if path.exists() else 'does not exist'}: a folder is expected")

@@ -56,7 +56,7 @@ def describe(images: ImageSet, *, seed: int) -> dict:
 
 
 def _missing(images: ImageSet) -> dict | None:
-    """Classes and images short of the whole set; None for a folder, whose whole size nobody knows."""
+    """Classes and images short of the whole set; None for a folder or shards, whose whole size nobody knows."""
     source = SETS.get(images.name)
     if source is None:
         return None
@@ -91,7 +91,7 @@ def _headers(images: ImageSet) -> tuple[np.ndarray, list[str], list[dict]]:
     with progress(len(images), f"{images.name} headers") as advance:
         for i, id in enumerate(images.ids):
             try:
-                width, height, mode = decode.header(images.path(i), id=id)
+                width, height, mode = decode.header(images.encoded(i), id=id)
             except decode.UnreadableImage as error:
                 unreadable.append({"id": error.id, "reason": error.reason})
             else:

@@ -32,7 +32,7 @@ def _list_datasets(ctx, _, wanted):
     if wanted:
         from data import registry
 
-        click.echo("\n".join([*registry.names(), "folder:PATH"]))
+        click.echo("\n".join([*registry.names(), *registry.KINDS]))
         ctx.exit()
 
 
@@ -40,7 +40,12 @@ def _list_datasets(ctx, _, wanted):
 @click.option(
     "--model", "models", multiple=True, help="A study name, any timm name, or 'study' for all eleven. Repeat."
 )
-@click.option("--dataset", "datasets", multiple=True, help="A registered image set or folder:PATH. Repeat.")
+@click.option(
+    "--dataset",
+    "datasets",
+    multiple=True,
+    help="A registered image set, or your own: folder:PATH, wds:PATH or hf:PATH. Repeat.",
+)
 @click.option(
     "--weights",
     default="auto",

@@ -128,10 +128,11 @@ def _differences(key: str, ours, theirs) -> list[str]:
 
 def _command(identity: dict, dataset: str) -> str:
     """The extract command whose features would suit a head of this identity."""
-    given = dataset.removeprefix("folder-")
+    kind, dash, given = dataset.partition("-")
+    own = dash and kind in ("folder", "wds", "hf")
     words = [
         f"extract --model {identity.get('model')}",
-        f"--dataset {f'folder:PATH-OF-{given}' if given != dataset else dataset}",
+        f"--dataset {f'{kind}:PATH-OF-{given}' if own else dataset}",
     ]
     weights = str(identity.get("weights"))
     if weights.startswith("file "):

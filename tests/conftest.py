@@ -63,5 +63,12 @@ def run(tmp_path):
 
 
 @pytest.fixture
+def cache_home(tmp_path, monkeypatch):
+    """A place of the test's own for what is kept from run to run."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache-home"))
+    return tmp_path / "cache-home"
+
+
+@pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)

@@ -1,0 +1,247 @@
+"""What sources of many files have in common: ``KIND:PATH?key=value``, the files, their splits, one image set of all.
+
+Files are shards of images: tars (data.wds) or tables (data.hf). Images keep the order they are stored in, so that a
+pass over the set reads each file from its beginning to its end.
+"""
+
+import collections
+import glob
+import itertools
+import os
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from backbench import SPLITS, UsageError, UserError, suggest
+from data import imageset, listing, splits
+from data.imageset import ImageSet
+from data.sources import CALTECH_RULE
+
+WORDS = {
+    **dict.fromkeys(("train", "training"), splits.TRAIN),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), splits.VAL),
+    **dict.fromkeys(("test", "testing"), splits.TEST),
+}
+"""Words in the name of a file or its folders that say which split it is of."""
+
+RULE = (
+    "files with train, val and test in their names, or in folders of these names, are expected; without val, "
+    "int(n*0.125) of n train images become val; ?test=val after the path tests on val"
+)
+
+
+@dataclass(frozen=True)
+class Given:
+    """``KIND:PATH?key=value&key=value`` as typed, taken apart."""
+
+    kind: str
+    path: str
+    options: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The images of one file."""
+
+    path: Path
+    split: int | None
+    """Code of its split; None in all shards of a set that isn't split yet."""
+    names: list[str]
+    """One an image."""
+    labels: list[int | str | None]
+    """A number or the name of a class; None or below 0: unknown."""
+    sizes: list[int]
+    """Bytes, an image or a group of images: what the digest holds on to."""
+
+
+def parse(name: str, *, known: tuple[str, ...]) -> Given:
+    """Raises UsageError for options that aren't ``known``."""
+    kind, _, rest = name.partition(":")
+    found = re.fullmatch(r"(.*?)\?(\w+=[^&=]+(?:&\w+=[^&=]+)*)", rest, re.DOTALL)
+    if not found:
+        return Given(kind, rest, {})
+    options = dict(pair.split("=") for pair in found[2].split("&"))
+    if unknown := [key for key in options if key not in known]:
+        takes = f"{kind}:PATH?key=value takes {', '.join(known)}"
+        raise UsageError(*(f"{name}: {takes}, not {key!r}.{suggest(key, known)}" for key in unknown))
+    return Given(kind, found[1], options)
+
+
+def find(given: Given, endings: tuple[str, ...]) -> tuple[str, Path, list[Path]]:
+    """The set's name, its root and its files, sorted: of a folder and those below it, one file, or a pattern.
+
+    A pattern has ``{000..012}``, ``{a,b}``, ``*`` or ``[0-9]``. Raises UserError.
+    """
+    path = Path(given.path).expanduser()
+    kinds = " or ".join(endings)
+    try:
+        if path.is_dir():
+            root, base, files = path, path.resolve().name, _below(path)
+        elif path.is_file():
+            root, base, files = path.parent, path.stem, [path]
+        else:
+            matches = {pattern: glob.glob(pattern) for pattern in braces(str(path))}
+            if missing := [pattern for pattern, found in matches.items() if not found]:
+                what = f"a folder of {kinds} files is expected, one, or a pattern"
+                raise UserError(f"{given.kind}:{path} does not exist ({_some(missing)}): {what}")
+            files = sorted({Path(file) for file in itertools.chain(*matches.values())})
+            root = Path(os.path.commonpath([file.parent for file in files]))
+            base = root.resolve().name
+    except OSError as error:
+        raise UserError(f"can't look into {given.kind}:{path}: {error.strerror}") from error
+    found = [file for file in files if file.name.endswith(endings)]
+    if not found:
+        packed = [file.name for file in files if re.search(r"\.tar\.\w+$|\.tgz$", file.name)]
+        hint = f", but {packed[0]}: unpack it to a .tar, in which pictures can be found" if packed else ""
+        raise UserError(f"{given.kind}:{path} holds no {kinds} file{hint}")
+    return "-".join((given.kind, listing.text(base), *map(clean, given.options.values()))), root, found
+
+
+def braces(pattern: str) -> list[str]:
+    """``{a,b}`` and ``{008..012}`` spelt out, as a shell does."""
+    found = re.search(r"\{([^{}]*,[^{}]*|\d+\.\.\d+)\}", pattern)
+    if not found:
+        return [pattern]
+    first, dots, last = found[1].partition("..")
+    if dots and first.isdigit():
+        if int(last) - int(first) > 1_000_000:
+            raise UsageError(f"{pattern} are more than a million files")
+        inner = [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
+    else:
+        inner = found[1].split(",")
+    return [pattern[: found.start()] + word + end for end in braces(pattern[found.end() :]) for word in inner]
+
+
+def by_split(files: list[Path], root: Path, *, test: str | None) -> list[tuple[Path, int | None]]:
+    """Each file with the split its name tells, its folders' names where that tells none.
+
+    None for all, where no file tells a split or all are train: the usual name for everything. ``test="val"`` takes val
+    for test and leaves the files of test out. Raises UserError.
+    """
+    if test and WORDS.get(test) != splits.VAL:
+        raise UsageError(f"?test={test}: ?test=val, to test on val, is expected")
+    codes = {file: _split(file.relative_to(root)) for file in files}
+    if two := [str(file) for file, code in codes.items() if code == "two"]:
+        raise UserError(f"the names of {_some(two)} tell two splits: rename them")
+    untold = [str(file) for file, code in codes.items() if code is None]
+    if 0 < len(untold) < len(files):
+        raise UserError(f"{_some(untold)} tell no split, {len(files) - len(untold)} other files do: {RULE}")
+    if test:
+        codes = {file: splits.TEST for file, code in codes.items() if code == splits.VAL} | {
+            file: code for file, code in codes.items() if code == splits.TRAIN
+        }
+        if splits.TEST not in codes.values():
+            raise UserError(f"{root} has no files of val to test on")
+    whole = {*codes.values()} == {splits.TRAIN}
+    return [(file, None if whole else codes[file]) for file in files if file in codes]
+
+
+def assemble(
+    name: str,
+    root: Path,
+    shards: list[Shard],
+    stored: Callable[[int], bytes],
+    *,
+    class_names: list[str] | None,
+    seed: int,
+    exif: str,
+) -> ImageSet:
+    """One set of all ``shards``; ``stored(i)`` reads image ``i`` of them. ``class_names`` says what numbers mean.
+
+    Ids are ``<split>/<name>``, as in a folder of such files; ``<shard>/<name>`` where those come twice. Classes are
+    those that occur. Raises UserError with everything that is wrong.
+    """
+    faults = []
+    ids = _ids(shards, lambda shard: "" if shard.split is None else SPLITS[shard.split])
+    if len({*ids}) < len(ids):
+        ids = _ids(shards, lambda shard: clean(shard.path.relative_to(root).with_suffix("").as_posix()))
+        if twice := [id for id, n in collections.Counter(ids).items() if n > 1]:
+            faults.append(f"{_some(twice)} are there twice")
+    given = [label for shard in shards for label in shard.labels]
+    unknown = [
+        id for id, label in zip(ids, given, strict=True) if label is None or (isinstance(label, int) and label < 0)
+    ]
+    if unknown:
+        faults.append(f"{len(unknown):,} of {len(ids):,} images have no label: {_some(unknown)}")
+        given = [0]
+    labels, names, more = _classes(given, class_names)
+    if faults := faults + more:
+        raise UserError(*(f"{name} in {root}: {fault}" for fault in faults))
+    lengths = [len(shard.names) for shard in shards]
+    rule = RULE
+    if shards[0].split is None:
+        rule = CALTECH_RULE
+        split = splits.caltech_rule(ids, labels, seed=seed)
+    else:
+        split = np.repeat(np.array([shard.split for shard in shards], np.int8), lengths)
+        if not (split == splits.VAL).any():
+            split = splits.val_from_train(ids, labels, split, seed=seed)
+    try:
+        splits.check(labels, split, names, rule=rule)
+    except UserError as error:
+        raise UserError(*(f"{name} in {root}: {fault}" for fault in error.faults)) from error
+    sizes = [size for shard in shards for size in shard.sizes]
+    sha = imageset.digest(ids, labels, split, names, sizes=sizes)
+    return ImageSet(name, ids, labels, split, names, sha, exif, root=root, stored=stored)
+
+
+def clean(text: str) -> str:
+    """Any name out of a stranger's file as text that can be stored: NFC, valid UTF-8, without NUL."""
+    text = text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+    return unicodedata.normalize("NFC", text)
+
+
+def _below(folder: Path) -> list[Path]:
+    """Files in ``folder`` and the real folders below it, hidden ones apart, sorted; links to files count."""
+
+    def stop(error):
+        raise error
+
+    files = []
+    for where, inside, names in os.walk(folder, onerror=stop):
+        inside[:] = [name for name in inside if not name.startswith(".")]
+        files += [Path(where, name) for name in names if not name.startswith(".")]
+    return sorted(file for file in files if file.is_file())
+
+
+def _split(file: Path) -> int | str | None:
+    """The code that the name tells, or else the nearest folder's; "two" where a name tells two."""
+    for part in reversed(file.with_suffix("").parts):
+        codes = {WORDS[word] for word in re.split(r"[^a-z]+", part.lower()) if word in WORDS}
+        if codes:
+            return codes.pop() if len(codes) == 1 else "two"
+    return None
+
+
+def _ids(shards: list[Shard], prefix: Callable[[Shard], str]) -> list[str]:
+    return [f"{prefix(shard)}/{name}".lstrip("/") for shard in shards for name in shard.names]
+
+
+def _classes(given: list, class_names: list[str] | None) -> tuple[np.ndarray, list[str], list[str]]:
+    """Labels (N,) int64 into the names of the classes that occur, sorted (numbers by size), and what is wrong."""
+    faults = []
+    if all(isinstance(label, int) for label in given):
+        used = sorted({*given})
+        if class_names is None:
+            names = {n: str(n) for n in used}
+        else:
+            if beyond := [str(n) for n in used if n >= len(class_names)]:
+                faults.append(f"labels {_some(beyond)}, where only {len(class_names)} class names are given")
+            if twice := [name for name, n in collections.Counter(class_names).items() if n > 1]:
+                faults.append(f"two classes are named {_some(twice)}: make their names differ")
+            names = {n: clean(class_names[n]) for n in used if n < len(class_names)}
+        kept = list(names.values()) if class_names is None else sorted({*names.values()})
+    else:
+        names = {label: clean(str(label)) for label in {*given}}
+        kept = sorted({*names.values()})
+    code = {name: i for i, name in enumerate(kept)}
+    labels = np.array([code[names[label]] for label in given if label in names], np.int64)
+    return labels, kept, faults
+
+
+def _some(items: list[str]) -> str:
+    return ", ".join(items[:5]) + (f" and {len(items) - 5:,} more" if len(items) > 5 else "")

@@ -1,0 +1,277 @@
+"""Tar shards in the webdataset convention, read in place: ``wds:PATH``.
+
+Members of one sample follow each other and share their name up to its first dot: ``cat/1.jpg``, ``cat/1.cls``. A shard
+is looked through once to find where its pictures lie; a picture is then one seek and one read. Nothing is unpacked, and
+a name inside a tar is never used as a path.
+"""
+
+import collections
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import re
+import shlex
+import tarfile
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from backbench import Faults, UserError
+from backbench.files import write_whole
+from backbench.progress import progress
+from data import shards
+from data.imageset import ImageSet
+from data.listing import ENDINGS
+
+OPTIONS = ("image", "label", "test")
+"""``image``: ending of the picture where a sample has several. ``label``: ending of the member, or field of the .json,
+that holds the class; else ``.cls``, else the field ``label``. ``test``: see data.shards.by_split."""
+
+CLASS_FILES = ("classes.txt", "classnames.txt")
+"""Beside the shards or in the set's folder: the name of class 0, of class 1 and so on, one a line."""
+
+LABEL_BYTES, JSON_BYTES, IMAGE_BYTES = 1_000, 1 << 24, 1 << 30
+"""Larger members are refused before they are read. No picture within PIL's limit of pixels needs a gigabyte."""
+
+MANY = 1_000
+"""From so many pictures on, where they lie is kept for the next time: 60,000 take 3 s to find in six shards."""
+
+
+VERSION = 1
+"""Of what is kept."""
+
+ENOUGH = 10
+"""Faulty shards after which no more are looked into: a thousand shards are mostly made by one program."""
+
+
+@dataclass
+class Index:
+    """The pictures of a shard: name, first byte, bytes and class of each."""
+
+    names: list[str] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Members:
+    """Reads pictures out of their shards: ``members(i)``. Thread safe, holds no open file."""
+
+    paths: list[str]
+    stamps: list[tuple[int, int]]
+    shard: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+
+    def __call__(self, i: int) -> bytes:
+        """Raises OSError, also where the shard isn't the one that was listed."""
+        k, size = self.shard[i], int(self.sizes[i])
+        if size > IMAGE_BYTES:
+            raise OSError(f"{size:,} bytes, more than {IMAGE_BYTES:,} are no picture")
+        with open(self.paths[k], "rb") as file:
+            if _stamp(os.fstat(file.fileno())) != self.stamps[k]:
+                raise OSError(f"{Path(self.paths[k]).name} has changed since the run began: run the command again")
+            file.seek(int(self.offsets[i]))
+            return file.read(size)
+
+
+def load(name: str, *, seed: int, exif: str) -> ImageSet:
+    """List and split ``wds:PATH``: a folder of .tar shards, one, or a pattern. Raises UserError."""
+    given = shards.parse(name, known=OPTIONS)
+    name, root, files = shards.find(given, (".tar",))
+    listed = shards.by_split(files, root, test=given.options.get("test"))
+    how = {key: given.options.get(key) for key in ("image", "label")}
+    files = [file for file, _ in listed]
+    stamps, indices = _indices(files, name, **how)
+    labels = [label for each in indices for label in each.labels]
+    numbers = all(re.fullmatch(r"-?\d{1,9}", label) for label in labels)
+    parts = [
+        shards.Shard(file, split, each.names, [*map(int, each.labels)] if numbers else each.labels, each.sizes)
+        for (file, split), each in zip(listed, indices, strict=True)
+    ]
+    stored = Members(
+        [str(file) for file in files],
+        stamps,
+        np.repeat(np.arange(len(files), dtype=np.int32), [len(each.names) for each in indices]),
+        np.array([offset for each in indices for offset in each.offsets], np.int64),
+        np.array([size for each in indices for size in each.sizes], np.int64),
+    )
+    class_names = _class_names(root, files) if numbers else None
+    return shards.assemble(name, root, parts, stored, class_names=class_names, seed=seed, exif=exif)
+
+
+def _indices(files: list[Path], name: str, **how) -> tuple[list[tuple[int, int]], list[Index]]:
+    faults = Faults()
+    stamps, found = [], {}
+    for file in files:
+        with faults.collect(), _readable(file):
+            stamps.append(_stamp(file.stat()))
+            if kept := _kept(file, stamps[-1], how):
+                found[file] = kept
+    faults.stop()
+    todo = [file for file in files if file not in found]
+    if todo:
+        with progress(len(todo), f"{name} looking into shards", unit="shards") as advance:
+            for file in todo:
+                with faults.collect(), _readable(file):
+                    found[file] = index(file, **how)
+                    _keep(file, stamps[files.index(file)], how, found[file])
+                advance(1)
+                if len(faults.errors) == ENOUGH:
+                    break
+    faults.stop()
+    return stamps, [found[file] for file in files]
+
+
+def index(path: Path, *, image: str | None, label: str | None) -> Index:
+    """Look through the tar at ``path``. Raises UserError with everything that is wrong, OSError, tarfile.TarError."""
+    found, seen, wrong = Index(), set(), collections.defaultdict(list)
+    with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        for key, members in itertools.groupby(_members(tar), key=lambda member: member[0]):
+            members = [(ending, member) for _, ending, member in members]
+            pictures = [(e, m) for e, m in members if (e == image if image else e.rpartition(".")[2] in ENDINGS)]
+            if not pictures:
+                if label in dict(members) or "cls" in dict(members):
+                    wrong["have a class but no picture next to it"].append(key)
+                continue
+            ending, member = pictures[0]
+            name = f"{key}.{ending}"
+            if len(pictures) > 1:
+                ends = ", ".join(end for end, _ in pictures)
+                wrong[f"have several pictures ({ends}): choose by wds:PATH?image={ending}"].append(key)
+            if any(not m.isreg() or m.issparse() for _, m in members):
+                wrong["hold a link, a device or a file with holes where a plain file is expected"].append(key)
+                continue
+            if name in seen:
+                wrong["are there twice"].append(name)
+            seen.add(name)
+            said, fault = _label(file, dict(members), [label] if label else ["cls", "label"])
+            if fault:
+                wrong[fault].append(f"{key}: {', '.join(ending for ending, _ in members)}")
+            found.names.append(name)
+            found.offsets.append(member.offset_data)
+            found.sizes.append(member.size)
+            found.labels.append(said)
+        _whole(tar, file, path)
+    if not found.names and not wrong:
+        wanted = f"members that end in .{image}" if image else "pictures"
+        wrong[f"no {wanted}: samples like 1.jpg, 1.cls are expected"] = []
+    if wrong:
+        raise UserError(*(f"{path}: {_count(keys)}{what}" for what, keys in wrong.items()))
+    return found
+
+
+def _members(tar: tarfile.TarFile):
+    """(key, ending, member) of each that belongs to a sample: the key is all before the first dot of the last part."""
+    end = -1
+    while member := tar.next():
+        tar.members.clear()  # else a tar of millions is millions of objects
+        if tar.offset <= end:
+            raise tarfile.ReadError("its members overlap")
+        end = tar.offset
+        found = re.fullmatch(r"((?:.*/)?[^./]+)\.([^/]+)", member.name, re.DOTALL)
+        if found and not member.isdir():
+            yield shards.clean(found[1].removeprefix("./").lstrip("/")), shards.clean(found[2]).lower(), member
+
+
+def _label(file, members: dict, wanted: list[str]) -> tuple[str | None, str | None]:
+    """The class as a sample tells it, and what is wrong with it."""
+    fields = None
+    for key in wanted:
+        said = None
+        if key in members:
+            said = _content(file, members[key], LABEL_BYTES)
+        elif "json" in members:
+            if fields is None:
+                with contextlib.suppress(ValueError, RecursionError):
+                    fields = json.loads(_content(file, members["json"], JSON_BYTES) or "")
+                if not isinstance(fields, dict):
+                    return None, "have a .json that isn't an object in JSON"
+            if key not in fields:
+                continue
+            said = str(fields[key]) if isinstance(fields[key], (int, str)) else None
+        else:
+            continue
+        said = said and said.strip()
+        return said, None if said else f"have a {key} that isn't the number or name of a class"
+    where = " or ".join(f".{key} or field {key} of .json" for key in wanted)
+    return None, f"have no {where}: say where the class is by wds:PATH?label=ENDING-OR-FIELD"
+
+
+def _content(file, member: tarfile.TarInfo, most: int) -> str | None:
+    """A small member's text; None where it is large or no text. The tar finds its place again by itself."""
+    if member.size > most:
+        return None
+    file.seek(member.offset_data)
+    try:
+        return file.read(member.size).decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _whole(tar: tarfile.TarFile, file, path: Path) -> None:
+    """Refuse a tar whose members end in anything but its end, where tarfile just stops: a damaged header or a cut."""
+    file.seek(tar.offset)
+    block = file.read(tarfile.BLOCKSIZE)
+    if block.strip(b"\0"):
+        raise tarfile.ReadError(f"after {tar.offset:,} bytes comes no member")
+    if len(block) < tarfile.BLOCKSIZE:
+        end = f"head -c 1024 /dev/zero >> {shlex.quote(str(path))}"
+        raise UserError(f"{path} lacks the end of a tar: get it again, or, if it is whole, add it with: {end}")
+
+
+@contextlib.contextmanager
+def _readable(file: Path):
+    try:
+        yield
+    except tarfile.TarError as error:
+        raise UserError(f"{file} is damaged, or no tar ({error}): get it again") from error
+    except OSError as error:
+        raise UserError(f"can't read {file}: {error.strerror or error}") from error
+
+
+def _class_names(root: Path, files: list[Path]) -> list[str] | None:
+    """The lines of the first of CLASS_FILES beside the shards or in ``root``."""
+    for folder in dict.fromkeys([root, *(file.parent for file in files)]):
+        for path in (folder / name for name in CLASS_FILES):
+            if path.is_file():
+                with _readable(path):
+                    try:
+                        return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+                    except UnicodeDecodeError as error:
+                        raise UserError(f"{path} is not UTF-8: one class name a line is expected") from error
+    return None
+
+
+def _stamp(stat: os.stat_result) -> tuple[int, int]:
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _sidecar(file: Path, how: dict) -> Path:
+    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    key = hashlib.sha256(json.dumps([VERSION, os.path.realpath(file), how]).encode()).hexdigest()
+    return home / "backbench" / "shards" / f"{key[:32]}.json"
+
+
+def _kept(file: Path, stamp: tuple[int, int], how: dict) -> Index | None:
+    """The index kept of an earlier time, where the shard's size and time are still the same."""
+    try:
+        kept = json.loads(_sidecar(file, how).read_bytes())
+        return Index(*kept["index"]) if tuple(kept["stamp"]) == stamp else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _keep(file: Path, stamp: tuple[int, int], how: dict, found: Index) -> None:
+    if len(found.names) >= MANY:
+        with contextlib.suppress(OSError):  # it is a convenience only
+            content = json.dumps({"stamp": stamp, "index": astuple(found)})
+            write_whole(_sidecar(file, how), content.encode())
+
+
+def _count(keys: list[str]) -> str:
+    return "" if not keys else f"{len(keys):,} samples ({'; '.join(keys[:3])}{'; ...' if len(keys) > 3 else ''}) "
