@@ -1,14 +1,30 @@
 """A set of labelled, split images, on disk or in memory."""
 
+import errno
 import hashlib
 import json
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from backbench import UserError
 from data import decode
+
+ROWS = ("ids", "labels", "split", "files", "pixels")
+"""What a set has one of for each image."""
+
+SAMPLE = 16
+"""Images looked for before a whole set is said to be gone."""
+
+NETWORK_DOWN = {
+    getattr(errno, name)
+    for name in ("ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENODEV")
+    if hasattr(errno, name)
+}
+"""What reading from a network folder gives while the network or its server is down; never a damaged picture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +51,8 @@ class ImageSet:
     """Paths relative to root, for the operating system; they differ from ids only for names that aren't NFC UTF-8."""
     pixels: np.ndarray | None = None
     """(N, H, W, 3) uint8 where the set is held in memory, else None."""
+    span: tuple[int, int, int] | None = None
+    """Of a part: its rows [start, stop) and how many the whole set has. The name and the digest are the whole set's."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -43,6 +61,31 @@ class ImageSet:
     def slug(self) -> str:
         """The name as one folder name: ``office_shift/amazon`` is ``office_shift-amazon``."""
         return self.name.replace("/", "-")
+
+    def part(self, start: int, stop: int) -> "ImageSet":
+        """The rows [start, stop) of a whole set, as a set."""
+        rows = {name: value[start:stop] for name in ROWS if (value := getattr(self, name)) is not None}
+        return replace(self, **rows, span=(start, stop, len(self)))
+
+    def reachable(self) -> bool:
+        """Whether any of a sample of its files is there; in memory, always."""
+        sample = range(0, len(self), max(1, len(self) // SAMPLE))
+        return self.files is None or any(os.path.exists(self.path(i)) for i in sample)
+
+    def check_reachable(self, errors) -> None:
+        """Raise UserError where not the images that couldn't be read are at fault, but all are out of reach.
+
+        The set's folder was unmounted or removed, or one of ``errors``, as raised by ``read``, comes of a network that
+        is down.
+        """
+        causes = [error.__cause__ for error in errors if isinstance(error.__cause__, OSError)]
+        down = [cause for cause in causes if cause.errno in NETWORK_DOWN]
+        if down or (causes and not self.reachable()):
+            raise UserError(
+                f"the images of {self.name} in {self.root} can't be reached any more ({(down or causes)[0].strerror}). "
+                "What was computed is kept, and no image is left out for that. Bring the folder back, and run the same "
+                "command again."
+            )
 
     def path(self, i: int) -> str | None:
         """Where image ``i`` lies on disk; None in memory."""

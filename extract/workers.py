@@ -1,0 +1,103 @@
+"""Processes of this machine that work on tasks: replaced when they die, ended when the run is stopped."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from dataclasses import replace
+from multiprocessing import connection
+
+from backbench import UserError
+from backbench.progress import hush
+from cache.shards import rows_done
+
+LIVES = 3
+"""Deaths in a row, without a row computed between them, after which a task is given up."""
+
+
+def run(work, tasks: list, workers: int) -> list:
+    """``work(task)`` of every task, in a process of its own, ``workers`` at a time; results come in no order.
+
+    They share the cores, and take the GPUs by turns. A process that dies is replaced. Raises UserError where that
+    doesn't help; however this ends, no process is left.
+    """
+    import torch
+
+    workers = min(workers, len(tasks))
+    threads = max(1, torch.get_num_threads() // workers)
+    gpus = torch.cuda.device_count()
+    context = multiprocessing.get_context("spawn")
+    waiting, free, running = deque((task, LIVES) for task in tasks), deque(range(workers)), {}
+    results = []
+    try:
+        while waiting or running:
+            while waiting and free:
+                (task, lives), slot = waiting.popleft(), free.popleft()
+                if task.settings.device.type == "cuda" and task.settings.device.index is None:
+                    task = replace(task, device=f"cuda:{slot % gpus}")
+                ours, theirs = context.Pipe(duplex=False)
+                process = context.Process(target=_child, args=(work, task, threads, theirs))
+                process.start()
+                theirs.close()
+                running[ours] = (process, task, slot, lives, rows_done(task.path))
+            for pipe in connection.wait(list(running)):
+                process, task, slot, lives, before = running.pop(pipe)
+                free.append(slot)
+                try:
+                    results.append(pipe.recv())
+                except EOFError:  # it is dead
+                    process.join()
+                    waiting.append((task, _lives(process, task, lives, before)))
+    finally:
+        for process, *_ in running.values():
+            process.terminate()
+        for process, *_ in running.values():
+            process.join()
+    return results
+
+
+def _lives(process, task, lives: int, before: int) -> int:
+    """How often a task whose process died may be tried again. Raises UserError where that is enough."""
+    start, stop, _ = task.imageset.span
+    if process.exitcode in (0, 1):  # a fault in the program, whose traceback has been printed
+        raise RuntimeError(f"the worker of rows {start} to {stop} failed")
+    lives = LIVES if rows_done(task.path) > before else lives - 1
+    if not lives:
+        raise UserError(
+            f"the worker of rows {start:,} to {stop:,} of {task.imageset.name} died {LIVES} times in a row (exit code "
+            f"{process.exitcode}), mostly for lack of memory. What was computed is kept: the same command goes on. Try "
+            "fewer --workers or a smaller --batch-size."
+        )
+    print(
+        f"the worker of rows {start:,} to {stop:,} died (exit code {process.exitcode}): another goes on",
+        file=sys.stderr,
+    )
+    return lives
+
+
+def _child(work, task, threads: int, pipe) -> None:
+    """A worker process. Ctrl-C reaches the parent, which ends it by SIGTERM; it doesn't outlive the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    hush()
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+    settings = replace(task.settings, threads=task.settings.threads or threads)
+    try:
+        pipe.send(work(replace(task, settings=settings)))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGTERM)
+
+
+def _end(signum, frame):
+    raise KeyboardInterrupt
+
+
+def _end_with_parent() -> None:
+    connection.wait([multiprocessing.parent_process().sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
