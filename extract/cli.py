@@ -43,7 +43,7 @@ def _shard(ctx, _, text):
         return None
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise UsageError(f"--shard {text}: part K of N is expected, K from 1, such as 3/16.")
+        raise click.BadParameter("part K of N is expected, K from 1, such as 3/16.")
     return int(match[1]), int(match[2])
 
 
