@@ -166,7 +166,8 @@ def merge(paths, cache_dir, keep, overwrite):
     found = {(family.whole, family.count): family for path in asked for family in shards.families(path)}
     faults = Faults()
     with faults.collect():
-        if nothing := [path for path in asked if not shards.families(path) and not (paths and path.is_file())]:
+        # A feature file without shards has been joined before.
+        if nothing := [path for path in asked if not shards.families(path) and not path.is_file()]:
             raise UserError(*(f"no shards at {path}. Make them: extract ... --shard 1/4" for path in nothing))
     for family in found.values():
         with faults.collect():

@@ -6,6 +6,8 @@ import signal
 import sys
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import connection
 
@@ -18,7 +20,7 @@ LIVES = 3
 
 
 def run(work, tasks: list, workers: int) -> list:
-    """``work(task)`` of every task, in a process of its own, ``workers`` at a time; results come in no order.
+    """``work(task)`` of every task, in their order, each in a process of its own, ``workers`` at a time.
 
     They share the cores, and take the GPUs by turns. A process that dies is replaced. Raises UserError where that
     doesn't help; however this ends, no process is left.
@@ -29,33 +31,49 @@ def run(work, tasks: list, workers: int) -> list:
     threads = max(1, torch.get_num_threads() // workers)
     gpus = torch.cuda.device_count()
     context = multiprocessing.get_context("spawn")
-    waiting, free, running = deque((task, LIVES) for task in tasks), deque(range(workers)), {}
-    results = []
+    waiting, free, running = deque((i, LIVES) for i in range(len(tasks))), deque(range(workers)), {}
+    results = {}
     try:
         while waiting or running:
             while waiting and free:
-                (task, lives), slot = waiting.popleft(), free.popleft()
+                (i, lives), slot = waiting.popleft(), free.popleft()
+                task = tasks[i]
                 if task.settings.device.type == "cuda" and task.settings.device.index is None:
                     task = replace(task, device=f"cuda:{slot % gpus}")
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_child, args=(work, task, threads, theirs))
-                process.start()
+                with _no_interrupt():
+                    process.start()
                 theirs.close()
-                running[ours] = (process, task, slot, lives, rows_done(task.path))
+                running[ours] = (process, i, slot, lives, rows_done(task.path))
             for pipe in connection.wait(list(running)):
-                process, task, slot, lives, before = running.pop(pipe)
+                process, i, slot, lives, before = running.pop(pipe)
                 free.append(slot)
                 try:
-                    results.append(pipe.recv())
+                    results[i] = pipe.recv()
+                    process.join()
                 except EOFError:  # it is dead
                     process.join()
-                    waiting.append((task, _lives(process, task, lives, before)))
+                    waiting.append((i, _lives(process, tasks[i], lives, before)))
     finally:
         for process, *_ in running.values():
             process.terminate()
         for process, *_ in running.values():
             process.join()
-    return results
+    return [results[i] for i in range(len(tasks))]
+
+
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Keep Ctrl-C, which a terminal sends to all, from what is started here: it is for the parent, which ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _lives(process, task, lives: int, before: int) -> int:
@@ -78,17 +96,16 @@ def _lives(process, task, lives: int, before: int) -> int:
 
 
 def _child(work, task, threads: int, pipe) -> None:
-    """A worker process. Ctrl-C reaches the parent, which ends it by SIGTERM; it doesn't outlive the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    hush()
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    import torch
-
-    torch.set_num_threads(threads)
-    settings = replace(task.settings, threads=task.settings.threads or threads)
+    """A worker process. SIGTERM ends it cleanly, and so does the end of its parent."""
     try:
+        signal.signal(signal.SIGTERM, _end)
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        hush()
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        import torch
+
+        torch.set_num_threads(threads)
+        settings = replace(task.settings, threads=task.settings.threads or threads)
         pipe.send(work(replace(task, settings=settings)))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGTERM)
