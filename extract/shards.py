@@ -185,9 +185,9 @@ def _watched(tasks: list[Task], label: str) -> Iterator[None]:
         shown = before
         while not last.is_set():
             last.wait(WATCH_EVERY)
-            now = done()
-            advance(now - shown)
-            shown = now
+            if now := max(0, done() - shown):
+                advance(now)
+                shown += now
 
     before, last = done(), threading.Event()
     with progress(sum(len(task.imageset) for task in tasks), label, done=before) as advance:

@@ -173,7 +173,7 @@ def test_a_killed_worker_is_replaced_and_a_stopped_run_goes_on(tmp_path):
         assert gone(pid)
         assert start(tmp_path, "many", log).wait() == 0
     said = (tmp_path / "log").read_text()
-    assert "died (-9): another goes on" in said
+    assert "died (exit code -9): another goes on" in said
     assert said.count("the same command goes on") == 1
     assert "Traceback" not in said
     invoke(extract.cli.main, *DIGITS, *PLAIN, "--cache-dir", tmp_path / "one", "--results-dir", tmp_path / "results")
@@ -224,6 +224,7 @@ def test_faults_of_workers_come_back_whole():
 def test_the_row_of_a_shared_run_is_one(extract_, tmp_path):
     from report import rows
 
-    found = json.loads(extract_("many", *PLAIN, "--workers", 1, "--json").partition("[")[2].join(["[", ""]))
+    said = extract_("many", *PLAIN, "--workers", 1, "--json")
+    found, _ = json.JSONDecoder().raw_decode(said[said.index("[\n") :])
     (row,) = rows.read(tmp_path / "results")
     assert (row["n"], found[0]["n"]) == (36, 36)
