@@ -9,12 +9,26 @@ LINE_EVERY = 10.0
 """Seconds between plain lines where stderr is not a terminal."""
 
 
+_hushed = False
+
+
+def hush() -> None:
+    """Show nothing in this process, for it is one of several: another shows the progress of all."""
+    global _hushed
+    _hushed = True
+
+
 @contextmanager
 def progress(total: int, label: str, *, unit: str = "images", done: int = 0) -> Iterator[Callable[[int], None]]:
     """Give ``advance(n)``, to be called as ``n`` more of ``total`` units are done; ``done`` were already."""
-    show = _bar if sys.stderr.isatty() else _lines
+    show = _nothing if _hushed else _bar if sys.stderr.isatty() else _lines
     with show(total, label, unit, done) as advance:
         yield advance
+
+
+@contextmanager
+def _nothing(total, label, unit, already):
+    yield lambda n: None
 
 
 @contextmanager
@@ -54,7 +68,7 @@ def _lines(total, label, unit, already):
             return
         spoken = now
         rate = (done - already) / max(now - started, 1e-9)
-        left = (total - done) / rate if rate else float("inf")
-        print(f"{label}  {done:,}/{total:,} {unit}  {rate:,.1f} {unit}/s  {left:,.0f} s left", file=sys.stderr)
+        left = f"  {rate:,.1f} {unit}/s  {(total - done) / rate:,.0f} s left" if rate else ""
+        print(f"{label}  {done:,}/{total:,} {unit}{left}", file=sys.stderr)
 
     yield advance

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from backbench import UserError, columns, options
-from cache import layout
+from cache import layout, shards
 
 
 @click.group(cls=options.Group)
@@ -18,6 +18,7 @@ def main():
       python -m cache ls
       python -m cache show cache/caltech256/resnet50.h5
       python -m cache verify cache
+      python -m cache merge cache
     """
 
 
@@ -27,13 +28,22 @@ def _paths(paths: tuple[str, ...], cache_dir: Path, *, partial: bool = False) ->
     asked = paths or (cache_dir,)
     if not partial:
         return features.find(asked)
-    unfinished = [p for path in asked if Path(path).is_dir() for p in sorted(Path(path).rglob("*.h5.part"))]
+    folders = [Path(path) for path in asked if Path(path).is_dir()]
+    unfinished = [p for folder in folders for p in sorted(folder.rglob("*.h5.part"))]
+    unfinished += [p for folder in folders for family in shards.families(folder) for p in family.files.values()]
     try:
         return sorted({*features.find(asked), *unfinished})
     except UserError:
         if unfinished:
             return unfinished
         raise
+
+
+def _state(file) -> str:
+    if file.complete and layout.SHARD not in file.identity:
+        return "complete"
+    state = f"{int((file.done != layout.PENDING).sum())} of {len(file.done)}"
+    return f"{state}, shard of {file.identity[layout.SHARD]['of']}" if layout.SHARD in file.identity else state
 
 
 def _facts(path: Path) -> dict:
@@ -45,7 +55,7 @@ def _facts(path: Path) -> dict:
             "path": str(path),
             "dataset": file.identity["dataset"],
             "model": file.identity["model"],
-            "state": "complete" if file.complete else f"{int((file.done != layout.PENDING).sum())} of {len(file.done)}",
+            "state": _state(file),
             "n": len(file.done),
             "dim": file.features.shape[1],
             "skipped": int((file.done == layout.SKIPPED).sum()),
@@ -132,3 +142,34 @@ def verify(paths, cache_dir, as_json):
             click.echo(f"{path}  {'whole' if fault is None else fault}")
     if any(faults.values()):
         raise UserError(f"{sum(map(bool, faults.values()))} of {len(faults)} feature files are not whole.")
+
+
+@main.command()
+@click.argument("paths", nargs=-1)
+@options.cache_dir
+@click.option("--keep", is_flag=True, help="Leave the shards where they are.")
+@options.overwrite
+def merge(paths, cache_dir, keep, overwrite):
+    """Join the shards that extract --shard made into one feature file each.
+
+    PATHS are folders, feature files to be made, or shards. All shards must be there, finished and made alike; what is
+    wrong is said with the command that mends it.
+
+    \b
+    Example:
+      python -m cache merge cache/caltech256/resnet50.h5
+    """
+    from backbench import Faults
+    from cache import merge as merging
+
+    asked = [Path(path) for path in paths or (cache_dir,)]
+    found = {(family.whole, family.count): family for path in asked for family in shards.families(path)}
+    faults = Faults()
+    with faults.collect():
+        # A feature file without shards has been joined before.
+        if nothing := [path for path in asked if not shards.families(path) and not path.is_file()]:
+            raise UserError(*(f"no shards at {path}. Make them: extract ... --shard 1/4" for path in nothing))
+    for family in found.values():
+        with faults.collect():
+            click.echo(merging.merge(family, keep=keep, overwrite=overwrite))
+    faults.stop()

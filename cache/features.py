@@ -32,9 +32,13 @@ def find(patterns: Iterable[str | Path]) -> list[Path]:
         else:
             matches = sorted(Path(p) for p in glob.glob(pattern, recursive=True))
         if not matches:
-            parts = list(path.rglob("*.h5.part")) if path.is_dir() else [layout.part_path(path)]
-            unfinished = [str(p) for p in parts if p.exists()]
+            beside = path.rglob if path.is_dir() else path.parent.glob
+            name = "*.h5" if path.is_dir() else glob.escape(path.name)
+            unfinished = [str(p) for p in sorted(beside(f"{name}.part"))]
             hint = f" There is unfinished {', '.join(unfinished)}: run its extract command again to finish it."
+            if not unfinished and any(beside(f"{name}.shard-*")):
+                unfinished = [pattern]
+                hint = f" There are shards of it. Join them: python -m cache merge {pattern}"
             missing.append(
                 f"no feature file at {pattern}."
                 + (hint if unfinished else " Make one: extract --model resnet50 --dataset caltech256")
@@ -56,6 +60,8 @@ class FeatureFile:
         self._h5 = h5
         attributes = {k: layout.from_attribute(k, v) for k, v in h5.attrs.items()}
         self.identity = {k: attributes.get(k) for k in layout.IDENTITY}
+        if layout.SHARD in attributes:
+            self.identity[layout.SHARD] = attributes[layout.SHARD]
         self.measured = {k: _known(attributes.get(k)) for k in layout.MEASURED}
         self.sha256 = attributes.get("sha256", "")
         self.labels = h5["labels"][:].astype(np.int64)
@@ -97,10 +103,10 @@ def _strings(dataset) -> list[str]:
 
 
 def open_file(path: str | Path, *, partial: bool = False) -> FeatureFile:
-    """Open a finished feature file, or with ``partial`` an unfinished one too.
+    """Open a finished feature file, or with ``partial`` an unfinished one or a shard too.
 
     Raises FeatureFileError where the file is missing, truncated, not one of ours, of another schema, unfinished,
-    damaged, or points at other files (external links, external storage, virtual datasets).
+    damaged, a shard, or points at other files (external links, external storage, virtual datasets).
     """
     import h5py
 
@@ -117,6 +123,8 @@ def open_file(path: str | Path, *, partial: bool = False) -> FeatureFile:
         ) from None
     try:
         fault = _fault(h5, path) or _wrong_values(h5, partial=partial)
+        if not fault and layout.SHARD in h5.attrs and not partial:
+            fault = f"a shard, with a part of the rows only. Join all of them: python -m cache merge {path.parent}"
         if fault:
             raise FeatureFileError(f"{path}: {fault}")
         return FeatureFile(path, h5)
@@ -184,7 +192,7 @@ def _wrong_values(h5, *, partial: bool) -> str | None:
 def verify(path: str | Path) -> str | None:
     """Read a finished file to its last byte: None where it is whole, else what is wrong with it."""
     try:
-        with open_file(path) as file:
+        with open_file(path, partial=layout.is_finished_shard(path)) as file:
             if not np.isfinite(file.features[file.done == layout.DONE]).all():
                 return "NaN or infinite features"
             found = layout.checksum(file.arrays())

@@ -19,6 +19,7 @@ measured figures are attributes of the root group; dictionaries are stored as JS
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,10 @@ IDENTITY = (
     "versions",
 )
 """Attributes that say what the features are. Two files with equal identities hold the same features."""
-DICTIONARIES = ("transform", "versions")
+SHARD = "shard"
+"""And, of a file that holds a part of the rows only, which: ``rows`` [start, stop), ``of`` how many, and the
+``batch_size`` that they were grouped by. See cache.shards."""
+DICTIONARIES = ("transform", "versions", SHARD)
 """Those of them that are dictionaries."""
 
 MEASURED = ("input_mean", "input_std", "images_per_second", "seconds", "device")
@@ -56,6 +60,11 @@ DEVICE_LENGTH = 96
 def part_path(path: Path) -> Path:
     """The name an unfinished file carries until its last row and its checksum are in."""
     return path.with_name(path.name + ".part")
+
+
+def is_finished_shard(path: Path) -> bool:
+    """Whether the name is a finished shard's, as ``cache.shards.path_of`` gives it."""
+    return bool(re.fullmatch(r".+\.shard-\d+-of-\d+", Path(path).name))
 
 
 def to_attribute(value):
@@ -88,16 +97,19 @@ def checksum(arrays: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def differences(wanted: dict, found: dict, *, versions: bool) -> list[str]:
-    """What sets two identities apart, a line a key. A wanted None was not asked for; versions count only if told to."""
+def differences(wanted: dict, found: dict, *, versions: bool, than: str = "this run") -> list[str]:
+    """What sets two identities apart, a line a key. A wanted None was not asked for; versions count only if told to.
+
+    ``than`` names whose identity is wanted.
+    """
     lines = []
-    for key in IDENTITY:
+    for key in (*IDENTITY, SHARD):
         want, have = wanted.get(key), found.get(key)
         if want is None or want == have or (key == "versions" and not versions):
             continue
         if isinstance(want, dict) and isinstance(have, dict):
             inner = [k for k in sorted({*want, *have}) if want.get(k) != have.get(k)]
-            lines += [f"{key}.{k}: the file has {have.get(k)!r}, this run {want.get(k)!r}" for k in inner]
+            lines += [f"{key}.{k}: the file has {have.get(k)!r}, {than} {want.get(k)!r}" for k in inner]
         else:
-            lines.append(f"{key}: the file has {have!r}, this run {want!r}")
+            lines.append(f"{key}: the file has {have!r}, {than} {want!r}")
     return lines

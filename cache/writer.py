@@ -7,7 +7,6 @@ size, changed in place) and the file takes its final name.
 """
 
 import contextlib
-import errno
 import os
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from backbench import UserError
-from cache import layout
+from cache import disk, layout
 from cache.features import FeatureFileError, open_file
 
 SYNC_EVERY = 1.0
@@ -36,7 +35,7 @@ def look(path: Path, wanted: dict, *, overwrite: bool = False) -> tuple[str, dic
         return "new", None
     for place, state in ((path, "complete"), (part, "partial")):
         if os.path.exists(place):  # unlike Path.exists, False in a folder we may not look into
-            with open_file(place, partial=state == "partial") as file:
+            with open_file(place, partial=state == "partial" or "shard" in wanted) as file:
                 lines = layout.differences(wanted, file.identity, versions=state == "partial")
                 if lines:
                     raise FeatureFileError(
@@ -51,18 +50,24 @@ def look(path: Path, wanted: dict, *, overwrite: bool = False) -> tuple[str, dic
 class Writer:
     """An unfinished feature file, found or (``fresh``, or none there) new, open for rows. Leaving the context commits.
 
-    Raises UserError where the folder can't be written, the disk is full, or another run holds the file.
+    Raises UserError where the folder can't be written, the disk is full, or another run holds the file; ``held`` says
+    that the caller does, with ``disk.hold``.
     """
 
-    def __init__(self, path, *, identity, labels, split, ids, class_names, dim, dtype, fresh=False):
+    def __init__(self, path, *, identity, labels, split, ids, class_names, dim, dtype, fresh=False, held=False):
         self.path = Path(path)
         self.part = layout.part_path(self.path)
-        with _faults(self.part):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if fresh or not os.path.exists(self.part):
-                self._create(identity, labels, split, ids, class_names, dim, dtype)
-            self._raw = open(self.part, "r+b", buffering=0)  # noqa: SIM115 - closed by __exit__
-        _lock(self._raw, self.part)
+        with contextlib.ExitStack() as stack:
+            if not held:
+                stack.enter_context(disk.hold(self.path))
+            with disk.faults(self.part):
+                if fresh or not os.path.exists(self.part):
+                    self._create(identity, labels, split, ids, class_names, dim, dtype)
+                self._raw = stack.enter_context(open(self.part, "r+b", buffering=0))
+            self._open()
+            self._stack = stack.pop_all()
+
+    def _open(self):
         with open_file(self.part, partial=True) as file:
             h5 = file._h5
             self._offset = {name: h5[name].id.get_offset() for name in layout.DATASETS}
@@ -91,7 +96,7 @@ class Writer:
         }
         try:
             # First without HDF5, whose own way of meeting a full disk is unclean.
-            _reserve(new, n * dim * np.dtype(dtype).itemsize + sum(array.nbytes for array in arrays.values()))
+            disk.reserve(new, n * dim * np.dtype(dtype).itemsize + sum(array.nbytes for array in arrays.values()))
             # 'earliest' keeps headers without checksums, so that changing an attribute in place can't break one.
             with h5py.File(new, "w", libver=("earliest", "v108")) as h5:
                 _allocate(h5, "features", (n, dim), np.dtype(dtype))
@@ -100,11 +105,13 @@ class Writer:
                 h5.attrs["format"] = layout.FORMAT
                 for key in layout.IDENTITY:
                     h5.attrs[key] = layout.to_attribute(identity[key] if key != "schema" else layout.SCHEMA)
+                if "shard" in identity:
+                    h5.attrs["shard"] = layout.to_attribute(identity["shard"])
                 for key, value in placeholders.items():
                     h5.attrs[key] = value
-            _reserve(new, new.stat().st_size)
+            disk.reserve(new, new.stat().st_size)
             os.replace(new, self.part)
-            _sync(self.part.parent)
+            disk.sync(self.part.parent)
         finally:
             new.unlink(missing_ok=True)
 
@@ -116,7 +123,7 @@ class Writer:
     def rows(self, index: np.ndarray, features: np.ndarray, *, mark: int = layout.DONE) -> None:
         """Store ``features`` (n, D) in the rows ``index`` (n,): written now, marked with the next commit."""
         values = np.ascontiguousarray(features, self.dtype)
-        with _faults(self.part):
+        with disk.faults(self.part):
             for start, stop in _runs(index):
                 self._write("features", index[start] * self.dim, values[start:stop])
         self._unmarked[index] = mark
@@ -129,7 +136,7 @@ class Writer:
 
     def commit(self) -> None:
         """Bring the rows to disk, then mark them."""
-        with _faults(self.part):
+        with disk.faults(self.part):
             os.fsync(self._raw.fileno())
             marked = np.flatnonzero(self._unmarked)
             self.done[marked] = self._unmarked[marked]
@@ -165,13 +172,13 @@ class Writer:
             "device": np.bytes_(device.encode()[: layout.DEVICE_LENGTH].ljust(layout.DEVICE_LENGTH)),
             "sha256": np.bytes_(sha256.encode()),
         }
-        with _faults(self.part):
+        with disk.faults(self.part):
             with h5py.File(self.part, "r+", locking=False) as h5:
                 for key, value in figures.items():
                     h5.attrs.modify(key, value)
             os.fsync(self._raw.fileno())
             os.replace(self.part, self.path)
-            _sync(self.path.parent)
+            disk.sync(self.path.parent)
         return self.path
 
     def __enter__(self):
@@ -185,7 +192,7 @@ class Writer:
             if kind is None:
                 raise
         finally:
-            self._raw.close()
+            self._stack.close()
 
 
 def _allocate(h5, name: str, shape, dtype):
@@ -207,48 +214,3 @@ def _runs(index: np.ndarray):
     if len(index):
         cuts = np.flatnonzero(np.diff(index) != 1) + 1
         yield from zip([0, *cuts], [*cuts, len(index)], strict=True)
-
-
-def _reserve(path: Path, size: int) -> None:
-    """Claim ``size`` bytes of disk for the file now, so that a disk too small is found before any work, then sync."""
-    with open(path, "ab") as file:
-        if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
-            os.posix_fallocate(file.fileno(), 0, size)
-        os.fsync(file.fileno())
-
-
-def _sync(path: Path) -> None:
-    with contextlib.suppress(PermissionError):  # Windows can't open a folder; there a rename is durable by itself
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _lock(raw, path: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows: no advisory locks; two runs on one file are not noticed there
-        return
-    try:
-        fcntl.flock(raw, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raw.close()
-        raise UserError(f"{path} is being written by another run. Wait for it, or give this one --out FILE.") from None
-
-
-@contextlib.contextmanager
-def _faults(path: Path):
-    """Turn what the system says of a full disk or a forbidden folder into a message that names the way on."""
-    try:
-        yield
-    except OSError as error:
-        # HDF5 reports a failed write without an errno, in its message only.
-        text = str(error)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "errno = 28" in text or "errno = 27" in text
-        what = "no space is left there" if full else (error.strerror or text.splitlines()[0])
-        raise UserError(
-            f"{path} can't be written: {what}. What was computed is kept; free some space or mend the permissions and "
-            "run the same command again, or name another place with --cache-dir."
-        ) from error

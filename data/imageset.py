@@ -1,15 +1,31 @@
 """A set of labelled, split images, on disk or in memory."""
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from backbench import UserError
 from data import decode
+
+ROWS = ("ids", "labels", "split", "files", "pixels")
+"""What a set has one of for each image."""
+
+SAMPLE = 16
+"""Images looked for before a whole set is said to be gone."""
+
+NETWORK_DOWN = {
+    getattr(errno, name)
+    for name in ("ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENODEV")
+    if hasattr(errno, name)
+}
+"""What reading from a network folder gives while the network or its server is down; never a damaged picture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +54,10 @@ class ImageSet:
     pixels: np.ndarray | None = None
     """(N, H, W, 3) uint8 where the set is held in memory, else None."""
     stored: Callable[[int], bytes] | None = None
-    """Where the set lies in shards: reads the file of image ``i`` out of them. Thread safe, and can be pickled."""
+    """Where the set lies in shards: reads the file of an image, by its row in the whole set, out of them. Thread safe, and can
+    be pickled."""
+    span: tuple[int, int, int] | None = None
+    """Of a part: its rows [start, stop) and how many the whole set has. The name and the digest are the whole set's."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -47,6 +66,32 @@ class ImageSet:
     def slug(self) -> str:
         """The name as one folder name: ``office_shift/amazon`` is ``office_shift-amazon``."""
         return self.name.replace("/", "-")
+
+    def part(self, start: int, stop: int) -> "ImageSet":
+        """The rows [start, stop) of a whole set, as a set."""
+        rows = {name: value[start:stop] for name in ROWS if (value := getattr(self, name)) is not None}
+        return replace(self, **rows, span=(start, stop, len(self)))
+
+    def reachable(self) -> bool:
+        """Whether any of a sample of its files is there, or the folder of its shards; in memory, always."""
+        if self.files is None:
+            return self.root is None or self.root.exists()
+        return any(os.path.exists(self.path(i)) for i in range(0, len(self), max(1, len(self) // SAMPLE)))
+
+    def check_reachable(self, errors) -> None:
+        """Raise UserError where not the images that couldn't be read are at fault, but all are out of reach.
+
+        The set's folder was unmounted or removed, or one of ``errors``, as raised by ``read``, comes of a network that
+        is down.
+        """
+        causes = [error.__cause__ for error in errors if isinstance(error.__cause__, OSError)]
+        down = [cause for cause in causes if cause.errno in NETWORK_DOWN]
+        if down or (causes and not self.reachable()):
+            raise UserError(
+                f"the images of {self.name} in {self.root} can't be reached any more ({(down or causes)[0].strerror}). "
+                "What was computed is kept, and no image is left out for that. Bring the folder back, and run the same "
+                "command again."
+            )
 
     def path(self, i: int) -> str | None:
         """Where image ``i`` lies on disk as a file of its own; None in memory and in shards."""
@@ -57,7 +102,7 @@ class ImageSet:
         if self.stored is None:
             return self.path(i)
         with decode.reading(self.ids[i]):
-            return self.stored(i)
+            return self.stored(i + (self.span[0] if self.span else 0))
 
     def read(self, i: int) -> Image.Image:
         """Image ``i`` as PIL RGB. Thread safe. Raises data.decode.UnreadableImage(id, reason)."""

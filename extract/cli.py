@@ -1,6 +1,7 @@
 """``extract``: run frozen backbones over image sets once, and keep the features."""
 
 import json
+import re
 
 import click
 
@@ -11,6 +12,7 @@ Examples:
   extract --model resnet50 --dataset caltech256 --download
   extract --model study --dataset caltech256 --dataset cifar100
   extract --model tf_efficientnet_lite0 --dataset folder:/path/to/images
+  extract --model resnet50 --dataset caltech256 --shard 3/16
 """
 
 
@@ -34,6 +36,15 @@ def _list_datasets(ctx, _, wanted):
 
         click.echo("\n".join([*registry.names(), *registry.KINDS]))
         ctx.exit()
+
+
+def _shard(ctx, _, text):
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise click.BadParameter("part K of N is expected, K from 1, such as 3/16.")
+    return int(match[1]), int(match[2])
 
 
 @click.command(cls=options.Command, epilog=EPILOG)
@@ -83,7 +94,33 @@ def _list_datasets(ctx, _, wanted):
     help="As stored.",
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Images a forward pass.  [default: 32, on a GPU 128]")
-@click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one a core, at most 8]")
+@click.option("--threads", type=click.IntRange(1), help="For decoding, a process.  [default: one a core, at most 8]")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Share the images out to this many processes, which divide the cores or take a GPU each. With --scheduler: "
+    "to this many tasks.",
+)
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Run on this Dask cluster, such as tcp://host:8786, a worker with one thread a machine or GPU. All must see "
+    "the data root and the cache at the same path.",
+)
+@click.option(
+    "--shard",
+    metavar="K/N",
+    callback=_shard,
+    help="Do part K of N only. In a Slurm array (--array=1-N): --shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT. "
+    "When all are done: python -m cache merge.",
+)
+@click.option(
+    "--if-busy",
+    type=click.Choice(["refuse", "wait"]),
+    default="refuse",
+    show_default=True,
+    help="Where another run is writing the same file.",
+)
 @click.option(
     "--exif",
     type=click.Choice(["ignore", "apply"]),
@@ -120,6 +157,8 @@ def main(models, datasets, cache_dir, results_dir, out, as_json, **how):
         raise UsageError(*missing, "For example: extract --model resnet50 --dataset caltech256")
     if out and (len(models), len(datasets), "study" in models) != (1, 1, False):
         raise UsageError("--out names one file, but several are asked for. Use --cache-dir.")
+    if how["shard"] and (how["workers"] or how["scheduler"]):
+        raise UsageError("--shard is one part of a run, --workers and --scheduler share a whole one out: not together.")
     from extract import study
 
     done, faults = study.extract_all(

@@ -5,6 +5,7 @@ import sys
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import numpy as np
 from backbench import UserError, __version__
 from backbench.devices import device_name
 from backbench.progress import progress
-from cache import layout
-from cache.writer import Writer, look
+from cache import disk, layout
+from cache.shards import choosing, look
+from cache.writer import Writer
 from extract.engine import Engine, choose, compiled
 from extract.guard import InputGuard
 from extract.pixels import Pixels
@@ -27,6 +29,10 @@ SEEN = 4
 """The input guard looks at every fourth row of pixels: at all of them it took a twentieth of a fast backbone's time."""
 
 
+NAMED = 20
+"""Unreadable images that are listed one by one."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """How to run: ``precision`` and ``compile`` auto take what is fastest, if its features agree with float32's."""
@@ -35,12 +41,13 @@ class Settings:
     precision: str = "auto"
     compile: str = "auto"  # auto, on, off
     batch_size: int | None = None  # 32, on a GPU 128
-    workers: int | None = None  # one a core, at most 8
+    threads: int | None = None  # for decoding: one a core, at most 8
     dtype: str = "float32"
     input_scale: float = 1.0
     input_guard: bool = True
     skip_unreadable: bool = False
     overwrite: bool = False
+    wait: bool = False  # for another run on the same file, or refuse
     seed: int = 42
 
 
@@ -48,11 +55,21 @@ class UnreadableImages(UserError):
     """Images that could not be read; all other rows are done."""
 
     def __init__(self, dataset: str, reasons: list[str]):
+        more = [f"and {len(reasons) - NAMED:,} more"] if len(reasons) > NAMED else []
         super().__init__(
-            f"{len(reasons)} of the images of {dataset} can't be read; all others are done:\n  "
-            + "\n  ".join(reasons)
+            f"{len(reasons):,} of the images of {dataset} can't be read; all others are done:\n  "
+            + "\n  ".join(reasons[:NAMED] + more)
             + "\nMend them and run the same command again, or leave them out with --on-error skip."
         )
+        self.dataset, self.reasons = dataset, reasons
+
+    def __reduce__(self):  # comes back from a worker process
+        return type(self), (self.dataset, self.reasons)
+
+
+def batch_size(device_type: str) -> int:
+    """Images a forward pass where nothing is asked for."""
+    return 128 if device_type == "cuda" else 32
 
 
 def identity(imageset, backbone, settings: Settings) -> dict:
@@ -60,6 +77,10 @@ def identity(imageset, backbone, settings: Settings) -> dict:
     import timm
     import torch
 
+    shard = {}
+    if imageset.span:
+        size = settings.batch_size or batch_size(settings.device.type)
+        shard = {layout.SHARD: {"rows": list(imageset.span[:2]), "of": imageset.span[2], "batch_size": size}}
     return {
         "schema": layout.SCHEMA,
         "model": backbone.name,
@@ -76,6 +97,7 @@ def identity(imageset, backbone, settings: Settings) -> dict:
         "seed": settings.seed,
         "input_scale": settings.input_scale,
         "versions": {"backbench": __version__, "timm": timm.__version__, "torch": torch.__version__},
+        **shard,
     }
 
 
@@ -88,15 +110,27 @@ def extract(imageset, backbone, path: Path, settings: Settings) -> bool:
     Returns False where the file was finished already. Raises UserError: a file made otherwise, a full disk, input off
     the backbone's scale, features not finite, and, when all other rows are done, images that couldn't be read.
     """
+    wanted = identity(imageset, backbone, settings)
+    if look(path, wanted, overwrite=settings.overwrite)[0] == "complete":
+        return False
+    with disk.hold(path, wait=settings.wait):
+        return _extract(imageset, backbone, path, settings, wanted)
+
+
+def _extract(imageset, backbone, path: Path, settings: Settings, wanted: dict) -> bool:
     import torch
 
-    wanted = identity(imageset, backbone, settings)
-    state, found = look(path, wanted, overwrite=settings.overwrite)
-    if state == "complete":
-        return False
     model = backbone.model.to(settings.device, memory_format=torch.channels_last)
     job = _Job(imageset, backbone, model, settings)
-    with ThreadPoolExecutor(settings.workers or min(8, os.cpu_count() or 1)) as pool, torch.inference_mode():
+    with (
+        ThreadPoolExecutor(settings.threads or min(8, os.cpu_count() or 1)) as pool,
+        torch.inference_mode(),
+        ExitStack() as first,
+    ):
+        first.enter_context(choosing(path, wanted))
+        state, found = look(path, wanted, overwrite=settings.overwrite)  # again: another run may have ended meanwhile
+        if state == "complete":
+            return False
         engine = job.engine(pool, found)
         wanted |= {"precision": engine.precision, "compiled": engine.compiled}
         writer = Writer(
@@ -109,7 +143,9 @@ def extract(imageset, backbone, path: Path, settings: Settings) -> bool:
             dim=backbone.num_features,
             dtype=settings.dtype,
             fresh=state == "new",
+            held=True,
         )
+        first.close()
         with writer:
             try:
                 unreadable = job.run(writer, pool, engine)
@@ -128,8 +164,8 @@ class _Job:
         self.imageset, self.backbone, self.model, self.settings = imageset, backbone, model, settings
         self.pixels = Pixels(imageset, backbone)
         size = len(imageset)
-        batch_size = settings.batch_size or (128 if settings.device.type == "cuda" else 32)
-        self.groups = np.array_split(np.arange(size), range(batch_size, size, batch_size))
+        step = settings.batch_size or batch_size(settings.device.type)
+        self.groups = np.array_split(np.arange(size), range(step, size, step))
         self.guard = InputGuard(backbone.config["mean"], backbone.config["std"], name=backbone.name)
 
     def engine(self, pool, found: dict | None) -> Engine:
@@ -178,6 +214,7 @@ class _Job:
                     ahead.append((group, reader.submit(self.pixels.batch, group, pool)))
                 group, future = ahead.popleft()
                 batch, faults = future.result()
+                self.imageset.check_reachable([fault for fault in faults if fault])
                 failed = np.array([fault is not None for fault in faults])
                 todo = np.array([i in pending for i in group])
                 unreadable += [str(fault) for fault in faults if fault]

@@ -10,7 +10,7 @@ from backbench.devices import pick_device
 from cache import layout
 from cache.features import open_file
 from data import registry
-from extract import backbones, names, run
+from extract import backbones, names, run, shards
 from report import rows
 
 
@@ -21,26 +21,45 @@ def default_path(cache_dir: Path, dataset: str, model: str) -> Path:
 
 
 def extract_all(
-    models, datasets, *, place, results_dir, weights, data_root, device, seed, download, exif, on_error, **settings
+    models,
+    datasets,
+    *,
+    place,
+    results_dir,
+    weights,
+    data_root,
+    device,
+    seed,
+    download,
+    exif,
+    on_error,
+    if_busy,
+    shard=None,
+    workers=None,
+    scheduler=None,
+    **settings,
 ) -> tuple[list[dict], Faults]:
     """Extract every model on every data set; ``place(dataset, model)`` names the file, ``settings`` are run.Settings'.
 
     Returns the figures of each finished file, and the faults met on the way: one request that fails doesn't stop the
-    others. Raises UsageError or UserError, before any work, with everything that is wrong in the request itself.
+    others. ``shard`` (number, count) does a part of the rows, ``workers`` and ``scheduler`` share them out.
+
+    Raises UsageError or UserError, before any work, with everything that is wrong in the request itself.
     """
     faults = Faults()
     imagesets = []
     with faults.collect():
         models = names.resolve(models)
     with faults.collect():
-        device = pick_device(device)
+        asked, device = device, pick_device("cpu" if scheduler else device)  # on a cluster each worker picks its own
     for name in dict.fromkeys(datasets):
         with faults.collect():
             imagesets.append(registry.load(name, data_root=data_root, seed=seed, download=download, exif=exif))
     faults.stop()
     keep_freed_memory()
     skip = on_error == "skip"
-    settings = run.Settings(device=device, seed=seed, skip_unreadable=skip, **settings)
+    settings = run.Settings(device=device, seed=seed, skip_unreadable=skip, wait=if_busy == "wait", **settings)
+    spread = shards.Spread(weights=weights, device=asked, shard=shard, workers=workers, scheduler=scheduler)
     done = []
     for model in models:
         with faults.collect():
@@ -49,9 +68,9 @@ def extract_all(
             for imageset in imagesets:
                 with faults.collect():
                     path = Path(place(imageset.name, model))
-                    fresh = run.extract(imageset, backbone, path, settings)
+                    path, fresh = spread.extract(imageset, backbone, path, settings)
                     figures = summary(path) | {"already": not fresh}
-                    if fresh:
+                    if fresh and not shard:
                         rows.append(results_dir, _row(figures, seed))
                     done.append(figures)
     return done, faults
@@ -59,7 +78,7 @@ def extract_all(
 
 def summary(path: Path) -> dict:
     """A finished feature file in the figures a user asks about."""
-    with open_file(path) as file:
+    with open_file(path, partial=layout.is_finished_shard(path)) as file:
         return {
             "dataset": file.identity["dataset"],
             "model": file.identity["model"],

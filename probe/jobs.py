@@ -2,10 +2,9 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 
-from backbench import UserError
+from backbench import UserError, cluster
 from backbench.allocator import keep_freed_memory
 from cache import features
 
@@ -53,20 +52,8 @@ def one(task, settings):
 
 
 def _on_cluster(tasks, settings, scheduler: str) -> Iterator[tuple]:
-    try:
-        from dask.distributed import Client
-    except ImportError:
-        raise UserError("--scheduler needs Dask: pip install 'backbench[cluster]'") from None
     import joblib
 
-    with ExitStack() as stack:
-        try:
-            client = stack.enter_context(Client(scheduler, timeout="10s"))
-        except (OSError, TimeoutError, ValueError) as error:
-            raise UserError(
-                f"no Dask scheduler answers at {scheduler} ({error}). Start one with: dask scheduler, and on each "
-                "machine: dask worker ADDRESS --nthreads 1"
-            ) from None
-        stack.enter_context(joblib.parallel_config("dask", client=client))
+    with cluster.connected(scheduler):
         results = joblib.Parallel(batch_size=1)(joblib.delayed(one)(task, settings) for task in tasks)
-        yield from zip(tasks, results, strict=True)
+    yield from zip(tasks, results, strict=True)

@@ -1,0 +1,206 @@
+"""One data set by several processes: a range of rows each, as shards on disk, which are then joined.
+
+Here they are processes of this machine, each with its share of the cores or a GPU of its own; on a Dask cluster, tasks.
+One that dies is replaced and goes on with the rows its shard has.
+"""
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from backbench import UsageError, UserError, cluster
+from backbench.allocator import keep_freed_memory
+from backbench.devices import pick_device
+from backbench.progress import progress
+from cache import disk, layout, merge, shards
+from cache.writer import look
+from data.imageset import ImageSet
+from extract import backbones, run, workers
+
+WATCH_EVERY = 1.0
+"""Seconds between two looks at how far the shards are."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A range of rows for some process: it makes its own backbone, and a shard at ``path``."""
+
+    imageset: ImageSet
+    model: str
+    weights: str
+    path: Path
+    device: str
+    settings: run.Settings
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How the rows of a data set are shared out: to one run of several (``shard``: number from 1, count), or by it."""
+
+    weights: str
+    device: str
+    shard: tuple[int, int] | None = None
+    workers: int | None = None
+    scheduler: str | None = None
+
+    def extract(self, imageset, backbone, path: Path, settings) -> tuple[Path, bool]:
+        """``run.extract`` of what is this run's to do. Gives the file that holds it, and whether it was made now."""
+        if self.workers or self.scheduler:
+            return path, extract(imageset, backbone, path, settings, self)
+        if not self.shard:
+            return path, run.extract(imageset, backbone, path, settings)
+        size = settings.batch_size or run.batch_size(settings.device.type)
+        rows, place = part(imageset, path, *self.shard, batch_size=size)
+        fresh = run.extract(rows, backbone, place, settings)
+        return place if place.exists() else path, fresh
+
+
+def part(imageset, path: Path, number: int, count: int, *, batch_size: int) -> tuple[ImageSet, Path]:
+    """Shard ``number`` (from 1) of ``count``: its rows, as a set, and where its features go.
+
+    Raises UsageError where there are fewer batches than shards: some shard would be empty.
+    """
+    if count > -(-len(imageset) // batch_size):
+        raise UsageError(
+            f"{len(imageset):,} images in batches of {batch_size} can't be cut into {count} shards. Take fewer."
+        )
+    span = shards.span(len(imageset), number, count, batch_size=batch_size)
+    return imageset.part(*span), shards.path_of(path, number, count)
+
+
+def extract(imageset, backbone, path: Path, settings, spread: Spread) -> bool:
+    """``run.extract`` by several processes here, or on a Dask cluster, to the same file.
+
+    Shards that were begun go on as they were, whatever ``workers`` is now. On a cluster ``workers`` is the number of
+    ranges, by default one a worker of the cluster, and ``device`` is picked there.
+    """
+    path = path.absolute()
+    wanted = run.identity(imageset, backbone, settings)
+    if look(path, wanted, overwrite=settings.overwrite)[0] == "complete":
+        return False
+    with disk.hold(path, wait=settings.wait):
+        state, _ = look(path, wanted, overwrite=settings.overwrite)
+        if state == "complete":
+            return False
+        if state == "partial" and not shards.families(path):  # else it was stopped while it joined them
+            raise UserError(
+                f"{layout.part_path(path)} was begun by one process: finish it without --workers and --scheduler, or "
+                "remove it."
+            )
+        if imageset.root:
+            imageset = replace(imageset, root=Path(os.path.abspath(imageset.root)))
+        weights = os.path.abspath(spread.weights) if os.path.isfile(spread.weights) else spread.weights
+        device = spread.device if spread.scheduler else str(settings.device)
+        task = Task(imageset, backbone.name, weights, path, device, replace(settings, wait=True))
+        with cluster.connected(spread.scheduler) if spread.scheduler else nullcontext() as client:
+            count = spread.workers
+            if client:
+                task = replace(task, device=client.submit(_kind_of_device, task, pure=False).result())
+                count = count or len(client.nthreads())
+            size = settings.batch_size or run.batch_size(task.device if client else settings.device.type)
+            begun = _begun(path, wanted, batch_size=size, n=len(imageset), overwrite=settings.overwrite)
+            count = begun or min(count, -(-len(imageset) // size))
+            settings = replace(task.settings, batch_size=size)
+            parts = (part(imageset, path, i + 1, count, batch_size=size) for i in range(count))
+            tasks = [replace(task, imageset=rows, path=place, settings=settings) for rows, place in parts]
+            with _watched(tasks, f"{imageset.name} {backbone.name}"):
+                results = _on_cluster(tasks) if client else workers.run(work, tasks, spread.workers)
+        _stop(results, imageset.name)
+        family = next(family for family in shards.families(path) if family.count == count)
+        merge.merge(family, overwrite=settings.overwrite, held=True)
+    return True
+
+
+def _begun(path: Path, wanted: dict, *, batch_size: int, n: int, overwrite: bool) -> int | None:
+    """How many shards the one family that was begun has, of several the one with most rows.
+
+    Raises FeatureFileError where it was made otherwise; with ``overwrite`` it goes.
+    """
+    wanted = wanted | {layout.SHARD: {"of": n, "batch_size": batch_size}}
+    alike = {}
+    for family, file, _, lines in shards.relatives(path, wanted):
+        if lines and not overwrite:
+            raise shards.otherwise(file, lines)
+        if lines:
+            file.unlink()
+        else:
+            alike[family.count] = family.done()
+    return max(alike, key=alike.get, default=None)
+
+
+def work(task: Task) -> UserError | None:
+    """Bring one shard to its end, in whatever process; what stopped it is a result, for others go on."""
+    keep_freed_memory()
+    try:
+        _check_visible(task)
+        settings = replace(task.settings, device=pick_device(task.device))
+        backbone = backbones.create(task.model, weights=task.weights, seed=settings.seed)
+        run.extract(task.imageset, backbone, task.path, settings)
+    except UserError as error:
+        return error
+    return None
+
+
+def _kind_of_device(task: Task) -> str:
+    _check_visible(task)
+    return pick_device(task.device).type
+
+
+def _check_visible(task: Task) -> None:
+    """Raise UserError where this machine sees other files than the one that sent the task."""
+    whole = shards.whole_of(task.path) if shards.NAME.fullmatch(task.path.name) else task.path
+    faults = [f"the cache folder {task.path.parent}"] if not disk.lock_of(whole).exists() else []
+    if not task.imageset.reachable():
+        faults.append(f"the images in {task.imageset.root}")
+    if faults:
+        raise UserError(
+            f"the worker on {socket.gethostname()} does not see {' and '.join(faults)}. All machines must have them at "
+            "the same path, on a shared file system: name them with --data-root and --cache-dir."
+        )
+
+
+def _stop(results: list[UserError | None], dataset: str) -> None:
+    """Raise what stopped the shards, once where several say the same."""
+    errors = [error for error in results if error]
+    unreadable = [reason for e in errors if isinstance(e, run.UnreadableImages) for reason in e.reasons]
+    others = [fault for e in errors if not isinstance(e, run.UnreadableImages) for fault in e.faults]
+    if others:
+        raise UserError(*dict.fromkeys(others))
+    if unreadable:
+        raise run.UnreadableImages(dataset, unreadable)
+
+
+@contextmanager
+def _watched(tasks: list[Task], label: str) -> Iterator[None]:
+    """Show, while the context lasts, how many rows the shards have."""
+
+    def done() -> int:
+        return sum(shards.rows_done(task.path) for task in tasks)
+
+    def watch() -> None:
+        shown = before
+        while not last.is_set():
+            last.wait(WATCH_EVERY)
+            if now := max(0, done() - shown):
+                advance(now)
+                shown += now
+
+    before, last = done(), threading.Event()
+    with progress(sum(len(task.imageset) for task in tasks), label, done=before) as advance:
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            yield
+        finally:
+            last.set()
+            watcher.join()
+
+
+def _on_cluster(tasks: list[Task]) -> list[UserError | None]:
+    import joblib
+
+    return joblib.Parallel(batch_size=1)(joblib.delayed(work)(task) for task in tasks)

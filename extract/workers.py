@@ -1,0 +1,120 @@
+"""Processes of this machine that work on tasks: replaced when they die, ended when the run is stopped."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing import connection
+
+from backbench import UserError
+from backbench.progress import hush
+from cache.shards import rows_done
+
+LIVES = 3
+"""Deaths in a row, without a row computed between them, after which a task is given up."""
+
+
+def run(work, tasks: list, workers: int) -> list:
+    """``work(task)`` of every task, in their order, each in a process of its own, ``workers`` at a time.
+
+    They share the cores, and take the GPUs by turns. A process that dies is replaced. Raises UserError where that
+    doesn't help; however this ends, no process is left.
+    """
+    import torch
+
+    workers = min(workers, len(tasks))
+    threads = max(1, torch.get_num_threads() // workers)
+    gpus = torch.cuda.device_count()
+    context = multiprocessing.get_context("spawn")
+    waiting, free, running = deque((i, LIVES) for i in range(len(tasks))), deque(range(workers)), {}
+    results = {}
+    try:
+        while waiting or running:
+            while waiting and free:
+                (i, lives), slot = waiting.popleft(), free.popleft()
+                task = tasks[i]
+                if task.settings.device.type == "cuda" and task.settings.device.index is None:
+                    task = replace(task, device=f"cuda:{slot % gpus}")
+                ours, theirs = context.Pipe(duplex=False)
+                process = context.Process(target=_child, args=(work, task, threads, theirs))
+                with _no_interrupt():
+                    process.start()
+                theirs.close()
+                running[ours] = (process, i, slot, lives, rows_done(task.path))
+            for pipe in connection.wait(list(running)):
+                process, i, slot, lives, before = running.pop(pipe)
+                free.append(slot)
+                try:
+                    results[i] = pipe.recv()
+                    process.join()
+                except EOFError:  # it is dead
+                    process.join()
+                    waiting.append((i, _lives(process, tasks[i], lives, before)))
+    finally:
+        for process, *_ in running.values():
+            process.terminate()
+        for process, *_ in running.values():
+            process.join()
+    return [results[i] for i in range(len(tasks))]
+
+
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Keep Ctrl-C, which a terminal sends to all, from what is started here: it is for the parent, which ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _lives(process, task, lives: int, before: int) -> int:
+    """How often a task whose process died may be tried again. Raises UserError where that is enough."""
+    start, stop, _ = task.imageset.span
+    if process.exitcode in (0, 1):  # a fault in the program, whose traceback has been printed
+        raise RuntimeError(f"the worker of rows {start} to {stop} failed")
+    lives = LIVES if rows_done(task.path) > before else lives - 1
+    if not lives:
+        raise UserError(
+            f"the worker of rows {start:,} to {stop:,} of {task.imageset.name} died {LIVES} times in a row (exit code "
+            f"{process.exitcode}), mostly for lack of memory. What was computed is kept: the same command goes on. Try "
+            "fewer --workers or a smaller --batch-size."
+        )
+    print(
+        f"the worker of rows {start:,} to {stop:,} died (exit code {process.exitcode}): another goes on",
+        file=sys.stderr,
+    )
+    return lives
+
+
+def _child(work, task, threads: int, pipe) -> None:
+    """A worker process. SIGTERM ends it cleanly, and so does the end of its parent."""
+    try:
+        signal.signal(signal.SIGTERM, _end)
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        hush()
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        import torch
+
+        torch.set_num_threads(threads)
+        settings = replace(task.settings, threads=task.settings.threads or threads)
+        pipe.send(work(replace(task, settings=settings)))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGTERM)
+
+
+def _end(signum, frame):
+    raise KeyboardInterrupt
+
+
+def _end_with_parent() -> None:
+    connection.wait([multiprocessing.parent_process().sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
