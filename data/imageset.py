@@ -54,8 +54,8 @@ class ImageSet:
     pixels: np.ndarray | None = None
     """(N, H, W, 3) uint8 where the set is held in memory, else None."""
     stored: Callable[[int], bytes] | None = None
-    """Where the set lies in shards: reads the file of an image, by its row in the whole set, out of them. Thread safe, and can
-    be pickled."""
+    """Where the set lies in shards: reads the file of an image, by its row in the whole set, out of them. Thread safe,
+    and can be pickled."""
     span: tuple[int, int, int] | None = None
     """Of a part: its rows [start, stop) and how many the whole set has. The name and the digest are the whole set's."""
 
