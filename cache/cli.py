@@ -44,7 +44,7 @@ def _facts(path: Path) -> dict:
         return {
             "path": str(path),
             "dataset": file.identity["dataset"],
-            "model": file.identity["model"],
+            "model": layout.label(file.identity),
             "state": "complete" if file.complete else f"{int((file.done != layout.PENDING).sum())} of {len(file.done)}",
             "n": len(file.done),
             "dim": file.features.shape[1],

@@ -55,7 +55,7 @@ class FeatureFile:
         self.path = path
         self._h5 = h5
         attributes = {k: layout.from_attribute(k, v) for k, v in h5.attrs.items()}
-        self.identity = {k: attributes.get(k) for k in layout.IDENTITY}
+        self.identity = {k: attributes.get(k, layout.PLAIN.get(k)) for k in layout.IDENTITY}
         self.measured = {k: _known(attributes.get(k)) for k in layout.MEASURED}
         self.sha256 = attributes.get("sha256", "")
         self.labels = h5["labels"][:].astype(np.int64)

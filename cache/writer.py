@@ -98,8 +98,9 @@ class Writer:
                 for name, array in arrays.items():
                     _allocate(h5, name, array.shape, array.dtype)[:] = array
                 h5.attrs["format"] = layout.FORMAT
+                identity = {**layout.PLAIN, **identity, "schema": layout.SCHEMA}
                 for key in layout.IDENTITY:
-                    h5.attrs[key] = layout.to_attribute(identity[key] if key != "schema" else layout.SCHEMA)
+                    h5.attrs[key] = layout.to_attribute(identity[key])
                 for key, value in placeholders.items():
                     h5.attrs[key] = value
             _reserve(new, new.stat().st_size)

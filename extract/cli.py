@@ -11,6 +11,7 @@ Examples:
   extract --model resnet50 --dataset caltech256 --download
   extract --model study --dataset caltech256 --dataset cifar100
   extract --model tf_efficientnet_lite0 --dataset folder:/path/to/images
+  extract --model vit_base --layer blocks.8 --layer last --pool avg+cls --dataset digits
 """
 
 
@@ -51,7 +52,7 @@ def _list_datasets(ctx, _, wanted):
 @options.data_root
 @options.cache_dir
 @options.results_dir
-@options.out("The feature file, instead of <cache-dir>/<dataset>/<model>.h5. One model and data set only.")
+@options.out("The feature file, instead of <cache-dir>/<dataset>/<model>.h5. One model, layer and data set only.")
 @options.device
 @options.seed
 @click.option("--download", is_flag=True, help="Fetch a data set that isn't there.")
@@ -68,6 +69,35 @@ def _list_datasets(ctx, _, wanted):
     default="auto",
     show_default=True,
     help="Compile the backbone. auto: tried where the run is long, kept if it is faster.",
+)
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    default=["last"],
+    show_default=True,
+    help="A layer by timm's name or number (layer3, blocks.5, 5, -2), as it leaves its block. Repeat.",
+)
+@click.option(
+    "--pool",
+    type=click.Choice(["default", "avg", "cls", "gem", "avg+cls"]),
+    default="default",
+    show_default=True,
+    help="Of a layer's places. default: as the model does itself.",
+)
+@click.option(
+    "--views",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Views an image: the centre, its mirror image, then random crops.",
+)
+@click.option(
+    "--views-as",
+    type=click.Choice(["mean", "rows"]),
+    default="mean",
+    show_default=True,
+    help="mean: of an image's views. rows: one row a view of the train images, val and test plain.",
 )
 @click.option(
     "--feature-dtype",
@@ -113,7 +143,7 @@ def main(models, datasets, cache_dir, results_dir, out, as_json, **how):
     missing = [f"{flag} is missing." for flag, given in (("--model", models), ("--dataset", datasets)) if not given]
     if missing:
         raise UsageError(*missing, "For example: extract --model resnet50 --dataset caltech256")
-    if out and (len(models), len(datasets), "study" in models) != (1, 1, False):
+    if out and (len(models), len(datasets), len(how["layers"]), "study" in models) != (1, 1, 1, False):
         raise UsageError("--out names one file, but several are asked for. Use --cache-dir.")
     from extract import study
 

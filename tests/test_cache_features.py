@@ -57,7 +57,7 @@ def test_what_is_written_is_what_is_read(tmp_path_factory, n, d, half, ids, clas
         assert file.labels.tolist() == [i % len(classes) for i in range(n)]
         assert file.ids == ids[:n]
         assert file.class_names == classes
-        assert file.identity == {"schema": 1, **IDENTITY}
+        assert file.identity == {"schema": 1, **layout.PLAIN, **IDENTITY}
         assert file.complete
 
 
