@@ -4,6 +4,7 @@ Everything is asked of timm's own interface, nothing of a model's name: which la
 they give (``forward_intermediates``), how many of a layer's tokens are no part of the picture (``num_prefix_tokens``).
 """
 
+import inspect
 from dataclasses import replace
 
 import torch
@@ -90,12 +91,14 @@ def tap(backbone, layer: str = "last", pool: str = "default"):
     index = None if layer in ("last", "-1") else _index(backbone, layer)
     own = OWN.get(backbone.pooling, backbone.pooling)
     token = _prefix(model) > 0 and getattr(model, "cls_token", None) is not None
+    if index is not None:
+        token &= "return_prefix_tokens" in inspect.signature(model.forward_intermediates).parameters
     if pool == "default" and index is not None:
         pool = "cls" if own == "cls" and token else "avg"
     if index is None and pool in ("default", own):
         return backbone
     if "cls" in pool and not token:
-        raise UserError(f"--pool {pool}: {backbone.name} has no class token. Possible are default, avg and gem.")
+        raise UserError(f"--pool {pool}: {backbone.name} has no class token there. Possible are default, avg and gem.")
     name = "last" if index is None else names(model)[index]
     tapped = Tap(model, index, pool)
     try:
