@@ -197,7 +197,7 @@ class Lane:
         self.writer.rows(group[keep], features[keep])
         for key, value in zip(("input_count", "input_sum", "input_squares"), sums, strict=True):
             self.writer.running[key] += value
-        self.writer.running["images"] += int(self.pending[group].sum())
+        self.writer.running["images"] += int(keep.sum())
         self.writer.running["seconds"] += time.monotonic() - started
 
     def finish(self) -> None:

@@ -1,5 +1,6 @@
 """One pass over one image set for any number of frozen backbones: every picture is read once, each has its own file."""
 
+import functools
 import os
 import time
 from collections import deque
@@ -78,22 +79,23 @@ def _start(waiting: deque, imageset, rows, pool) -> list[Lane]:
     """Start lanes in turn, until all are or the device has no room left. What comes next stays in ``waiting``."""
     import torch
 
-    reader, first = Reader(imageset, pool, seed=waiting[0].settings.seed), {}
+    settings, ways = waiting[0].settings, {lane.way: lane.pixels for lane in waiting}
+
+    @functools.cache
+    def first() -> dict:
+        """The first batch by ``Lane.way``, on the device."""
+        n = min(len(rows), settings.images_a_batch)
+        images, numbers = (of[:n].ravel()[:n] for of in (rows.images, rows.views))
+        batches, _ = Reader(imageset, pool, seed=settings.seed).read(images, numbers, list(ways.values()))
+        moved = [batch.to(settings.device, memory_format=torch.channels_last) for batch in batches]
+        return dict(zip(ways, moved, strict=True))
+
     together: list[Lane] = []
     while waiting:
         lane = waiting[0]
-
-        def batch(lane=lane):
-            """The first batch, on the device."""
-            if lane.way not in first:
-                n = min(len(rows), lane.settings.images_a_batch)
-                (pixels,), _ = reader.read(rows.images[:n].ravel()[:n], rows.views[:n].ravel()[:n], [lane.pixels])
-                first[lane.way] = pixels.to(lane.settings.device, memory_format=torch.channels_last)
-            return first[lane.way]
-
         try:
             with lane.collect():
-                lane.start(batch)
+                lane.start(lambda lane=lane: first()[lane.way])
         except torch.OutOfMemoryError:
             lane.backbone.model.to("cpu")
             torch.cuda.empty_cache()

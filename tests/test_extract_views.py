@@ -63,7 +63,7 @@ def folder(tmp_path_factory):
     rng = np.random.default_rng(0)
     for name in ("ant", "bee"):
         (path / name).mkdir()
-        for i in range(10):
+        for i in range(15):
             noise = Image.fromarray(rng.integers(0, 256, (5, 4, 3), dtype=np.uint8))
             noise.resize((40, 50) if i % 2 else (200, 150)).save(path / name / f"{i}.png")
     return path
@@ -95,11 +95,26 @@ def test_a_view_is_the_same_in_any_company(folder):
     assert np.array_equal(together[1], at.crop(imageset.read(2)).transpose(2, 0, 1))
 
 
-@pytest.mark.parametrize("dataset", ["digits", "folder"])
-def test_mean_and_rows_hold_the_same_views(folder, tmp_path, dataset):
+def test_images_in_memory_have_views_too(tmp_path):
+    imageset = registry.load("digits", data_root=tmp_path)
+    (batch,) = read(imageset, [5, 5, 5, 6], [0, 1, 2, 0], Pixels(backbones.create("test_resnet", weights="random")))
+    assert np.array_equal(batch[0], batch[1, :, :, ::-1])
+    assert batch[2].any()
+
+
+def test_mean_and_rows_hold_the_same_views(folder, tmp_path):
     where = ["--cache-dir", str(tmp_path), "--results-dir", str(tmp_path), "--compile", "off", "--seed", "1"]
-    dataset = f"folder:{folder}" if dataset == "folder" else dataset
-    how = ["--model", "test_resnet", "--weights", "random", "--dataset", dataset, "--precision", "float32", *where]
+    how = [
+        "--model",
+        "test_resnet",
+        "--weights",
+        "random",
+        "--dataset",
+        f"folder:{folder}",
+        "--precision",
+        "float32",
+        *where,
+    ]
     for more in ([], ["--views", "3"], ["--views", "3", "--views-as", "rows", "--batch-size", "7"]):
         result = CliRunner().invoke(main, [*how, *more])
         assert result.exit_code == 0, result.output
