@@ -1,5 +1,7 @@
 """Where the work runs, and what the processor has hardware for."""
 
+import contextlib
+import os
 from pathlib import Path
 
 from backbench import UsageError
@@ -33,6 +35,20 @@ def device_name(device) -> str:
     if device.type == "cpu":
         return f"cpu, {torch.get_num_threads()} threads"
     return device.type
+
+
+def memory(device) -> int:
+    """Bytes of memory that the torch device has in all; what a container was given counts as the machine's."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    sizes = [8 << 30]  # where nobody says
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows
+        sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with contextlib.suppress(ValueError, OSError):  # no container, or "max"
+        sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(sizes)
 
 
 def has_bfloat16() -> bool:

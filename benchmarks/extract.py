@@ -112,20 +112,21 @@ def bound(figures: dict, data_root: str) -> None:
     from cache.features import write
     from extract import backbones
     from extract.engine import choose
-    from extract.pixels import Pixels
+    from extract.pixels import Pixels, Reader
 
     keep_freed_memory()
     imageset, backbone = load("caltech101", data_root), backbones.create("tf_efficientnet_lite0")
-    model, pixels = backbone.model.to(memory_format=torch.channels_last), Pixels(imageset, backbone)
+    model, ways = backbone.from_pixels.to(memory_format=torch.channels_last), [Pixels(backbone)]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool, torch.inference_mode():
+        reader = Reader(imageset, pool)
         started = time.perf_counter()
         for start in range(0, 2048, 32):
-            images, _ = pixels.batch(np.arange(start, start + 32), pool)
+            (images,), _ = reader.read(np.arange(start, start + 32), np.zeros(32, int), ways)
         reading = 2048 / (time.perf_counter() - started)
-        engine, _ = choose(model, backbone.normalise(images), torch.device("cpu"), left=len(imageset), compile="on")
+        engine, _ = choose(model, images, torch.device("cpu"), left=len(imageset), compile="on")
         started = time.perf_counter()
         for _ in range(40):
-            engine(backbone.normalise(images))
+            engine(images)
         computing = 40 * 32 / (time.perf_counter() - started)
     figures["reading"], figures["computing"] = reading, computing
     figures["bound"] = 1 / (1 / reading + 1 / computing)

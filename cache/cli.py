@@ -54,7 +54,7 @@ def _facts(path: Path) -> dict:
         return {
             "path": str(path),
             "dataset": file.identity["dataset"],
-            "model": file.identity["model"],
+            "model": layout.label(file.identity),
             "state": _state(file),
             "n": len(file.done),
             "dim": file.features.shape[1],

@@ -59,7 +59,7 @@ class FeatureFile:
         self.path = path
         self._h5 = h5
         attributes = {k: layout.from_attribute(k, v) for k, v in h5.attrs.items()}
-        self.identity = {k: attributes.get(k) for k in layout.IDENTITY}
+        self.identity = {k: attributes.get(k, layout.PLAIN.get(k)) for k in layout.IDENTITY}
         if layout.SHARD in attributes:
             self.identity[layout.SHARD] = attributes[layout.SHARD]
         self.measured = {k: _known(attributes.get(k)) for k in layout.MEASURED}

@@ -36,6 +36,9 @@ IDENTITY = (
     "weights_sha256",
     "transform",
     "pooling",
+    "layer",
+    "pool",
+    "views",
     "dtype",
     "precision",
     "compiled",
@@ -52,6 +55,9 @@ SHARD = "shard"
 DICTIONARIES = ("transform", "versions", SHARD)
 """Those of them that are dictionaries."""
 
+PLAIN = {"layer": "last", "pool": "default", "views": "plain"}
+"""What of the identity may be absent, in files written before there was a choice: timm's own features of the centre."""
+
 MEASURED = ("input_mean", "input_std", "images_per_second", "seconds", "device")
 DEVICE_LENGTH = 96
 """Bytes kept for the name of the device: attributes are written in full at creation and only changed in place."""
@@ -65,6 +71,16 @@ def part_path(path: Path) -> Path:
 def is_finished_shard(path: Path) -> bool:
     """Whether the name is a finished shard's, as ``cache.shards.path_of`` gives it."""
     return bool(re.fullmatch(r".+\.shard-\d+-of-\d+", Path(path).name))
+
+
+def label(identity: dict) -> str:
+    """What these features are called in file names, rows and tables: the model, and what sets them apart from its own.
+
+    ``resnet50``, ``resnet50.layer3.gem``, ``resnet50.mean5``.
+    """
+    layer, pool, views = (identity.get(key) or plain for key, plain in PLAIN.items())
+    apart = [] if (layer, pool) == ("last", "default") else [layer, identity["pooling"]]
+    return ".".join([identity["model"], *apart, *([] if views == "plain" else [views])])
 
 
 def to_attribute(value):
@@ -104,7 +120,7 @@ def differences(wanted: dict, found: dict, *, versions: bool, than: str = "this 
     """
     lines = []
     for key in (*IDENTITY, SHARD):
-        want, have = wanted.get(key), found.get(key)
+        want, have = (of.get(key, PLAIN.get(key)) for of in (wanted, found))
         if want is None or want == have or (key == "versions" and not versions):
             continue
         if isinstance(want, dict) and isinstance(have, dict):

@@ -103,10 +103,11 @@ class Writer:
                 for name, array in arrays.items():
                     _allocate(h5, name, array.shape, array.dtype)[:] = array
                 h5.attrs["format"] = layout.FORMAT
+                identity = {**layout.PLAIN, **identity, "schema": layout.SCHEMA}
                 for key in layout.IDENTITY:
-                    h5.attrs[key] = layout.to_attribute(identity[key] if key != "schema" else layout.SCHEMA)
-                if "shard" in identity:
-                    h5.attrs["shard"] = layout.to_attribute(identity["shard"])
+                    h5.attrs[key] = layout.to_attribute(identity[key])
+                if layout.SHARD in identity:
+                    h5.attrs[layout.SHARD] = layout.to_attribute(identity[layout.SHARD])
                 for key, value in placeholders.items():
                     h5.attrs[key] = value
             disk.reserve(new, new.stat().st_size)

@@ -4,6 +4,7 @@ import hashlib
 import os
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from backbench import UserError
@@ -19,6 +20,10 @@ class Backbone:
     weights_sha256: str
     model: object
     config: dict  # timm's data config: input_size, interpolation, mean, std, crop_pct, crop_mode
+    layer: str = "last"  # with ``pool``, see extract.layers
+    pool: str = "default"
+    scale: float = 1.0
+    """Multiplies x / 255; anything but 1 is wrong on purpose, to show what the input guard is for."""
 
     @property
     def num_features(self) -> int:
@@ -37,16 +42,16 @@ class Backbone:
 
         return create_transform(**self.config, is_training=False, use_prefetcher=True)
 
-    def normalise(self, batch, *, scale: float = 1.0):
-        """(B, 3, H, W) uint8 to what the model takes: x / 255, then mean and std, as timm's transform does it.
+    @cached_property
+    def from_pixels(self):
+        """The model with ``normalise`` before it: a module from (B, 3, H, W) uint8 to features."""
+        from extract.layers import FromPixels
 
-        ``scale`` multiplies x / 255; anything but 1 is wrong on purpose, to show what the input guard is for.
-        """
-        import torch
+        return FromPixels(self.model, self.config["mean"], self.config["std"], self.scale)
 
-        mean = torch.tensor(self.config["mean"], device=batch.device).view(-1, 1, 1)
-        std = torch.tensor(self.config["std"], device=batch.device).view(-1, 1, 1)
-        return batch.float().div_(255).mul_(scale).sub_(mean).div_(std)
+    def normalise(self, batch):
+        """(B, 3, H, W) uint8 to what the model takes: x / 255, then mean and std, as timm's transform does it."""
+        return self.from_pixels.normalise(batch)
 
 
 def create(name: str, *, weights: str = "auto", seed: int = 42) -> Backbone:

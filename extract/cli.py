@@ -13,6 +13,7 @@ Examples:
   extract --model study --dataset caltech256 --dataset cifar100
   extract --model tf_efficientnet_lite0 --dataset folder:/path/to/images
   extract --model resnet50 --dataset caltech256 --shard 3/16
+  extract --model vit_base --layer blocks.8 --layer last --pool avg+cls --dataset digits
 """
 
 
@@ -67,7 +68,7 @@ def _shard(ctx, _, text):
 @options.data_root
 @options.cache_dir
 @options.results_dir
-@options.out("The feature file, instead of <cache-dir>/<dataset>/<model>.h5. One model and data set only.")
+@options.out("The feature file, instead of <cache-dir>/<dataset>/<model>.h5. One model, layer and data set only.")
 @options.device
 @options.seed
 @click.option("--download", is_flag=True, help="Fetch a data set that isn't there.")
@@ -84,6 +85,35 @@ def _shard(ctx, _, text):
     default="auto",
     show_default=True,
     help="Compile the backbone. auto: tried where the run is long, kept if it is faster.",
+)
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    default=["last"],
+    show_default=True,
+    help="A layer by timm's name or number (layer3, blocks.5, 5, -2), as it leaves its block. Repeat.",
+)
+@click.option(
+    "--pool",
+    type=click.Choice(["default", "avg", "cls", "gem", "avg+cls"]),
+    default="default",
+    show_default=True,
+    help="Of a layer's places. default: as the model does itself.",
+)
+@click.option(
+    "--views",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Views an image: the centre, its mirror image, then random crops.",
+)
+@click.option(
+    "--views-as",
+    type=click.Choice(["mean", "rows"]),
+    default="mean",
+    show_default=True,
+    help="mean: of an image's views. rows: one row a view of the train images, val and test plain.",
 )
 @click.option(
     "--feature-dtype",
@@ -155,10 +185,12 @@ def main(models, datasets, cache_dir, results_dir, out, as_json, **how):
     missing = [f"{flag} is missing." for flag, given in (("--model", models), ("--dataset", datasets)) if not given]
     if missing:
         raise UsageError(*missing, "For example: extract --model resnet50 --dataset caltech256")
-    if out and (len(models), len(datasets), "study" in models) != (1, 1, False):
+    if out and (len(models), len(datasets), len(how["layers"]), "study" in models) != (1, 1, 1, False):
         raise UsageError("--out names one file, but several are asked for. Use --cache-dir.")
     if how["shard"] and (how["workers"] or how["scheduler"]):
         raise UsageError("--shard is one part of a run, --workers and --scheduler share a whole one out: not together.")
+    if how["views_as"] == "rows" and (how["shard"] or how["workers"] or how["scheduler"]):
+        raise UsageError("--views-as rows can't be shared out: leave out --shard, --workers and --scheduler.")
     from extract import study
 
     done, faults = study.extract_all(

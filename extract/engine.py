@@ -19,12 +19,15 @@ COMPILE_PAYS = {"bfloat16": 25.0, "float16": 25.0, "float32": 120.0}
 """Seconds the run would go on uncompiled from which compiling is tried. It takes 3 to 30 s; in a reduced format it
 halves the time or better, in float32 it may save nothing. See benchmarks/extract.py."""
 
+MOST_COMPILED = 64
+"""Backbones compiled at a time. From torch's own limit on, 8, they would run uncompiled without a word."""
+
 FEW = 20
 """Batches below which a choice between one format and itself isn't timed."""
 
 
 class Engine:
-    """Call it with a normalised batch (B, 3, H, W) on the device for features (B, D) float32.
+    """Call it with a batch (B, ...) on the device, as ``model`` takes it, for features (B, D) float32.
 
     ``compiled`` takes batches of one size: smaller ones are filled up. Out of memory on a GPU, the batch is halved.
     """
@@ -35,6 +38,7 @@ class Engine:
         self.model, self.device, self.precision, self.compiled = model, device, precision, compiled
         self.run = torch.compile(model, dynamic=False) if compiled else model
         self.size, self.most = 0, 0
+        self.compile_seconds = None  # spent on compiling, this engine or one tried beside it
 
     def __str__(self):
         return f"{self.precision}, compiled" if self.compiled else self.precision
@@ -53,7 +57,7 @@ class Engine:
                     ) from None
             self.most, self.size = self.most // 2, 0
             torch.cuda.empty_cache()
-            _say(f"out of memory on {self.device}: going on with {self.most} images at a time")
+            say(f"out of memory on {self.device}: going on with {self.most} images at a time")
 
     def _forward(self, batch):
         import torch
@@ -66,9 +70,11 @@ class Engine:
                 batch = batch.contiguous(memory_format=torch.channels_last)
         with ExitStack() as stack:
             if self.compiled:  # as constants, weights are laid out for the processor's units once: twice as fast
+                from torch._dynamo import config as dynamo
                 from torch._inductor import config
 
                 stack.enter_context(config.patch(freezing=True))
+                stack.enter_context(dynamo.patch(cache_size_limit=MOST_COMPILED))
             if self.precision != "float32":
                 stack.enter_context(torch.autocast(batch.device.type, getattr(torch, self.precision)))
             return self.run(batch)[:n].float()
@@ -106,6 +112,8 @@ def choose(model, batch, device, *, left: int, precision: str = "auto", compile:
         if faster and _agrees(faster, exact, batch):
             speeds[faster] = _speed(faster, batch)
             best = faster if compile == "on" else max(speeds, key=speeds.get)
+        if faster:
+            best.compile_seconds = faster.compile_seconds
     return best, {str(engine): speed for engine, speed in speeds.items()}
 
 
@@ -123,7 +131,7 @@ def _agrees(engine: Engine, exact: Engine, batch) -> bool:
         return True
     cosine = agreement(engine, exact, batch)
     if cosine < LEAST_COSINE:
-        _say(f"{engine} features disagree with float32 (cosine {cosine:.3f}): not taken")
+        say(f"{engine} features disagree with float32 (cosine {cosine:.3f}): not taken")
     return cosine >= LEAST_COSINE
 
 
@@ -136,10 +144,11 @@ def compiled(engine: Engine, batch) -> Engine | None:
         started = time.monotonic()
         faster = Engine(engine.model, engine.device, engine.precision, compiled=True)
         faster(batch)
-        _say(f"compiled in {time.monotonic() - started:.0f} s")
+        faster.compile_seconds = time.monotonic() - started
+        say(f"compiled in {faster.compile_seconds:.0f} s")
         return faster
     except Exception as error:  # the compiler's own, of many kinds: no C++ compiler, an operation it doesn't know, ...
-        _say(f"can't compile here, going on without ({' '.join(str(error).split())[:200] or type(error).__name__})")
+        say(f"can't compile here, going on without ({' '.join(str(error).split())[:200] or type(error).__name__})")
         return None
     finally:
         log.setLevel(level)
@@ -156,5 +165,5 @@ def _speed(engine: Engine, batch) -> float:
     return len(batch) / min(seconds)
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     print(line, file=sys.stderr)

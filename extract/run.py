@@ -1,54 +1,27 @@
-"""One pass of one frozen backbone over one data set, into a feature file."""
+"""One pass over one image set for any number of frozen backbones: every picture is read once, each has its own file."""
 
+import functools
 import os
-import sys
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from backbench import UserError, __version__
-from backbench.devices import device_name
+from backbench import UserError
 from backbench.progress import progress
-from cache import disk, layout
-from cache.shards import choosing, look
-from cache.writer import Writer
-from extract.engine import Engine, choose, compiled
-from extract.guard import InputGuard
-from extract.pixels import Pixels
+from extract import views
+from extract.engine import say
+from extract.lane import Lane, Settings
+from extract.pixels import Reader
 
 AHEAD = 3
 """Batches read while a GPU computes one: bounds what is held in memory. A CPU takes turns, all cores at either: side by
 side, the threads of the two wait for each other (tf_efficientnet_lite0 on 2 cores: 251 images/s, in turns 286)."""
 
-SEEN = 4
-"""The input guard looks at every fourth row of pixels: at all of them it took a twentieth of a fast backbone's time."""
-
 
 NAMED = 20
 """Unreadable images that are listed one by one."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to run: ``precision`` and ``compile`` auto take what is fastest, if its features agree with float32's."""
-
-    device: object
-    precision: str = "auto"
-    compile: str = "auto"  # auto, on, off
-    batch_size: int | None = None  # 32, on a GPU 128
-    threads: int | None = None  # for decoding: one a core, at most 8
-    dtype: str = "float32"
-    input_scale: float = 1.0
-    input_guard: bool = True
-    skip_unreadable: bool = False
-    overwrite: bool = False
-    wait: bool = False  # for another run on the same file, or refuse
-    seed: int = 42
 
 
 class UnreadableImages(UserError):
@@ -67,189 +40,156 @@ class UnreadableImages(UserError):
         return type(self), (self.dataset, self.reasons)
 
 
-def batch_size(device_type: str) -> int:
-    """Images a forward pass where nothing is asked for."""
-    return 128 if device_type == "cuda" else 32
+def extract(imageset, backbones, place, settings: Settings) -> list[Lane]:
+    """Bring the feature file at ``place(label)`` of each backbone to its end, and give what became of each, in order.
 
+    All rows are computed, or those still pending, or none where it is finished. Rows are computed in fixed groups of
+    ``images_a_batch`` neighbours, so that a stopped and resumed run, or one beside other backbones, computes each row
+    in the same company, and hence to the same bits, as an unbroken run alone. Models stay in eval mode throughout.
 
-def identity(imageset, backbone, settings: Settings) -> dict:
-    """What the features will be. ``precision`` and ``compiled`` are None while that is left open."""
-    import timm
-    import torch
+    The seconds of a file are its own computing and writing and its share of the reading, divided equally among the
+    backbones that a batch was read for: those of all files add up to the time of the pass.
 
-    shard = {}
-    if imageset.span:
-        size = settings.batch_size or batch_size(settings.device.type)
-        shard = {layout.SHARD: {"rows": list(imageset.span[:2]), "of": imageset.span[2], "batch_size": size}}
-    return {
-        "schema": layout.SCHEMA,
-        "model": backbone.name,
-        "weights": backbone.weights,
-        "weights_sha256": backbone.weights_sha256,
-        "transform": {k: list(v) if isinstance(v, tuple) else v for k, v in backbone.config.items()}
-        | {"exif": imageset.exif},
-        "pooling": backbone.pooling,
-        "dtype": settings.dtype,
-        "precision": None if settings.precision == "auto" else settings.precision,
-        "compiled": False if settings.compile == "off" else None,
-        "dataset": imageset.name,
-        "dataset_digest": imageset.digest,
-        "seed": settings.seed,
-        "input_scale": settings.input_scale,
-        "versions": {"backbench": __version__, "timm": timm.__version__, "torch": torch.__version__},
-        **shard,
-    }
-
-
-def extract(imageset, backbone, path: Path, settings: Settings) -> bool:
-    """Bring the feature file at ``path`` to its end: all rows, those still pending, or none where it is finished.
-
-    Rows are computed in fixed groups of ``batch_size`` neighbours, so that a stopped and resumed run computes each row
-    in the same company, and hence to the same bits, as an unbroken one. The model stays in eval mode throughout.
-
-    Returns False where the file was finished already. Raises UserError: a file made otherwise, a full disk, input off
-    the backbone's scale, features not finite, and, when all other rows are done, images that couldn't be read.
+    A UserError of one backbone (in ``Lane.fault``) doesn't stop the others: a file made otherwise, a full disk, input
+    off the backbone's scale, features not finite. On a GPU without room for all models at once, some wait for the next
+    pass. Raises UserError where the images can't be reached any more.
     """
-    wanted = identity(imageset, backbone, settings)
-    if look(path, wanted, overwrite=settings.overwrite)[0] == "complete":
-        return False
-    with disk.hold(path, wait=settings.wait):
-        return _extract(imageset, backbone, path, settings, wanted)
-
-
-def _extract(imageset, backbone, path: Path, settings: Settings, wanted: dict) -> bool:
     import torch
 
-    model = backbone.model.to(settings.device, memory_format=torch.channels_last)
-    job = _Job(imageset, backbone, model, settings)
-    with (
-        ThreadPoolExecutor(settings.threads or min(8, os.cpu_count() or 1)) as pool,
-        torch.inference_mode(),
-        ExitStack() as first,
-    ):
-        first.enter_context(choosing(path, wanted))
-        state, found = look(path, wanted, overwrite=settings.overwrite)  # again: another run may have ended meanwhile
-        if state == "complete":
-            return False
-        engine = job.engine(pool, found)
-        wanted |= {"precision": engine.precision, "compiled": engine.compiled}
-        writer = Writer(
-            path,
-            identity=wanted,
-            labels=imageset.labels,
-            split=imageset.split,
-            ids=imageset.ids,
-            class_names=imageset.class_names,
-            dim=backbone.num_features,
-            dtype=settings.dtype,
-            fresh=state == "new",
-            held=True,
-        )
-        first.close()
-        with writer:
-            try:
-                unreadable = job.run(writer, pool, engine)
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
-            if unreadable and not settings.skip_unreadable:
-                raise UnreadableImages(imageset.name, unreadable)
-            writer.finish(device=device_name(settings.device))
-    for reason in unreadable:
-        _say(f"left out: {reason}")
-    return True
+    rows = views.rows(imageset, settings.views, settings.views_as)
+    lanes = [Lane(imageset, backbone, place, settings, rows) for backbone in backbones]
+    unreadable: dict[str, None] = {}
+    with ThreadPoolExecutor(settings.threads or min(8, os.cpu_count() or 1)) as pool, torch.inference_mode():
+        try:
+            for lane in sorted(lanes, key=lambda lane: lane.path):  # or two runs could wait for each other
+                if lane.at_work:
+                    lane.hold()
+            waiting = deque(lane for lane in lanes if lane.at_work)
+            while waiting:
+                together = _start(waiting, imageset, rows, pool)
+                unreadable |= dict.fromkeys(_Pass(imageset, rows, together, settings, pool).run())
+                for lane in together:
+                    with lane.collect():
+                        if lane.at_work and (settings.skip_unreadable or not lane.unread):
+                            lane.finish()
+                    lane.close()
+                    lane.backbone.model.to("cpu")
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            for lane in lanes:
+                lane.close()
+    for reason in unreadable if settings.skip_unreadable else ():
+        say(f"left out: {reason}")
+    if unreadable and not settings.skip_unreadable:
+        fault = UnreadableImages(imageset.name, list(unreadable))
+        for lane in lanes:
+            lane.fault = lane.fault or (fault if lane.unread else None)
+    return lanes
 
 
-class _Job:
-    def __init__(self, imageset, backbone, model, settings):
-        self.imageset, self.backbone, self.model, self.settings = imageset, backbone, model, settings
-        self.pixels = Pixels(imageset, backbone)
-        size = len(imageset)
-        step = settings.batch_size or batch_size(settings.device.type)
-        self.groups = np.array_split(np.arange(size), range(step, size, step))
-        self.guard = InputGuard(backbone.config["mean"], backbone.config["std"], name=backbone.name)
+def _start(waiting: deque, imageset, rows, pool) -> list[Lane]:
+    """Start lanes in turn, until all are or the device has no room left. What comes next stays in ``waiting``."""
+    import torch
 
-    def engine(self, pool, found: dict | None) -> Engine:
-        """As the unfinished file ``found`` was begun, so that all its rows are made alike, or the fastest."""
-        settings = self.settings
-        begun = Engine(self.model, settings.device, found["precision"]) if found else None
-        if begun and not found["compiled"]:
-            return begun
-        batch = self._normalised(self.pixels.batch(self.groups[0], pool)[0])
-        if begun:
-            if engine := compiled(begun, batch):
-                return engine
-            raise UserError(
-                f"the unfinished features of {self.imageset.name} by {self.backbone.name} were begun compiled, which "
-                "isn't possible here. Finish them where it is, or begin anew with --overwrite --compile off."
-            )
-        how = {"precision": settings.precision, "compile": settings.compile}
-        engine, speeds = choose(self.model, batch, settings.device, left=len(self.imageset), **how)
-        if speeds:
-            _say(f"{engine}: " + ", ".join(f"{name} {speed:,.0f} images/s" for name, speed in speeds.items()))
-        return engine
+    settings, ways = waiting[0].settings, {lane.way: lane.pixels for lane in waiting}
 
-    def _normalised(self, batch):
-        """(B, 3, H, W) uint8 from the pool, normalised, on the device."""
-        import torch
+    @functools.cache
+    def first() -> dict:
+        """The first batch by ``Lane.way``, on the device."""
+        n = min(len(rows), settings.images_a_batch)
+        images, numbers = (of[:n].ravel()[:n] for of in (rows.images, rows.views))
+        batches, _ = Reader(imageset, pool, seed=settings.seed).read(images, numbers, list(ways.values()))
+        moved = [batch.to(settings.device, memory_format=torch.channels_last) for batch in batches]
+        return dict(zip(ways, moved, strict=True))
 
-        if self.settings.device.type == "cuda":
-            batch = batch.pin_memory()
-        batch = batch.to(self.settings.device, memory_format=torch.channels_last, non_blocking=True)
-        return self.backbone.normalise(batch, scale=self.settings.input_scale)
+    together: list[Lane] = []
+    while waiting:
+        lane = waiting[0]
+        try:
+            with lane.collect():
+                lane.start(lambda lane=lane: first()[lane.way])
+        except torch.OutOfMemoryError:
+            lane.backbone.model.to("cpu")
+            torch.cuda.empty_cache()
+            if together:
+                say(f"out of memory on {lane.settings.device}: {len(waiting)} backbones wait for the next pass")
+                break
+            lane.fault = UserError(f"{lane.label} doesn't fit into the memory of {lane.settings.device}.")
+        waiting.popleft()
+        together.append(lane)
+    return together
 
-    def run(self, writer: Writer, pool, engine: Engine) -> list[str]:
-        pending = set(writer.pending.tolist())
-        groups = deque(g for g in self.groups if not pending.isdisjoint(g.tolist()))
+
+class _Pass:
+    """Over the rows pending in any of ``lanes``."""
+
+    def __init__(self, imageset, rows, lanes, settings, pool):
+        self.imageset, self.rows, self.settings = imageset, rows, settings
+        self.lanes = [lane for lane in lanes if lane.at_work]
+        self.reader = Reader(imageset, pool, seed=settings.seed)
+        size = settings.images_a_batch
+        self.groups = np.array_split(np.arange(len(rows)), range(size, len(rows), size))
+
+    def run(self) -> list[str]:
+        """Why images could not be read, for those that couldn't."""
+        pending = np.zeros(len(self.rows), bool)
+        for lane in self.lanes:
+            pending |= lane.pending
+        groups = deque(group for group in self.groups if pending[group].any())
+        most = 1 if self.settings.device.type == "cpu" else AHEAD
         ahead: deque = deque()
         unreadable: list[str] = []
-        label = f"{self.imageset.name} {self.backbone.name}"
+        names = [lane.label for lane in self.lanes]
+        label = f"{self.imageset.name} {' + '.join(names) if len(names) < 3 else f'{len(names)} backbones'}"
         with (
-            ThreadPoolExecutor(1) as reader,
-            progress(len(self.imageset), label, done=len(self.imageset) - len(pending)) as advance,
+            ThreadPoolExecutor(1) as reading,
+            progress(len(pending), label, done=int((~pending).sum())) as advance,
         ):
-            started = time.monotonic()
             while groups or ahead:
-                while groups and len(ahead) < (1 if self.settings.device.type == "cpu" else AHEAD):
-                    group = groups.popleft()
-                    ahead.append((group, reader.submit(self.pixels.batch, group, pool)))
-                group, future = ahead.popleft()
-                batch, faults = future.result()
+                started = time.monotonic()
+                while groups and len(ahead) < most:
+                    if lanes := self._lanes(groups[0]):
+                        ahead.append((groups[0], lanes, reading.submit(self._read, groups[0], lanes)))
+                    groups.popleft()
+                if not ahead:
+                    break
+                group, lanes, future = ahead.popleft()
+                batches, faults = future.result()
                 self.imageset.check_reachable([fault for fault in faults if fault])
-                failed = np.array([fault is not None for fault in faults])
-                todo = np.array([i in pending for i in group])
+                share = (time.monotonic() - started) / len(lanes)
                 unreadable += [str(fault) for fault in faults if fault]
-                if not failed.all():
-                    self._compute(writer, batch, group, keep=~failed & todo, readable=~failed, engine=engine)
-                if self.settings.skip_unreadable:
-                    writer.skip(group[failed & todo])
-                now = time.monotonic()
-                writer.running["seconds"] += now - started
-                writer.running["images"] += int(todo.sum())
-                started = now
-                advance(int(todo.sum()))
+                self._compute(group, lanes, batches, faults, share)
+                advance(int(pending[group].sum()))
         return unreadable
 
-    def _compute(self, writer, batch, group, *, keep, readable, engine):
-        batch = self._normalised(batch)
-        seen = batch[:, :, ::SEEN] if readable.all() else batch[readable.nonzero()[0], :, ::SEEN]
-        sums = self.guard.see(seen, check=self.settings.input_guard)
-        if any(module.training for module in self.model.modules()):
-            raise RuntimeError(f"a module of the frozen backbone {self.backbone.name} is in train mode")
-        features = engine(batch).cpu().numpy()
-        with np.errstate(over="ignore"):  # what float16 can't hold is named below
-            features = features.astype(self.settings.dtype)
-        broken = ~np.isfinite(features).all(axis=1) & readable
-        if broken.any():
-            ids = [self.imageset.ids[i] for i in group[broken][:5]]
-            raise UserError(
-                f"{self.backbone.name} gives NaN or infinite features in {engine}, stored as {self.settings.dtype}, "
-                f"for {int(broken.sum())} of {len(group)} images: {', '.join(ids)}. "
-                "Try --precision float32 --feature-dtype float32."
-            )
-        writer.rows(group[keep], features[keep])
-        for key, value in zip(("input_count", "input_sum", "input_squares"), sums, strict=True):
-            writer.running[key] += value
+    def _lanes(self, group) -> list[Lane]:
+        return [lane for lane in self.lanes if lane.at_work and lane.pending[group].any()]
 
+    def _read(self, group, lanes):
+        """Pixels by ``Lane.way``, and a fault or None for each row."""
+        ways = {lane.way: lane.pixels for lane in lanes}
+        views = self.rows.views[group]
+        batches, faults = self.reader.read(self.rows.images[group].ravel(), views.ravel(), list(ways.values()))
+        if self.settings.device.type == "cuda":
+            batches = [batch.pin_memory() for batch in batches]
+        return dict(zip(ways, batches, strict=True)), faults[:: views.shape[1]]
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+    def _compute(self, group, lanes, batches, faults, share):
+        import torch
+
+        readable = np.array([fault is None for fault in faults])
+        on_device = {
+            way: batch.to(self.settings.device, memory_format=torch.channels_last, non_blocking=True)
+            for way, batch in batches.items()
+        }
+        for lane in lanes:
+            if not lane.at_work:
+                continue
+            with lane.collect():
+                lane.writer.running["seconds"] += share
+                if readable.any():
+                    lane.compute(group, batches[lane.way], on_device[lane.way], readable)
+                left = group[~readable & lane.pending[group]]
+                lane.unread |= bool(len(left))
+                if self.settings.skip_unreadable:
+                    lane.writer.skip(left)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from backbench import UsageError, UserError, cluster
 from backbench.allocator import keep_freed_memory
@@ -19,7 +20,8 @@ from backbench.progress import progress
 from cache import disk, layout, merge, shards
 from cache.writer import look
 from data.imageset import ImageSet
-from extract import backbones, run, workers
+from extract import backbones, lane, run, views, workers
+from extract.layers import tap
 
 WATCH_EVERY = 1.0
 """Seconds between two looks at how far the shards are."""
@@ -31,10 +33,22 @@ class Task:
 
     imageset: ImageSet
     model: str
+    layer: str
+    pool: str
+    scale: float
     weights: str
     path: Path
     device: str
-    settings: run.Settings
+    settings: lane.Settings
+
+
+class Outcome(NamedTuple):
+    """Of one backbone: the file that holds what was asked for, whether it was there, its trial, or what went wrong."""
+
+    path: Path
+    complete: bool
+    trial: dict
+    fault: UserError | None
 
 
 @dataclass(frozen=True)
@@ -47,20 +61,30 @@ class Spread:
     workers: int | None = None
     scheduler: str | None = None
 
-    def extract(self, imageset, backbone, path: Path, settings) -> tuple[Path, bool]:
-        """``run.extract`` of what is this run's to do. Gives the file that holds it, and whether it was made now."""
+    def extract(self, imageset, backbones, place, settings) -> list[Outcome]:
+        """``run.extract`` of what is this run's to do. Several processes share out one backbone after the other."""
         if self.workers or self.scheduler:
-            return path, extract(imageset, backbone, path, settings, self)
+            return [self._by_workers(imageset, backbone, place, settings) for backbone in backbones]
         if not self.shard:
-            return path, run.extract(imageset, backbone, path, settings)
-        size = settings.batch_size or run.batch_size(settings.device.type)
-        rows, place = part(imageset, path, *self.shard, batch_size=size)
-        fresh = run.extract(rows, backbone, place, settings)
-        return place if place.exists() else path, fresh
+            lanes = run.extract(imageset, backbones, place, settings)
+            return [Outcome(done.path, done.complete, done.trial, done.fault) for done in lanes]
+        rows = part(imageset, *self.shard, batch_size=settings.images_a_batch)
+        lanes = run.extract(rows, backbones, lambda label: shards.path_of(place(label), *self.shard), settings)
+        paths = [done.path if done.path.exists() else place(done.label) for done in lanes]
+        return [Outcome(path, done.complete, done.trial, done.fault) for path, done in zip(paths, lanes, strict=True)]
+
+    def _by_workers(self, imageset, backbone, place, settings) -> Outcome:
+        wanted = lane.identity(imageset, backbone, settings, views=views.rows(imageset, settings.views).name)
+        path, fresh, fault = Path(place(layout.label(wanted))).absolute(), False, None
+        try:
+            fresh = extract(imageset, backbone, path, settings, self, wanted=wanted)
+        except UserError as error:
+            fault = error
+        return Outcome(path, not fresh, {}, fault)
 
 
-def part(imageset, path: Path, number: int, count: int, *, batch_size: int) -> tuple[ImageSet, Path]:
-    """Shard ``number`` (from 1) of ``count``: its rows, as a set, and where its features go.
+def part(imageset, number: int, count: int, *, batch_size: int) -> ImageSet:
+    """The rows of shard ``number`` (from 1) of ``count``, as a set.
 
     Raises UsageError where there are fewer batches than shards: some shard would be empty.
     """
@@ -68,18 +92,15 @@ def part(imageset, path: Path, number: int, count: int, *, batch_size: int) -> t
         raise UsageError(
             f"{len(imageset):,} images in batches of {batch_size} can't be cut into {count} shards. Take fewer."
         )
-    span = shards.span(len(imageset), number, count, batch_size=batch_size)
-    return imageset.part(*span), shards.path_of(path, number, count)
+    return imageset.part(*shards.span(len(imageset), number, count, batch_size=batch_size))
 
 
-def extract(imageset, backbone, path: Path, settings, spread: Spread) -> bool:
-    """``run.extract`` by several processes here, or on a Dask cluster, to the same file.
+def extract(imageset, backbone, path: Path, settings, spread: Spread, *, wanted: dict) -> bool:
+    """``run.extract`` of one backbone by several processes here, or on a Dask cluster, to the same file.
 
     Shards that were begun go on as they were, whatever ``workers`` is now. On a cluster ``workers`` is the number of
     ranges, by default one a worker of the cluster, and ``device`` is picked there.
     """
-    path = path.absolute()
-    wanted = run.identity(imageset, backbone, settings)
     if look(path, wanted, overwrite=settings.overwrite)[0] == "complete":
         return False
     with disk.hold(path, wait=settings.wait):
@@ -95,18 +116,26 @@ def extract(imageset, backbone, path: Path, settings, spread: Spread) -> bool:
             imageset = replace(imageset, root=Path(os.path.abspath(imageset.root)))
         weights = os.path.abspath(spread.weights) if os.path.isfile(spread.weights) else spread.weights
         device = spread.device if spread.scheduler else str(settings.device)
-        task = Task(imageset, backbone.name, weights, path, device, replace(settings, wait=True))
+        made = (backbone.name, backbone.layer, backbone.pool, backbone.scale, weights)
+        task = Task(imageset, *made, path, device, replace(settings, wait=True))
         with cluster.connected(spread.scheduler) if spread.scheduler else nullcontext() as client:
             count = spread.workers
             if client:
                 task = replace(task, device=client.submit(_kind_of_device, task, pure=False).result())
                 count = count or len(client.nthreads())
-            size = settings.batch_size or run.batch_size(task.device if client else settings.device.type)
+            size = settings.batch_size or lane.batch_size(task.device if client else settings.device.type)
             begun = _begun(path, wanted, batch_size=size, n=len(imageset), overwrite=settings.overwrite)
             count = begun or min(count, -(-len(imageset) // size))
             settings = replace(task.settings, batch_size=size)
-            parts = (part(imageset, path, i + 1, count, batch_size=size) for i in range(count))
-            tasks = [replace(task, imageset=rows, path=place, settings=settings) for rows, place in parts]
+            tasks = [
+                replace(
+                    task,
+                    imageset=part(imageset, number, count, batch_size=size),
+                    path=shards.path_of(path, number, count),
+                    settings=settings,
+                )
+                for number in range(1, count + 1)
+            ]
             with _watched(tasks, f"{imageset.name} {backbone.name}"):
                 results = _on_cluster(tasks) if client else workers.run(work, tasks, spread.workers)
         _stop(results, imageset.name)
@@ -139,10 +168,11 @@ def work(task: Task) -> UserError | None:
         _check_visible(task)
         settings = replace(task.settings, device=pick_device(task.device))
         backbone = backbones.create(task.model, weights=task.weights, seed=settings.seed)
-        run.extract(task.imageset, backbone, task.path, settings)
+        backbone = tap(replace(backbone, scale=task.scale), task.layer, task.pool)
+        (done,) = run.extract(task.imageset, [backbone], lambda label: task.path, settings)
     except UserError as error:
         return error
-    return None
+    return done.fault
 
 
 def _kind_of_device(task: Task) -> str:

@@ -1,51 +1,46 @@
 """Many backbones over many image sets: everything a request names is checked before the first image is read."""
 
+import functools
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from backbench import Faults
 from backbench.allocator import keep_freed_memory
-from backbench.devices import pick_device
+from backbench.devices import memory, pick_device
 from cache import layout
 from cache.features import open_file
 from data import registry
-from extract import backbones, names, run, shards
+from extract import backbones, names, shards
+from extract.lane import Settings
+from extract.layers import tap
 from report import rows
 
+MODELS_SHARE = 1 / 8
+"""Of the memory of the device, or the machine, that the weights of backbones which share a pass may take. A compiled
+backbone holds its weights up to three times."""
 
-def default_path(cache_dir: Path, dataset: str, model: str) -> Path:
-    """``<cache_dir>/<dataset>/<model>.h5``, names flattened to what every file system takes."""
-    folder, file = (re.sub(r'[/\\:*?"<>|]', "-", name) for name in (dataset, model))
+
+def default_path(cache_dir: Path, dataset: str, label: str) -> Path:
+    """``<cache_dir>/<dataset>/<label>.h5``, names flattened to what every file system takes."""
+    folder, file = (re.sub(r'[/\\:*?"<>|]', "-", name) for name in (dataset, label))
     return Path(cache_dir) / folder / f"{file}.h5"
 
 
 def extract_all(
-    models,
-    datasets,
-    *,
-    place,
-    results_dir,
-    weights,
-    data_root,
-    device,
-    seed,
-    download,
-    exif,
-    on_error,
-    if_busy,
-    shard=None,
-    workers=None,
-    scheduler=None,
-    **settings,
-) -> tuple[list[dict], Faults]:
-    """Extract every model on every data set; ``place(dataset, model)`` names the file, ``settings`` are run.Settings'.
+    models, datasets, *, place, results_dir, weights, data_root, device, seed, download, exif, on_error,
+    if_busy, layers=("last",), pool="default", input_scale=1.0, shard=None, workers=None, scheduler=None, **settings,
+) -> tuple[list[dict], Faults]:  # fmt: skip
+    """Extract every layer of every model on every data set, in one pass over a data set for as many as memory holds.
 
+    ``place(dataset, label)`` names the file, see ``cache.layout.label``; ``settings`` are ``extract.lane.Settings``'.
+    ``shard`` (number, count) does a part of the rows, ``workers`` and ``scheduler`` share them out.
     Returns the figures of each finished file, and the faults met on the way: one request that fails doesn't stop the
-    others. ``shard`` (number, count) does a part of the rows, ``workers`` and ``scheduler`` share them out.
-
-    Raises UsageError or UserError, before any work, with everything that is wrong in the request itself.
+    others. Raises UsageError or UserError, before any work, with everything that is wrong in the request itself.
     """
+    import torch
+
     faults = Faults()
     imagesets = []
     with faults.collect():
@@ -57,23 +52,59 @@ def extract_all(
             imagesets.append(registry.load(name, data_root=data_root, seed=seed, download=download, exif=exif))
     faults.stop()
     keep_freed_memory()
-    skip = on_error == "skip"
-    settings = run.Settings(device=device, seed=seed, skip_unreadable=skip, wait=if_busy == "wait", **settings)
+    skip, wait = on_error == "skip", if_busy == "wait"
+    settings = Settings(device=device, seed=seed, skip_unreadable=skip, wait=wait, **settings)
     spread = shards.Spread(weights=weights, device=asked, shard=shard, workers=workers, scheduler=scheduler)
+
+    def created(model):
+        backbone = replace(backbones.create(model, weights=weights, seed=seed), scale=input_scale)
+        print(f"{model}: weights {backbone.weights}, {backbone.num_features} features", file=sys.stderr)
+        seen = set()
+        for layer in layers:
+            with faults.collect():
+                tapped = tap(backbone, layer, pool)
+                if tapped.layer not in seen:
+                    seen.add(tapped.layer)
+                    yield tapped
+
     done = []
-    for model in models:
-        with faults.collect():
-            backbone = backbones.create(model, weights=weights, seed=seed)
-            print(f"{model}: weights {backbone.weights}, {backbone.num_features} features", file=sys.stderr)
-            for imageset in imagesets:
+    for together in _sets(models, created, faults, memory(device) * MODELS_SHARE):
+        for imageset in imagesets:
+            outcomes = []
+            with faults.collect():
+                outcomes = spread.extract(imageset, together, functools.partial(place, imageset.name), settings)
+            for outcome in outcomes:
+                if outcome.fault in faults.errors:  # unreadable images, said once for all backbones
+                    continue
                 with faults.collect():
-                    path = Path(place(imageset.name, model))
-                    path, fresh = spread.extract(imageset, backbone, path, settings)
-                    figures = summary(path) | {"already": not fresh}
-                    if fresh and not shard:
+                    if outcome.fault:
+                        raise outcome.fault
+                    figures = summary(outcome.path) | {"already": outcome.complete, "trial": outcome.trial}
+                    if not (outcome.complete or shard):
                         rows.append(results_dir, _row(figures, seed))
                     done.append(figures)
+        if "torch._dynamo" in sys.modules:
+            torch._dynamo.reset()  # it holds on to what was compiled
     return done, faults
+
+
+def _sets(models, created, faults: Faults, room: float):
+    """Lists of the backbones that ``created(model)`` yields, each a list of about ``room`` bytes of weights."""
+    together, held = [], 0
+    for model in models:
+        with faults.collect():
+            for backbone in created(model):
+                together.append(backbone)
+        if together:
+            tensors = {
+                id(t): t.nbytes for backbone in together for t in backbone.model.state_dict(keep_vars=True).values()
+            }
+            held = sum(tensors.values())
+        if held > room:
+            yield together
+            together, held = [], 0
+    if together:
+        yield together
 
 
 def summary(path: Path) -> dict:
@@ -81,7 +112,7 @@ def summary(path: Path) -> dict:
     with open_file(path, partial=layout.is_finished_shard(path)) as file:
         return {
             "dataset": file.identity["dataset"],
-            "model": file.identity["model"],
+            "model": layout.label(file.identity),
             "weights": file.identity["weights"],
             "path": str(path),
             "n": len(file.done),
@@ -106,7 +137,8 @@ def line(figures: dict) -> str:
 
 
 def _row(figures: dict, seed: int) -> dict:
-    kept = ("n", "n_skipped", "dim", "images_per_second")
+    kept = ("n", "n_skipped", "dim", "images_per_second", "trial")
+    protocol = ("transform", "pooling", "layer", "views", "dtype", "precision", "input_scale")
     features = figures["features"]
     return rows.make(
         "extract",
@@ -115,7 +147,7 @@ def _row(figures: dict, seed: int) -> dict:
         method="features",
         seed=seed,
         figures={k: figures[k] for k in kept},
-        protocol={k: features[k] for k in ("transform", "pooling", "dtype", "precision", "input_scale")},
+        protocol={k: features[k] for k in protocol},
         features=features,
         device=figures["device"],
         seconds=figures["seconds"],

@@ -13,11 +13,11 @@ from probe.metrics import figures
 from probe.parts import Part
 from probe.trust import TEMPERATURES
 
-COMPARED = ("model", "weights", "weights_sha256", "transform", "pooling", "input_scale")
+COMPARED = ("model", "weights", "weights_sha256", "transform", "pooling", "layer", "pool", "input_scale")
 """What of two feature files must agree for their features to be comparable."""
 
-ROUNDING = ("precision", "dtype")
-"""What may differ: it moves features by their last digits only."""
+ROUNDING = ("precision", "dtype", "views")
+"""What may differ: it moves features by their last digits only, views by a little more."""
 
 
 class Prediction(NamedTuple):
@@ -96,7 +96,8 @@ def _temperature(row: dict) -> float:
 
 def _compare(saved: Saved, file, folder: Path) -> None:
     """Raise UserError naming every difference that makes the file's features none of the head's."""
-    lines = [line for key in COMPARED for line in _differences(key, saved.identity.get(key), file.identity[key])]
+    fitted = {**layout.PLAIN, **saved.identity}
+    lines = [line for key in COMPARED for line in _differences(key, fitted.get(key), file.identity[key])]
     dim = len(saved.head.mean)
     if dim != file.features.shape[1]:
         lines.append(f"features: the head takes {dim} of them, the file has {file.features.shape[1]}")
@@ -107,7 +108,7 @@ def _compare(saved: Saved, file, folder: Path) -> None:
             + f"\nMake the right ones: {_command(saved.identity, file.identity['dataset'])}"
         )
     for key in ROUNDING:
-        for line in _differences(key, saved.identity.get(key), file.identity[key]):
+        for line in _differences(key, fitted.get(key), file.identity[key]):
             print(f"Warning: {file.path}: {line}. Close calls may turn out otherwise.", file=sys.stderr)
     same = [file.identity[key] == saved.identity.get(key) for key in ("dataset", "dataset_digest")]
     if same == [True, False]:
@@ -144,6 +145,9 @@ def _command(identity: dict, dataset: str) -> str:
     transform = identity.get("transform")
     if isinstance(transform, dict) and transform.get("exif") == "apply":
         words.append("--exif apply")
+    for key in ("layer", "pool"):
+        if identity.get(key, layout.PLAIN[key]) != layout.PLAIN[key]:
+            words.append(f"--{key} {identity[key]}")
     if identity.get("input_scale") not in (None, 1.0):
         words.append(f"--input-scale {identity['input_scale']} --no-input-guard")
     return " ".join(words)

@@ -125,7 +125,7 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
     row = rows.make(
         "probe",
         dataset=file.identity["dataset"],
-        model=file.identity["model"],
+        model=layout.label(file.identity),
         method=task.method,
         seed=task.seed,
         figures={

@@ -57,7 +57,7 @@ def test_what_is_written_is_what_is_read(tmp_path_factory, n, d, half, ids, clas
         assert file.labels.tolist() == [i % len(classes) for i in range(n)]
         assert file.ids == ids[:n]
         assert file.class_names == classes
-        assert file.identity == {"schema": 1, **IDENTITY}
+        assert file.identity == {"schema": 1, **layout.PLAIN, **IDENTITY}
         assert file.complete
 
 
@@ -179,3 +179,24 @@ def test_find_takes_files_folders_and_globs_and_names_every_miss(tmp_path):
 def test_a_feature_file_is_small_beyond_its_rows(tmp_path):
     path, _ = write(tmp_path / "a.h5", n=1000, d=100)
     assert path.stat().st_size < 1000 * (100 * 4 + 8 + 1 + 1 + 16) + 16_384
+
+
+@pytest.mark.parametrize(
+    ("apart", "label"),
+    [
+        ({}, "resnet18"),
+        ({"views": "mean5"}, "resnet18.mean5"),
+        ({"layer": "layer3", "pool": "gem", "pooling": "gem"}, "resnet18.layer3.gem"),
+        ({"layer": "last", "pool": "avg+cls", "pooling": "avg+cls", "views": "rows3"}, "resnet18.last.avg+cls.rows3"),
+    ],
+)
+def test_features_are_called_by_what_sets_them_apart(apart, label):
+    assert layout.label({**IDENTITY, **apart}) == label
+
+
+def test_a_file_from_before_there_was_a_choice_is_the_plain_one():
+    plain = {**layout.PLAIN, **IDENTITY}
+    assert layout.differences(plain, IDENTITY, versions=True) == []
+    assert layout.differences({**plain, "views": "mean5"}, IDENTITY, versions=True) == [
+        "views: the file has 'plain', this run 'mean5'"
+    ]

@@ -117,19 +117,19 @@ def test_what_was_begun_compiled_is_finished_so_or_not_at_all(tmp_path, monkeypa
     from backbench.devices import pick_device
     from cache.writer import Writer
     from data import registry
-    from extract import run
+    from extract import lane
     from extract.cli import main
 
     how = ["--model", "test_resnet", "--weights", "random", "--dataset", "digits", "--cache-dir", str(tmp_path)]
     how += ["--results-dir", str(tmp_path)]
     imageset, backbone = registry.load("digits", data_root=tmp_path), backbones.create("test_resnet", weights="random")
-    identity = run.identity(imageset, backbone, run.Settings(device=pick_device("cpu")))
+    identity = lane.identity(imageset, backbone, lane.Settings(device=pick_device("cpu")))
     identity |= {"precision": "float32", "compiled": True}
     path = tmp_path / "digits" / "test_resnet.h5"
     rows = {"labels": imageset.labels, "split": imageset.split, "ids": imageset.ids}
     with Writer(path, identity=identity, class_names=imageset.class_names, dim=96, dtype="float32", **rows):
         pass
-    monkeypatch.setattr(run, "compiled", lambda *_: None)
+    monkeypatch.setattr(lane, "compiled", lambda *_: None)
     result = CliRunner().invoke(main, how)
     assert result.exit_code == 1
     assert "were begun compiled" in result.output

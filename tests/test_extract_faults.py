@@ -12,7 +12,7 @@ import pytest
 from cache import disk, features, layout
 from cache.features import open_file
 from extract import study
-from extract.pixels import Pixels
+from extract.pixels import Reader
 from tests.conftest import ROOT
 from tests.test_extract_run import MODEL, extract, images  # noqa: F401 - fixtures
 
@@ -25,15 +25,15 @@ def done(path):
 @pytest.mark.parametrize("how", [(), ("--on-error", "skip")])
 def test_a_folder_that_vanishes_stops_the_run_and_loses_nothing(extract, images, tmp_path, monkeypatch, how):  # noqa: F811
     """Renamed, as an unmounted folder would be, while the third of five batches is about to be read."""
-    batch = Pixels.batch
+    read = Reader.read
 
-    def vanish(pixels, group, pool):
-        if group[0] == 16:
+    def vanish(reader, images_, *args):
+        if images_[0] == 16:
             images.rename(tmp_path / "gone")
-        return batch(pixels, group, pool)
+        return read(reader, images_, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Pixels, "batch", vanish)
+        patch.setattr(Reader, "read", vanish)
         said = extract(*how, code=1).output
     assert "can't be reached any more" in said
     assert "run the same command again" in said

@@ -10,7 +10,7 @@ from PIL import Image
 
 from data import registry
 from extract import backbones
-from extract.pixels import Pixels
+from extract.pixels import Pixels, Reader
 
 
 @pytest.fixture(scope="module")
@@ -18,11 +18,11 @@ def backbone():
     return backbones.create("test_resnet", weights="random")
 
 
-def pixels(backbone, imageset=None, **config):
+def pixels(backbone, **config):
     found = backbones.Backbone(*(getattr(backbone, name) for name in ("name", "weights", "weights_sha256", "model")), {
         **backbone.config, **config
     })  # fmt: skip
-    return Pixels(imageset, found)
+    return Pixels(found)
 
 
 def picture(width, height, seed=0):
@@ -59,9 +59,9 @@ def test_what_is_not_a_plain_centre_crop_is_left_to_timm(backbone):
 
 def test_images_in_memory_are_resized_a_batch_at_a_time(backbone, tmp_path):
     imageset = registry.load("digits", data_root=tmp_path)
-    at = pixels(backbone, imageset)
-    batch, faults = at.batch(np.arange(10, 30), None)
-    assert faults == [None] * 20
+    at = pixels(backbone)
+    (batch,), faults = Reader(imageset, None).read(np.arange(10, 30), np.zeros(20, int), [at])
+    assert faults.tolist() == [None] * 20
     assert batch.shape == (20, 3, 160, 160)
     theirs = np.stack([np.asarray(at.transform(imageset.read(i))) for i in range(10, 30)])
     assert np.abs(batch.numpy().astype(int) - theirs).max() <= 2
@@ -73,9 +73,9 @@ def test_an_unreadable_image_is_black_and_named(backbone, tmp_path):
         for i in range(4):
             picture(60, 50, seed=i).save(tmp_path / name / f"{i}.png")
     (tmp_path / "ant" / "2.png").write_bytes(b"not a picture")
-    at = pixels(backbone, registry.load(f"folder:{tmp_path}", data_root=tmp_path))
+    imageset = registry.load(f"folder:{tmp_path}", data_root=tmp_path)
     with ThreadPoolExecutor(2) as pool:
-        batch, faults = at.batch(np.arange(4), pool)
+        (batch,), faults = Reader(imageset, pool).read(np.arange(4), np.zeros(4, int), [pixels(backbone)])
     assert [fault is None for fault in faults] == [True, True, False, True]
     assert "ant/2.png" in str(faults[2])
     assert [bool(image.any()) for image in batch] == [True, True, False, True]

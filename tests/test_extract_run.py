@@ -19,8 +19,8 @@ from cache.features import open_file
 from extract import backbones, study
 from extract.cli import main
 from extract.engine import Engine
+from extract.lane import SEEN
 from extract.pixels import Pixels
-from extract.run import SEEN
 
 MODEL = "test_resnet"
 
@@ -59,15 +59,21 @@ def test_features_are_timms_own(extract, images):
     extract("--precision", "float32")
     backbone = backbones.create(MODEL, weights="random")
     transform = timm.data.create_transform(**backbone.config, is_training=False)
-    pixels = Pixels(None, backbone)
+    pixels = Pixels(backbone)
     assert features.verify(extract.path) is None
     with open_file(extract.path) as file:
         assert file.class_names == ["ant", "bee", "cat"]
         assert np.bincount(file.split).tolist() == [24, 3, 9]  # int(8.4), int(9.6) - 8, the rest; a class
         for i in (0, 17, 35):
             with torch.inference_mode(), Image.open(images / file.ids[i]) as image:
-                ours = torch.from_numpy(pixels.crop(image.convert("RGB"))).permute(2, 0, 1)[None]
-                for pixels_of, within in ((backbone.normalise(ours), 1e-5), (transform(image)[None], 2e-4)):
+                image = image.convert("RGB")
+                small = pixels.together(*image.size, in_memory=False)
+                ours = pixels.resized(np.array(image)[None]) if small else pixels.crop(image)[None]
+                ours = torch.from_numpy(np.array(ours)).permute(0, 3, 1, 2)
+                for pixels_of, within in (
+                    (backbone.normalise(ours), 1e-5),
+                    (transform(image)[None], 2e-3 if small else 2e-4),
+                ):
                     expected = backbone.model(pixels_of)[0].numpy()
                     np.testing.assert_allclose(file.features[i], expected, rtol=1e-4, atol=within)
         assert file.identity["weights"] == "random, seed 42"

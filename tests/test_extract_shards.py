@@ -21,7 +21,8 @@ from cache.features import open_file
 from data import registry
 from extract import shards as sharing
 from extract import study
-from extract.run import Settings, UnreadableImages
+from extract.lane import Settings
+from extract.run import UnreadableImages
 from tests.test_extract_run import images  # noqa: F401 - a fixture
 
 MODEL = "test_resnet"
@@ -90,6 +91,23 @@ def test_a_whole_run_does_not_begin_anew_beside_its_shards(extract_):
     assert "begun in 3 shards" in said
     assert "cache merge" in said
     extract_("many", *PLAIN, "--overwrite")
+
+
+def test_layers_and_views_are_shared_out_like_any(extract_):
+    how = (*PLAIN, "--layer", "1", "--layer", "last", "--pool", "avg", "--views", 3)
+    extract_("one", *how)
+    extract_("workers", *how, "--workers", 2)
+    for number in (2, 1, 3):
+        extract_("many", *how, "--shard", f"{number}/3")
+    made = sorted(path.name for path in extract_.path("one").parent.iterdir())
+    assert len(made) == 2
+    invoke(cache.cli.main, "merge", extract_.path("many").parent)
+    for name in made:
+        for place in ("many", "workers"):
+            same(extract_.path("one").with_name(name), extract_.path(place).with_name(name))
+    assert "can't be shared out" in extract_(
+        "many", *PLAIN, "--views", 2, "--views-as", "rows", "--shard", "1/2", code=2
+    )
 
 
 @pytest.mark.parametrize("wrong", ["0/3", "4/3", "3", "1/0", "a/b"])
@@ -201,7 +219,8 @@ def test_on_a_dask_cluster_a_killed_worker_is_replaced(tmp_path, images):  # noq
 
 def test_a_machine_that_sees_other_files_says_which(tmp_path, images):  # noqa: F811
     whole = registry.load(f"folder:{images}", data_root=tmp_path)
-    task = sharing.Task(whole.part(0, 8), MODEL, "random", tmp_path / "m.h5.shard-1-of-2", "cpu", Settings(device=None))
+    place, settings = tmp_path / "m.h5.shard-1-of-2", Settings(device=None)
+    task = sharing.Task(whole.part(0, 8), MODEL, "last", "default", 1.0, "random", place, "cpu", settings)
     error = sharing.work(task)
     assert f"does not see the cache folder {tmp_path}" in str(error)
     images.rename(tmp_path / "elsewhere")

@@ -73,7 +73,9 @@ def test_every_difference_is_named_at_once_with_the_command_that_mends_it(tmp_pa
         "weights": "vit_base.augreg",
         "weights_sha256": "1" * 64,
         "transform": {"input_size": [3, 256, 256], "crop_pct": 0.95, "exif": "apply"},
-        "pooling": "token",
+        "pooling": "cls",
+        "layer": "blocks.5",
+        "pool": "cls",
         "input_scale": 255.0,
     }
     assert changes.keys() == {*COMPARED}
@@ -88,6 +90,7 @@ def test_every_difference_is_named_at_once_with_the_command_that_mends_it(tmp_pa
         "transform.input_size: the head was fitted with [3, 224, 224], the file has [3, 256, 256]",
         "transform.exif: the head was fitted with None, the file has 'apply'",
         "pooling: ",
+        "layer: the head was fitted with 'last', the file has 'blocks.5'",
         "input_scale: the head was fitted with 1.0, the file has 255.0",
         "features: the head takes 3 of them, the file has 5",
         "extract --model resnet18 --dataset other --weights hub",

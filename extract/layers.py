@@ -1,0 +1,135 @@
+"""What is laid around a timm model: the normalisation before it, other layers and poolings than its own behind it.
+
+Everything is asked of timm's own interface, nothing of a model's name: which layers there are (``feature_info``), what
+they give (``forward_intermediates``), how many of a layer's tokens are no part of the picture (``num_prefix_tokens``).
+"""
+
+import inspect
+from dataclasses import replace
+
+import torch
+
+from backbench import UserError
+
+POOLS = ("default", "avg", "cls", "gem", "avg+cls")
+"""``avg``: mean over the picture. ``cls``: the class token. ``gem``: generalised mean over the picture. ``default``: at
+the last layer all that timm does before the classifier; at others cls where the model itself pools so, else avg."""
+
+GEM_POWER, GEM_LEAST = 3, 1e-6
+"""Exponent, and the value below which nothing counts, of Radenovic et al., arXiv:1711.02512."""
+
+OWN = {"token": "cls"}
+"""timm's word for a pooling that is called otherwise here."""
+
+
+class FromPixels(torch.nn.Module):
+    """``model`` with the normalisation before it, so that a compiler makes one of the two."""
+
+    def __init__(self, model, mean, std, scale: float = 1.0):
+        super().__init__()
+        self.training = False  # not eval(), which would hide that a module of the model is in train mode
+        self.model, self.scale = model, scale
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def normalise(self, pixels):
+        batch = pixels.float().div_(255)
+        return (batch if self.scale == 1 else batch.mul_(self.scale)).sub_(self.mean).div_(self.std)
+
+    def forward(self, pixels):
+        return self.model(self.normalise(pixels))
+
+
+class Tap(torch.nn.Module):
+    """(B, 3, H, W) normalised images to (B, D) features: layer ``index`` of ``model``, or None for the last, pooled.
+
+    A layer is taken as it leaves its block; the last one after the model's final norm.
+    """
+
+    def __init__(self, model, index: int | None, pool: str):
+        super().__init__()
+        self.training = False
+        self.model, self.index, self.pool = model, index, pool
+        self.global_pool = pool  # as timm's models say it
+
+    def forward(self, images):
+        picture, token = self._last(images) if self.index is None else self._middle(images)
+        parts = []
+        if "avg" in self.pool:
+            parts.append(picture.mean(1))
+        if self.pool == "gem":
+            parts.append(picture.float().clamp(min=GEM_LEAST).pow(GEM_POWER).mean(1).pow(1 / GEM_POWER))
+        if "cls" in self.pool:
+            parts.append(token)
+        return torch.cat(parts, dim=1)
+
+    def _last(self, images):
+        """Places of the picture (B, L, C) and the class token (B, C)."""
+        features = self.model.forward_features(images)
+        if features.ndim == 4:
+            if getattr(self.model, "output_fmt", "NCHW") == "NCHW":
+                features = features.permute(0, 2, 3, 1)
+            return features.flatten(1, 2), None
+        return features[:, _prefix(self.model) :], features[:, 0]
+
+    def _middle(self, images):
+        prefixed = {"return_prefix_tokens": True} if "cls" in self.pool else {}
+        (features,) = self.model.forward_intermediates(
+            images, indices=[self.index], stop_early=True, intermediates_only=True, **prefixed
+        )
+        features, prefix = features if prefixed else (features, None)
+        return features.flatten(2).transpose(1, 2), prefix[:, 0] if prefixed else None
+
+
+def tap(backbone, layer: str = "last", pool: str = "default"):
+    """The backbone with features from ``layer``, a number or timm's name for it (``layer3``, ``blocks.5``), pooled.
+
+    ``last``, or -1, with the model's own pooling is the backbone as it is. Raises UserError, saying what is possible,
+    where there is no such layer or it can't be pooled so.
+    """
+    model = backbone.model
+    index = None if layer in ("last", "-1") else _index(backbone, layer)
+    own = OWN.get(backbone.pooling, backbone.pooling)
+    token = _prefix(model) > 0 and getattr(model, "cls_token", None) is not None
+    if index is not None:
+        token &= "return_prefix_tokens" in inspect.signature(model.forward_intermediates).parameters
+    if pool == "default" and index is not None:
+        pool = "cls" if own == "cls" and token else "avg"
+    if index is None and pool in ("default", own):
+        return backbone
+    if "cls" in pool and not token:
+        raise UserError(f"--pool {pool}: {backbone.name} has no class token there. Possible are default, avg and gem.")
+    name = "last" if index is None else names(model)[index]
+    tapped = Tap(model, index, pool)
+    try:
+        with torch.inference_mode():
+            tapped.num_features = tapped(torch.zeros(1, *backbone.config["input_size"])).shape[1]
+    except Exception as error:  # each architecture has its own way of saying what it can't do
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"--layer {layer} --pool {pool}: timm can't do this for {backbone.name} ({reason}).") from error
+    return replace(backbone, model=tapped, layer=name, pool=pool)
+
+
+def names(model) -> list[str]:
+    """timm's names of the layers that features can be taken from, first to last."""
+    found = getattr(model, "feature_info", None) or []
+    return [info["module"] for info in getattr(found, "info", found)]
+
+
+def _index(backbone, layer: str) -> int:
+    known = names(backbone.model)
+    if not known or not hasattr(backbone.model, "forward_intermediates"):
+        raise UserError(f"--layer {layer}: timm gives no layers of {backbone.name} but the last.")
+    if layer in known:
+        return known.index(layer)
+    try:
+        return range(len(known))[int(layer)]
+    except (ValueError, IndexError):
+        raise UserError(
+            f"--layer {layer}: {backbone.name} has no such layer. There are last, {', '.join(known)}, or 0 to "
+            f"{len(known) - 1}, negative from the end."
+        ) from None
+
+
+def _prefix(model) -> int:
+    return getattr(model, "num_prefix_tokens", 0)
