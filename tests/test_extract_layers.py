@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from backbench import UserError
 from cache.features import open_file
@@ -101,7 +102,11 @@ def test_a_module_in_train_mode_stays_visible(resnet):
 
 
 def test_layers_lie_side_by_side_in_files_of_their_own(tmp_path):
-    how = ["--model", "test_vit", "--model", "test_resnet", "--dataset", "digits", "--weights", "random", "--json"]
+    for i in range(30):
+        (tmp_path / "images" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((50, 40), 90).save(tmp_path / "images" / "ab"[i % 2] / f"{i}.png")
+    how = ["--model", "test_vit", "--model", "test_resnet", "--dataset", f"folder:{tmp_path / 'images'}"]
+    how += ["--weights", "random", "--json"]
     how += ["--cache-dir", str(tmp_path), "--results-dir", str(tmp_path), "--compile", "off"]
     how += ["--layer", "blocks.0", "--layer", "0", "--layer", "last", "--pool", "avg+cls"]
     result = CliRunner().invoke(main, how)
@@ -111,8 +116,8 @@ def test_layers_lie_side_by_side_in_files_of_their_own(tmp_path):
     labels = ["test_vit.blocks.0.avg+cls", "test_vit.last.avg+cls"]
     assert [figures["model"] for figures in json.loads(result.stdout)] == labels
     for label, layer in zip(labels, ("blocks.0", "last"), strict=True):
-        with open_file(tmp_path / "digits" / f"{label}.h5") as file:
+        with open_file(tmp_path / "folder-images" / f"{label}.h5") as file:
             assert (file.identity["layer"], file.identity["pool"]) == (layer, "avg+cls")
-            assert file.features.shape == (1797, 128)
+            assert file.features.shape == (30, 128)
     again = CliRunner().invoke(main, [*how, "--pool", "cls"])
-    assert "digits/test_vit.h5" in again.stdout  # the model's own pooling of its last layer is the plain file
+    assert "folder-images/test_vit.h5" in again.stdout  # the model's own pooling of its last layer is the plain file

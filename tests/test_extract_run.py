@@ -225,16 +225,8 @@ COMMAND = [
 
 
 def start(images, cache, log, *how):
-    command = [
-        *COMMAND,
-        *how,
-        "--dataset",
-        f"folder:{images}",
-        "--cache-dir",
-        cache,
-        "--results-dir",
-        cache / "results",
-    ]
+    where = ("--dataset", f"folder:{images}", "--cache-dir", cache, "--results-dir", cache / "results")
+    command = [*COMMAND, *how, *where]
     return subprocess.Popen([str(part) for part in command], stdout=log, stderr=log)
 
 
