@@ -151,7 +151,7 @@ def draw(found: dict, path: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One object of named figures on stdout.")
 @click.option("--data-root", default="~/.cache/backbench-data", show_default=True, help="Where the image sets lie.")
 @click.option("--out", default="cache/published_artefact", show_default=True, type=click.Path(path_type=Path))
-@click.option("--figure", type=click.Path(path_type=Path), help="Draw it into this file, needs the extra [bench].")
+@click.option("--figure", type=click.Path(path_type=Path), help="Draw it into this file.")
 def main(quick, as_json, data_root, out, figure):
     """Repeat the published study's conditions on real weights, one at a time."""
     data_root, out = str(Path(data_root).expanduser()), Path(out).resolve()

@@ -23,7 +23,7 @@ function layout(more = {}) {
   const { xaxis, yaxis, ...rest } = more;
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: fg, family: "system-ui, sans-serif" },
-    margin: { l: 60, r: 20, t: 20, b: 50 }, hovermode: "closest", legend: { orientation: "h", y: -0.25 },
+    margin: { l: 60, r: 20, t: 20, b: 50 }, hovermode: "closest", legend: { orientation: "h", x: 0, y: 1.03, yanchor: "bottom" },
     hoverlabel: { bgcolor: bg, bordercolor: line, font: { color: fg }, align: "left" },
     xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis }, ...rest,
   };
@@ -48,9 +48,26 @@ function hover(chart, series, point) {
   return `<b>${plain(point.label)}</b><br>${plain(series.name)}<br>${plain(chart.y)}: ${figure(point.y)}${interval(point)}${x}`;
 }
 
+// Beside the markers, above and below by turns: neighbours then overlap less. At the right end to the left of it.
+function places(points) {
+  const order = points.map((_, i) => i).sort((a, b) => points[a].x - points[b].x);
+  const found = [];
+  order.forEach((i, at) => { found[i] = `${at % 2 ? "bottom" : "top"} ${at === order.length - 1 && at ? "left" : "right"}`; });
+  return found;
+}
+
+const SHOWN = 8; // series that are on at first; the others wait in the legend
+
+// 1, 2, 5, 10, ... over less than three decades, where plotly's own labels leave out the power.
+function steps(low, high) {
+  const found = [];
+  for (let power = Math.floor(Math.log10(low)) - 1; power <= Math.log10(high) + 1; power += 1) found.push(...[1, 2, 5].map((n) => n * 10 ** power));
+  return { tickvals: found, ticktext: found.map((value) => Number(value.toPrecision(1)).toLocaleString("en")) };
+}
+
 function trace(chart, series, at) {
   const points = series.points;
-  const named = chart.named && series.mode === "markers" && points.length <= 14;
+  const named = chart.named && series.mode === "markers" && points.length <= 14 && innerWidth > 600;
   const shift = (at - (chart.series.length - 1) / 2) * (0.7 / Math.max(chart.series.length, 3));
   const values = { x: points.map((point) => point.x), y: points.map((point) => point.y) };
   const errors = { error_y: bars(points, "y"), error_x: bars(points, "x", "x_") };
@@ -59,11 +76,11 @@ function trace(chart, series, at) {
   } : {};
   return {
     type: "scatter", mode: series.mode + (named ? "+text" : ""), name: plain(series.name), ...values, ...errors, ...turned,
-    text: named ? points.map((point) => plain(point.label)) : undefined, textposition: "top center", textfont: { size: 11 },
+    text: named ? points.map((point) => plain(point.label)) : undefined, textposition: places(points), textfont: { size: 11 },
     hoverinfo: "text", hovertext: points.map((point) => hover(chart, series, point)), customdata: points.map((point) => point.rows),
     line: { dash: series.mode === "lines" ? "dot" : DASHES[Math.floor(at / PALETTE.length) % DASHES.length], width: series.mode === "lines" ? 1.5 : 2 },
     marker: { size: 8, color: PALETTE[at % PALETTE.length], symbol: SYMBOLS[at % SYMBOLS.length] },
-    legendgroup: series.name,
+    visible: at < SHOWN || chart.ticks ? true : "legendonly",
   };
 }
 
@@ -71,11 +88,11 @@ function drawChart(chart, box) {
   const ends = chart.series.flatMap((series) => series.points.map((point) => point.x)).filter((x) => x > 0);
   const decades = ends.length ? Math.log10(Math.max(...ends) / Math.min(...ends)) : 0;
   const down = chart.ticks && { tickvals: chart.ticks.map((_, i) => i), ticktext: chart.ticks.map(plain), autorange: "reversed" };
-  const height = chart.ticks ? Math.max(352, 130 + 36 * chart.ticks.length) : 352 + (chart.series.length > 8 ? 120 : 0);
+  const height = chart.ticks ? Math.max(352, 130 + 36 * chart.ticks.length) : 352 + 12 * Math.max(0, chart.series.length - 4);
   const axes = chart.ticks
     ? { xaxis: { title: { text: plain(chart.y) } }, yaxis: down }
     : {
-      xaxis: { title: { text: plain(chart.x) }, type: chart.log ? "log" : "linear", ...(chart.log && decades < 2 ? { dtick: "D2" } : {}) },
+      xaxis: { title: { text: plain(chart.x) }, type: chart.log ? "log" : "linear", ...(chart.log && decades < 3 ? steps(Math.min(...ends), Math.max(...ends)) : {}) },
       yaxis: { title: { text: plain(chart.y) } },
     };
   const only = chart.series.length === 1 || chart.kind === "cost";

@@ -102,7 +102,7 @@ def _cost(study: Study, dataset: str, cost: str) -> dict:
     points = [_point(record, round(record[cost] / UNITS[cost], 4)) for record in costed]
     front = pareto([(point["x"], point["y"]) for point in points])
     series = [
-        _series("Pareto front", [points[i] for i in front], "lines"),
+        _series("Pareto front", [points[i] | {"low": None, "high": None} for i in front], "lines"),
         _series("backbones", points),
     ]
     caption = "Each backbone's best head by val top-1, 95 % intervals. On the front: none is both cheaper and better."
@@ -162,7 +162,7 @@ def _published(study: Study, dataset: str) -> dict:
 
 def _path(study: Study, dataset: str) -> dict:
     series = []
-    for (name, backbone, method), row in study.heads.items():
+    for (name, backbone, method), row in sorted(study.heads.items()):
         tried = (row["protocol"] or {}).get("C_tried")
         if name == dataset and method == "logistic" and isinstance(tried, list):
             at = [study.where(row)]
@@ -181,7 +181,7 @@ def _path(study: Study, dataset: str) -> dict:
 
 def _curve(study: Study, dataset: str) -> dict:
     by_head: dict[str, list] = {}
-    for key, row in study.heads.items():
+    for key, row in sorted(study.heads.items(), key=lambda item: (item[0][2] != "logistic", item[0][1:])):
         if key[0] == dataset and (content := study.details(key)) and content["curve"]:
             at = [study.where(row)]
             by_head[f"{key[1]}, {key[2]}"] = [

@@ -1,7 +1,7 @@
 """The report as one HTML file: everything in it, nothing loaded, opened from disk.
 
-Names come from files, and files may come from strangers: the template escapes, the data is JSON that no parser takes for
-markup, the scripts set text only, and a content security policy lets no script run but these, by their digests.
+Names come from files, and files may come from strangers: the template escapes, the data is JSON that no parser takes
+for markup, the scripts set text only, and a content security policy lets no script run but these, by their digests.
 """
 
 import base64

@@ -127,7 +127,7 @@ def _umap(x: np.ndarray) -> np.ndarray:
 
 
 def packed(found: dict, numbers: np.ndarray) -> dict:
-    """A map as the page holds it: coordinates as 16-bit steps, labels, splits, and the ``numbers`` (n,) of its pictures.
+    """A map as the page holds it: coordinates as 16-bit steps, labels, splits, and ``numbers`` (n,), its pictures'.
 
     All are little-endian base64.
     """

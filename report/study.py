@@ -24,7 +24,7 @@ class Study:
 
     ``records`` are the table's, each with ``rows`` (places in ``rows``), ``stage``, ``shots``, ``named`` (the backbone
     as shown), ``parameters`` and ``macs``, None where unknown; ``heads`` the newest row with details by (data set,
-    named, method); ``tested`` the records of ``report.compare`` by the same.
+    named, method).
     """
 
     results_dir: Path
@@ -32,7 +32,6 @@ class Study:
     frame: object  # pandas' frame of the table, with ``rows``
     records: list[dict]
     heads: dict[tuple, dict]
-    tested: dict[tuple, dict]
     faults: list[str] = field(default_factory=list)
     _read: dict[tuple, dict | None] = field(default_factory=dict)
 
@@ -46,6 +45,15 @@ class Study:
     def elsewhere(self) -> list[dict]:
         """Rows of heads tested on images of another source."""
         return [row for row in self.rows if row.get("target") is not None and "top1" in row]
+
+    @functools.cached_property
+    def tested(self) -> dict[tuple, dict]:
+        """The records of ``report.compare`` by (data set, named, method). What it must leave out is named on stderr."""
+        try:
+            found = compare.compare(self.rows, self.results_dir) if self.heads else []
+        except UserError:  # nothing to compare with
+            found = []
+        return {(r["dataset"], text.backbone(r["model"], r["input_scale"]), r["method"]): r for r in found}
 
     @functools.cached_property
     def _places(self) -> dict[int, int]:
@@ -89,19 +97,12 @@ class Study:
 def load(results_dir: Path, *, everything: bool = False) -> Study:
     """Read the folder; ``everything`` adds published backbones without rows to the table.
 
-    Raises UserError for broken rows; heads that can't be compared are named on stderr.
+    Raises UserError for broken rows.
     """
     found = rows.read(results_dir)
     frame = table.tidy(found, everything=everything, origins=True)
     records = [_enriched(record, found) for record in table.records(frame) if record["rows"]]
-    study = Study(results_dir, found, frame, records, compare.newest(found), {})
-    try:
-        tested = compare.compare(found, results_dir) if study.heads else []
-    except UserError:  # nothing to compare with
-        tested = []
-    for one in tested:
-        study.tested[one["dataset"], text.backbone(one["model"], one["input_scale"]), one["method"]] = one
-    return study
+    return Study(results_dir, found, frame, records, compare.newest(found))
 
 
 def key(record: dict) -> tuple[str, str, str]:

@@ -80,11 +80,15 @@ def records(frame: "pd.DataFrame") -> list[dict]:
 
 
 def write(frame: "pd.DataFrame", form: str, file: TextIO) -> None:
-    """Write the tidy frame as ``terminal`` or ``md`` to be read, or as it is, in full precision: ``csv``, ``json``."""
+    """Write the tidy frame as ``terminal``, ``md`` or ``latex``, to be read, or in full precision: ``csv``, ``json``."""
     if form == "terminal":
         terminal(frame, file)
     elif form == "md":
         file.write(markdown(frame))
+    elif form == "latex":
+        from report.latex import latex
+
+        file.write(latex(frame))
     elif form == "csv":
         file.write(frame.to_csv(index=False, lineterminator="\n"))
     else:
