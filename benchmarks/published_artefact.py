@@ -9,6 +9,7 @@ Rows go to DIR/results, feature files beside them; what is there is not made aga
 """
 
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +21,6 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from report import rows, text
-
-ROOT = Path(__file__).parent.parent
 
 MODELS = ("tf_efficientnet_lite0", "mobilenetv2_100", "vit_small_patch14_imgfocus")
 """BatchNorm after the stem, twice, and a vision transformer without any norm before its position embeddings."""
@@ -43,7 +42,8 @@ def extract(model: str, scale: float, dataset: str, data_root: str, out: Path) -
     path = out / "features" / f"{model}-x{scale:g}.h5"
     command = [sys.executable, "-m", "extract", "--model", model, "--dataset", dataset, "--data-root", data_root]
     command += ["--out", str(path), "--results-dir", str(out / "results"), "--input-scale", str(scale)]
-    done = subprocess.run([*command, *(["--no-input-guard"] if scale != 1 else [])], cwd=ROOT)
+    command += ["--no-input-guard"] if scale != 1 else []
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)})
     if done.returncode:
         raise SystemExit(done.returncode)
     return path
@@ -154,7 +154,7 @@ def draw(found: dict, path: Path) -> None:
 @click.option("--figure", type=click.Path(path_type=Path), help="Draw it into this file.")
 def main(quick, as_json, data_root, out, figure):
     """Repeat the published study's conditions on real weights, one at a time."""
-    data_root, out = str(Path(data_root).expanduser()), Path(out).resolve()
+    data_root = str(Path(data_root).expanduser())
     models, dataset = (MODELS[1:2], "digits") if quick else (MODELS, "caltech256")
     paths = [extract(model, scale, dataset, data_root, out) for model in models for scale in (1, SCALE)]
     paths += filter(None, (adapted(model, dataset, data_root, out) for model in models))

@@ -5,6 +5,8 @@ each ``text`` and the ``rows`` it comes from; ``sure``, what speaks for and agai
 that would fill what is missing.
 """
 
+import shlex
+
 from backbench import UserError
 from report import text
 from report.compare import LEVEL, NOT_TOLD, paired
@@ -34,6 +36,11 @@ def _evidence(record: dict, name: str | None = None) -> dict:
     return {"text": f"{_said(record, name)} top-1 on {text.printable(record['dataset'])}", "rows": record["rows"]}
 
 
+def _pasted(name: str) -> str:
+    """``name`` as one word of a command to paste."""
+    return shlex.quote(text.printable(name))
+
+
 def _listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
@@ -54,7 +61,7 @@ def which(study: Study) -> dict:
             f"all pairs, level {LEVEL}."
         )
     few = [dataset for dataset in study.datasets if len(study.best(dataset)) < 2]
-    run = [f"extract --model study --dataset {text.printable(dataset)}" for dataset in few or ()]
+    run = [f"extract --model study --dataset {_pasted(dataset)}" for dataset in few or ()]
     run = run if study.datasets else ["extract --model study --dataset caltech256", "probe --features cache"]
     return _answer(
         "Which backbone should you use, and how good is it?", answer=said, evidence=evidence, sure=sure, run=run
@@ -69,12 +76,12 @@ def _leader(best: dict[str, dict], compared: dict[str, dict]) -> str:
         return f"{sentence} No other backbone has been measured there."
     alike = [record for record in others if compared.get(record["named"], {}).get("verdict") == NOT_TOLD]
     if alike:
-        cheapest = min([first, *alike], key=lambda r: r["extract_seconds"] or float("inf"))
         names = _listed([text.printable(record["named"]) for record in alike])
-        return (
-            f"{sentence} These images can't tell it from {names}; the cheapest of them to extract is "
-            f"{text.printable(cheapest['named'])}."
-        )
+        sentence += f" These images can't tell it from {names}"
+        if timed := [record for record in [first, *alike] if record["extract_seconds"]]:
+            cheapest = min(timed, key=lambda record: record["extract_seconds"])
+            sentence += f"; the cheapest of them to extract is {text.printable(cheapest['named'])}"
+        return f"{sentence}."
     if compared:
         return f"{sentence} By paired tests it is better than the other {len(compared) - 1}."
     return f"{sentence} No paired test: the predictions of fewer than two heads were kept."
@@ -120,7 +127,7 @@ def resolution(study: Study) -> dict:
         sure += [certain, *_sureness(first[tops[0]]), *_sureness(second[tops[1]])]
     missing = [name for name in (*first, *second) if name not in shared]
     run = [
-        f"extract --model {text.printable(name)} --dataset {text.printable(b if name in first else a)}"
+        f"extract --model {_pasted(name)} --dataset {_pasted(b if name in first else a)}"
         for name in missing
         if "(input x" not in name
     ]
@@ -153,8 +160,8 @@ def fine_tuning(study: Study) -> dict:
             said.append(f"On {text.printable(dataset)} the network trained from scratch reaches {_said(record)}.")
             evidence.append(_evidence(record))
         if probed and not tuned:
-            best = text.printable(next(iter(probed.values()))["model"])
-            run.append(f"finetune simple --model {best} --dataset {text.printable(dataset)}")
+            best = _pasted(next(iter(probed.values()))["model"])
+            run.append(f"finetune simple --model {best} --dataset {_pasted(dataset)}")
     if not any(record["stage"] == "cnn" for record in study.records):
         run.append("cnn train --dataset cifar100")
     return _answer("What does fine-tuning add?", answer=said, evidence=evidence, sure=sure, run=run)

@@ -52,7 +52,7 @@ function hover(chart, series, point) {
 function places(points) {
   const order = points.map((_, i) => i).sort((a, b) => points[a].x - points[b].x);
   const found = [];
-  order.forEach((i, at) => { found[i] = `${at % 2 ? "bottom" : "top"} ${at === order.length - 1 && at ? "left" : "right"}`; });
+  order.forEach((i, at) => { found[i] = at && at === order.length - 1 ? "top left" : `${at % 2 ? "bottom" : "top"} right`; });
   return found;
 }
 

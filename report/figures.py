@@ -67,10 +67,23 @@ def _draw(chart: dict, path: Path) -> None:
             axes.invert_yaxis()
             axes.set_xlabel(chart["y"])
         else:
-            axes.set(xlabel=chart["x"], ylabel=chart["y"], xscale="log" if chart["log"] else "linear")
+            axes.set(xlabel=chart["x"], ylabel=chart["y"])
+            if chart["log"]:
+                _log(axes, chart)
         if len(chart["series"]) > 1 and chart["kind"] != "cost":
             figure.legend(loc="outside lower center", ncols=2, fontsize=7)
         figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _log(axes, chart: dict) -> None:
+    """A logarithmic x axis in plain figures: 1, 2, 5, 10 over less than three decades, else powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    ends = [point["x"] for series in chart["series"] for point in series["points"] if point["x"] > 0]
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(ends) < 1000 * min(ends) else (1,), numticks=12))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _series(axes, chart: dict, series: dict, i: int) -> None:

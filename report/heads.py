@@ -68,7 +68,7 @@ def gather(study: Study, *, cache_dir: Path, data_root: Path, datasets=(), umap=
 def _notes(heads, left, files, thumbs, cache_dir, per_set) -> list[str]:
     notes = [f"No pictures of {text.printable(name)}: {text.printable(why)}." for name, why in thumbs.why.items()]
     notes += [text.printable(fault) for fault in files.faults]
-    if heads and any(head["map"] is None for head in heads):
+    if any(head["map"] is None and head["extracted"] for head in heads):
         notes.append(
             f"Backbones without a map and pictures: their feature files are not under {text.printable(cache_dir)}. "
             "Name their folder: report page --cache-dir DIR"
@@ -118,6 +118,7 @@ def _head(study: Study, key: tuple, content: dict, files: pictures.Files) -> dic
         "calibration": looked["calibration"],
         "bins": bins,
         "map": pictures.identity_of(row) if path else None,
+        "extracted": bool(row["features"]),
         **_wrong(content, names, path),
     }
 

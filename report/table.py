@@ -80,7 +80,7 @@ def records(frame: "pd.DataFrame") -> list[dict]:
 
 
 def write(frame: "pd.DataFrame", form: str, file: TextIO) -> None:
-    """Write the tidy frame as ``terminal``, ``md`` or ``latex``, to be read, or in full precision: ``csv``, ``json``."""
+    """Write the tidy frame as ``terminal``, ``md`` or ``latex`` to be read, or in full precision: ``csv``, ``json``."""
     if form == "terminal":
         terminal(frame, file)
     elif form == "md":
