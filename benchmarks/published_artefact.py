@@ -128,7 +128,7 @@ def draw(found: dict, path: Path) -> None:
     colours = "#0072b2", "#d55e00", "#009e73"
     heads = (("logistic", "converged head"), ("sgd", "five epochs of Adam"))
     shown = [model for model in MODELS if any(name.startswith(model) for name in found)]
-    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
     for panel, (method, title) in zip(panels, heads, strict=True):
         for i, ((kind, suffix), colour) in enumerate(zip(kinds.items(), colours, strict=True)):
             for at, model in enumerate(shown):
@@ -141,7 +141,7 @@ def draw(found: dict, path: Path) -> None:
         panel.set(title=title, ylim=(0, 100))
         panel.grid(axis="y", alpha=0.3)
     panels[0].set_ylabel("top-1 on test, %, 95 % interval")
-    panels[0].legend(loc="lower left", fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 

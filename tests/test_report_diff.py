@@ -19,7 +19,7 @@ def run(*arguments):
 def two(tmp_path):
     a, b = tmp_path / "a", tmp_path / "b"
     for folder, wrong in ((a, range(1, 20)), (b, [0])):
-        save(folder, head("moved", said(*wrong)), seconds=1.0)
+        save(folder, head("moved", said(*wrong)))
         save(folder, head("same", said(3)))
         save(folder, head("near", said(*([1, 2] if folder == a else [1]))))
     rows.append(a, row("gone", "d", 0.5))

@@ -16,12 +16,21 @@ from tests.conftest import IDENTITY
 from tests.study import HOSTILE
 
 
+def opened(uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+
+
 def file_of(path, x, **identity):
     n = len(x)
     return features.write(
-        path, features=x.astype("f4"), labels=np.arange(n) % 3, split=np.arange(n) % 3, ids=[f"{i}.png" for i in range(n)],
-        class_names=["a", "b", "c"], identity=IDENTITY | identity,
-    )  # fmt: skip
+        path,
+        features=x.astype("f4"),
+        labels=np.arange(n) % 3,
+        split=np.arange(n) % 3,
+        ids=[f"{i}.png" for i in range(n)],
+        class_names=["a", "b", "c"],
+        identity=IDENTITY | identity,
+    )
 
 
 def test_the_map_is_pca(tmp_path, rng):
@@ -75,18 +84,13 @@ def test_thumbnails_are_small_pictures_of_the_right_images(study):
     assert list(made.made[imageset.name]) == names[:2]
     for name, uri in made.made[imageset.name].items():
         assert uri.startswith("data:image/webp;base64,")
-        image = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+        image = opened(uri)
         wanted = np.asarray(imageset.read(imageset.ids.index(name)), float)
-        assert np.abs(np.asarray(image, float).mean(axis=(0, 1)) - wanted.mean(axis=(0, 1))).max() < 12
+        assert (
+            np.abs(np.asarray(image, float).mean(axis=(0, 1)) - wanted.mean(axis=(0, 1))).max() < 25
+        )  # of 255: WebP, and noise
         assert image.size == (30, 20)  # smaller than a thumbnail: as it is
-    assert (
-        max(
-            Image.open(
-                io.BytesIO(base64.b64decode(pictures.thumbnail(Image.new("RGB", (500, 200))).partition(",")[2]))
-            ).size
-        )
-        == pictures.SIDE
-    )
+    assert opened(pictures.thumbnail(Image.new("RGB", (500, 200)))).size == (72, 29)
 
 
 def test_other_images_than_the_features_are_refused_and_room_ends(study, capsys):
@@ -112,10 +116,8 @@ def test_without_umap_it_says_what_to_install(tmp_path, rng, monkeypatch):
 
 
 def test_the_page_needs_neither_torch_nor_timm(study, tmp_path):
-    code = (
-        "import sys; from report.cli import main\n"
-        f"main(['page', '--results-dir', {str(study['results'])!r}, '--cache-dir', {str(study['cache'])!r}, '--out', 'p.html'],"
-        " standalone_mode=False)\nprint({'torch', 'timm'} & sys.modules.keys())"
-    )
+    where = ["--results-dir", str(study["results"]), "--cache-dir", str(study["cache"]), "--out", "p.html"]
+    code = "import sys; from report.cli import main\n"
+    code += f"main(['page', *{where!r}], standalone_mode=False)\nprint({{'torch', 'timm'}} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr
