@@ -5,7 +5,7 @@ const SPLITS = ["train", "val", "test"];
 const percent = (share) => share === null ? "–" : (100 * share).toFixed(1);
 
 function panel(title, ...children) {
-  return make("section", { class: "panel" }, make("h4", {}, title), ...children);
+  return make("section", { class: "panel" }, make("h3", {}, title), ...children);
 }
 
 function scroller(name, ...children) {
@@ -42,7 +42,7 @@ function matrix(head) {
 function calibration(head) {
   if (!head.bins) return null;
   const { ece, ece_scaled: scaled, nll, nll_scaled: after, temperature } = head.calibration;
-  const box = make("div", { class: "plot", role: "img", "aria-label": "Reliability diagram: accuracy against confidence" });
+  const box = make("div", { class: "plot", role: "group", "aria-label": "Reliability diagram: accuracy against confidence" });
   const draw = () => {
     const lines = [["as it is", head.bins.before, PALETTE[1]], ["with temperature", head.bins.after, PALETTE[0]]].map(([name, bins, color]) => {
       const filled = bins.n.map((n, i) => i).filter((i) => bins.n[i]);
