@@ -67,7 +67,8 @@ function gallery(head) {
       ? make("img", { src: shown.uris[wrong.picture], alt: `${wrong.is}, taken for ${wrong.said}`, title: wrong.id, loading: "lazy" })
       : make("span", { class: "none" }),
     make("strong", {}, wrong.said), ` ${percent(wrong.sure)} %`, make("br"), `is ${wrong.is}`));
-  const section = panel("Most confidently wrong", head.why ? make("p", {}, head.why) : make("ul", { class: "gallery" }, ...items));
+  const note = make("p", { class: "notes" }, "Bold: what the picture was taken for, and how sure the head is (temperature-scaled); below it, what it is.");
+  const section = panel("Most confidently wrong", ...(head.why ? [make("p", {}, head.why)] : [note, make("ul", { class: "gallery" }, ...items)]));
   section.classList.add("wide");
   return section;
 }

@@ -5,6 +5,7 @@ found by its identity, never by a path in a row, and an image by its name in the
 """
 
 import base64
+import functools
 import io
 import sys
 from collections.abc import Iterable
@@ -71,7 +72,13 @@ def feature_map(path: Path, *, most: int, umap: bool = False) -> dict:
 
     ``ids`` (list), ``labels``, ``split`` (n,) int, ``xy`` (n, 2) float, ``classes``, ``of``, how many there are, and
     ``how`` it was made. PCA by the covariance of at most ``FITTED`` rows, or UMAP. Raises UserError without umap-learn.
+    Of a file that has not changed it is made once.
     """
+    return _feature_map(path, path.stat().st_mtime_ns, most, umap)
+
+
+@functools.lru_cache(64)
+def _feature_map(path: Path, _: int, most: int, umap: bool) -> dict:
     with features.open_file(path) as file:
         there = np.flatnonzero(file.done == layout.DONE)
         which = there[_evenly(len(there), min(most, UMAP_ROWS) if umap else most)]
@@ -152,6 +159,10 @@ def _base64(array: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
 
 
+_MADE: dict[tuple[str, str], str] = {}
+"""Thumbnails by the set's digest and the image's name: a page that is renewed makes none twice."""
+
+
 class Thumbnails:
     """Small pictures as data URIs, by data set and name, until ``budget`` bytes of them are there."""
 
@@ -172,10 +183,12 @@ class Thumbnails:
                 return
             if imageset is None or name in made or name not in places:
                 continue
+            key = imageset.digest, name
             try:
-                made[name] = thumbnail(imageset.read(places[name]))
+                made[name] = _MADE[key] if key in _MADE else thumbnail(imageset.read(places[name]))
             except UserError:
                 continue
+            _MADE[key] = made[name]
             self.left -= len(made[name])
 
     def _open(self, identity: dict) -> tuple:

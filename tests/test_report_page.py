@@ -5,13 +5,12 @@ import os
 import re
 import shutil
 
-import numpy as np
 import pytest
 
 from cache.features import open_file
 from report import charts, details, heads, page, rows
 from report.study import load
-from tests.study import CLASSES, HOSTILE, extracted
+from tests.study import CLASSES, HOSTILE, Big, extracted
 from tests.test_report_details import content
 from tests.test_report_table import row
 
@@ -47,20 +46,6 @@ PLACE = """() => {
   return [left + xaxis._offset + xaxis.d2p(x[5]), top + yaxis._offset + yaxis.d2p(y[5])];
 }"""
 """Where the sixth point of the map lies in the window."""
-
-
-class Big:
-    """An image set's listing: 60,000 images of 200 classes."""
-
-    name = slug = "big"
-    digest = "b" * 64
-    ids = tuple(f"{i:05d}.png" for i in range(60_000))
-    labels = np.arange(60_000) % 200
-    split = np.repeat([0, 1, 2], [50_000, 5_000, 5_000])
-    class_names = tuple(f"class {k}" for k in range(200))
-
-    def __len__(self):
-        return len(self.ids)
 
 
 class Opened:
