@@ -42,6 +42,7 @@ def assess(scores: np.ndarray, labels: np.ndarray, *, val_scores: np.ndarray, va
     return figures, {
         "predicted": said.tolist(),
         "labels": labels.tolist(),
+        "confidence": np.round(1 / np.exp(_below_top(scaled)).sum(axis=1), 4).tolist(),
         "per_class": {"accuracy": [None if np.isnan(a) else a for a in accuracy.tolist()], "n": n.tolist()},
         "confusions": confusions(said, labels),
         "calibration": {"before": reliability(scores, labels), "after": reliability(scaled, labels)},

@@ -1,5 +1,8 @@
-"""``report``: tables, paired tests and single heads from result rows: terminal, Markdown, CSV or JSON."""
+"""``report``: from result rows to tables, paired tests, single heads, figures and the page."""
 
+import contextlib
+import functools
+import io
 import shlex
 import sys
 from collections.abc import Callable
@@ -10,19 +13,22 @@ import click
 
 from backbench import UsageError, UserError, options
 
-ENDINGS = {".md": "md", ".csv": "csv", ".json": "json"}
+ENDINGS = {".md": "md", ".csv": "csv", ".json": "json", ".tex": "latex"}
 """What --out's ending says of the format."""
 
+MOST_BYTES = 15_000_000
+"""A page is not meant to be larger."""
 
-def _output_options(command):
+
+def _output_options(command, *, forms=("terminal", "md", "csv"), results=True):
     for option in (
-        options.results_dir,
+        *([options.results_dir] if results else []),
         options.out("Write it to this file instead of stdout."),
         options.as_json,
         click.option(
             "--format",
             "form",
-            type=click.Choice(["terminal", "md", "csv"]),
+            type=click.Choice(forms),
             help="How to write it.  [default: what --out ends in, else terminal]",
         ),
     ):
@@ -34,7 +40,26 @@ def _table_options(command):
     everything = click.option(
         "--all", "everything", is_flag=True, help="Also the published backbones that have no rows here."
     )
-    return everything(_output_options(command))
+    return everything(_output_options(command, forms=("terminal", "md", "latex", "csv")))
+
+
+def _page_options(command):
+    for option in (
+        options.results_dir,
+        options.cache_dir,
+        options.data_root,
+        click.option("--dataset", "datasets", multiple=True, help="folder:PATH whose pictures to show. Repeat."),
+        click.option(
+            "--pictures",
+            type=click.IntRange(0),
+            default=1500,
+            show_default=True,
+            help="Thumbnails a data set, at most; 0 for none.",
+        ),
+        click.option("--umap", is_flag=True, help="Maps by UMAP instead of PCA: minutes, needs umap-learn."),
+    ):
+        command = option(command)
+    return command
 
 
 @click.group(cls=options.Group, invoke_without_command=True)
@@ -122,6 +147,123 @@ def details(model: str, dataset: str | None, method: str | None, results_dir: Pa
         raise UserError(_nothing_yet(results_dir, extracted=bool(found)))
     looked = closeup.look(closeup.choose(found, model, dataset=dataset, method=method), results_dir)
     _show(lambda file: closeup.write(looked, file, as_json=as_json))
+
+
+@main.command()
+@click.argument("a", type=options.PATH)
+@click.argument("b", type=options.PATH)
+@functools.partial(_output_options, results=False)
+def diff(a: Path, b: Path, form: str | None, as_json: bool, out: Path | None):
+    """Compare two results folders: which heads changed, by how much, and whether that is more than chance.
+
+    \b
+    To paste:
+      report diff results-old results
+      report diff results-old results --json
+    """
+    form = _form(form, as_json, out)
+    from report import diff as differences
+
+    records = differences.diff(a, b)
+    _show(lambda file: differences.write(records, form, file), out)
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=options.PATH)
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 if a table is stale.")
+def embed(files: tuple[Path, ...], check: bool):
+    """Renew the tables in Markdown files: each stands between the command that prints it and an end.
+
+    The command, `report table`, `compare` or `diff` with its options, stands in a comment, as in
+    `<!-- report table --format md -->`; the end is `<!-- end -->`.
+
+    \b
+    To paste:
+      report embed README.md
+      report embed README.md docs/published-table.md --check
+    """
+    from report import embed as embedding
+
+    found = {path: embedding.stale(path, _printed, write=not check) for path in files}
+    for path, commands in found.items():
+        for command in commands:
+            click.echo(f"{path}: {'stale' if check else 'renewed'}: {command}", err=True)
+    if check and any(found.values()):
+        raise UserError(f"stale tables. Renew them: report embed {shlex.join(map(str, files))}")
+
+
+@main.command()
+@click.option("--out", type=options.PATH, default=Path("figures"), show_default=True, help="Folder to write to.")
+@click.option(
+    "--format", "forms", multiple=True, type=click.Choice(["png", "svg", "csv"]), help="Repeat.  [default: all three]"
+)
+@options.results_dir
+def figures(out: Path, forms: tuple[str, ...], results_dir: Path):
+    """Write the page's charts as PNG, SVG and CSV, for a paper.
+
+    \b
+    To paste:
+      report figures --out figures
+      report figures --out figures --format svg
+    """
+    from report import figures as drawings
+    from report import study
+
+    written = drawings.write(study.load(results_dir), out, forms or drawings.FORMATS)
+    click.echo(f"Wrote {len(written)} files in {out}", err=True)
+
+
+@main.command()
+@click.option("--out", type=options.PATH, default=Path("report.html"), show_default=True, help="The file to write.")
+@_page_options
+def page(out: Path, **how):
+    """Write the study as one HTML file that needs nothing else: answers, table, charts, pictures, origins.
+
+    Pictures and maps are there where the feature files (--cache-dir) and the images (--data-root) are.
+
+    \b
+    To paste:
+      report page
+      report page --out study.html --data-root data/raw
+    """
+    html = _build(**how)
+    _show(lambda file: file.write(html), out)
+    if (size := out.stat().st_size) > MOST_BYTES:
+        click.echo(f"{size / 1e6:.1f} MB: --pictures with a smaller number makes it smaller.", err=True)
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@_page_options
+def serve(port: int, results_dir: Path, **how):
+    """Show the page at an address of this machine only, renewed while a study runs. Ctrl-C ends it.
+
+    \b
+    To paste:
+      report serve
+      report serve --port 8123 --pictures 0
+    """
+    from report.serve import Server
+
+    with Server(results_dir, lambda: _build(served=True, results_dir=results_dir, **how), port=port) as server:
+        click.echo(f"{server.url} shows {results_dir}. Ctrl-C ends it.", err=True)
+        server.serve_forever()
+
+
+def _build(*, results_dir: Path, pictures: int, served: bool = False, **how) -> str:
+    from report import heads, study
+    from report import page as pages
+
+    found = study.load(results_dir)
+    return pages.build(found, heads.gather(found, per_set=pictures, **how), served=served)
+
+
+def _printed(words: list[str]) -> str:
+    """What a command of this module prints."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        main.main(words, prog_name="report", standalone_mode=False)
+    return text.getvalue()
 
 
 def _form(form: str | None, as_json: bool, out: Path | None) -> str:

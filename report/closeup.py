@@ -40,15 +40,15 @@ def choose(rows: list[dict], model: str, *, dataset: str | None = None, method: 
     return max(fit.values(), key=lambda row: (row["top1"], row["created"]))
 
 
-def look(row: dict, results_dir: Path) -> dict:
+def look(row: dict, results_dir: Path, content: dict | None = None) -> dict:
     """What is shown of a row: who it is, its figures, and of its details all but the single predictions.
 
     ``classes`` holds name, accuracy with its interval and n of all with test images, worst first; ``confusions`` label,
-    predicted, n, most frequent first.
+    predicted, n, most frequent first. ``content`` are the row's details, where they were read already.
     """
     from backbench.statistics import wilson
 
-    content = details.of(results_dir, row)
+    content = content or details.of(results_dir, row)
     names, kept = content["class_names"], content["per_class"]
     classes = []
     for name, accuracy, n in zip(names, kept["accuracy"], kept["n"], strict=True):

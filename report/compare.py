@@ -4,12 +4,15 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
-from itertools import combinations
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from backbench import UsageError, UserError, columns, suggest
 from report import details, text
+from report.rows import own_test
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LEVEL = 0.05
 """p, corrected, from which on a head is not distinguishable from the best."""
@@ -19,16 +22,17 @@ BEST, NOT_TOLD, WORSE = "best", "not distinguishable from the best", "worse than
 FIELDS = (
     "dataset", "model", "input_scale", "method", "seed", "created", "n_test", "converged",
     "top1", "top1_low", "top1_high", "difference", "difference_low", "difference_high",
-    "only_this_right", "only_best_right", "p", "p_holm", "verdict",
+    "only_this_right", "only_best_right", "p", "p_holm", "verdict", "group",
 )  # fmt: skip
-"""A record's keys. Accuracies and differences (this less the best) are 0..1; the best itself has no difference."""
+"""A record's keys. Accuracies and differences (this less the best) are 0..1; the best itself has no difference.
+``group`` holds the letters of the groups it is in: no two heads of a group can be told apart."""
 
 
 def newest(rows: list[dict]) -> dict[tuple[str, str, str], dict]:
     """By data set, backbone and method as shown: the newest row that has details and whose head saw all images."""
     told = {}
     for row in sorted(rows, key=lambda row: str(row["created"])):
-        if row.get("details") and row.get("shots") is None:
+        if row.get("details") and own_test(row) and row.get("shots") is None:
             scale = (row["features"] or {}).get("input_scale")
             told[row["dataset"], text.backbone(row["model"], scale), row["method"]] = row
     return told
@@ -45,7 +49,7 @@ def compare(rows: list[dict], results_dir: Path, *, datasets: Sequence[str] = ()
     if unknown := [name for name in datasets if name not in {row["dataset"] for row in rows}]:
         known = sorted({row["dataset"] for row in rows})
         raise UsageError(*(f"{name!r} has no rows in {results_dir}.{suggest(name, known)}" for name in unknown))
-    rows = [row for row in rows if "top1" in row and row.get("shots") is None]
+    rows = [row for row in rows if own_test(row) and row.get("shots") is None]
     rows = [row for row in rows if not datasets or row["dataset"] in datasets]
     told, groups = newest(rows), {}
     measured, kept = ({(r["dataset"], r["model"], r["method"]) for r in some} for some in (rows, told.values()))
@@ -84,23 +88,84 @@ def _against_best(heads: dict, labels: tuple[int, ...]) -> list[dict]:
 
     right = {head: np.array(predicted) == np.array(labels) for head, (_, predicted) in heads.items()}
     order = sorted(heads, key=lambda head: (-right[head].sum(), head))
-    pairs = {pair: statistics.mcnemar(right[pair[1]], right[pair[0]]) for pair in combinations(order, 2)}
-    corrected = dict(zip(pairs, statistics.holm([pair.p for pair in pairs.values()]).tolist(), strict=True))
+    corrected = _all_pairs(np.stack([right[head] for head in order]))
+    letters = groups(corrected >= LEVEL)
     records = []
-    for head in order:
+    for i, head in enumerate(order):
         row, record = heads[head][0], dict.fromkeys(FIELDS)
         low, high = statistics.wilson(right[head].sum(), len(labels))
         record |= {key: row[key] for key in ("dataset", "model", "method", "seed", "created")}
         record |= {"input_scale": (row["features"] or {}).get("input_scale") or 1.0, "n_test": len(labels)}
         record |= {"top1": float(right[head].mean()), "top1_low": float(low), "top1_high": float(high)}
-        record |= {"converged": row.get("converged"), "verdict": BEST}
-        if pair := pairs.get((order[0], head)):
-            p = corrected[order[0], head]
+        record |= {"converged": row.get("converged"), "verdict": BEST, "group": letters[i]}
+        if i:
+            pair, p = statistics.mcnemar(right[head], right[order[0]]), float(corrected[0, i])
             record |= {"difference": pair.difference, "difference_low": pair.low, "difference_high": pair.high}
             record |= {"only_this_right": pair.n10, "only_best_right": pair.n01, "p": pair.p, "p_holm": p}
             record["verdict"] = WORSE if p < LEVEL else NOT_TOLD
         records.append(record)
     return records
+
+
+def _all_pairs(right: "np.ndarray") -> "np.ndarray":
+    """McNemar's exact p between any two of H heads, Holm-corrected over all pairs: (H, N) bool to (H, H).
+
+    As ``statistics.mcnemar``, for a thousand heads at once. A head with itself has p = 1.
+    """
+    import numpy as np
+    from scipy.special import bdtr
+
+    from backbench import statistics
+
+    hits = right.astype(np.float32)
+    alone = np.rint(hits @ (1 - hits.T)).astype(np.int64)
+    upper = np.triu_indices(len(right), 1)
+    n10, n01 = alone[upper], alone.T[upper]
+    ps = np.minimum(1.0, 2 * bdtr(np.minimum(n10, n01).astype(float), n10 + n01, 0.5))
+    corrected = np.ones(alone.shape)
+    corrected[upper] = statistics.holm(ps)
+    return np.minimum(corrected, corrected.T)
+
+
+def groups(alike: "np.ndarray") -> list[str]:
+    """Letters of H heads, best first: a letter is a longest run of neighbours of which no two can be told apart.
+
+    ``alike`` is (H, H) bool, whether two can't be told apart. A head alone in its group has its letter too.
+    """
+    letters, end, count = [""] * len(alike), 0, 0
+    for start in range(len(alike)):
+        stop = start + 1
+        while stop < len(alike) and alike[start:stop, stop].all():
+            stop += 1
+        if stop > end:  # no group so far reaches as far
+            name, end, count = _letter(count), stop, count + 1
+            for i in range(start, stop):
+                letters[i] += name
+    return letters
+
+
+def _letter(number: int) -> str:
+    """a to z, then a1 to z1, a2, ..."""
+    turn, letter = divmod(number, 26)
+    return chr(ord("a") + letter) + (str(turn) if turn else "")
+
+
+def paired(a: tuple[Path, dict], b: tuple[Path, dict]):
+    """``statistics.mcnemar`` of two rows, each with its results folder; None where they aren't of the same images.
+
+    Raises UserError where details can't be read.
+    """
+    import numpy as np
+
+    from backbench import statistics
+
+    if not (a[1].get("details") and b[1].get("details")):
+        return None
+    one, other = details.of(*a), details.of(*b)
+    if any(one[key] != other[key] for key in ("ids_digest", "labels", "class_names")):
+        return None
+    labels = np.array(one["labels"])
+    return statistics.mcnemar(np.array(one["predicted"]) == labels, np.array(other["predicted"]) == labels)
 
 
 def write(records: list[dict], form: str, file: TextIO) -> None:
@@ -119,11 +184,11 @@ def _tables(records, file, *, markdown: bool) -> None:
     for name in dict.fromkeys(record["dataset"] for record in records):
         here = [record for record in records if record["dataset"] == name]
         title = f"{text.printable(name)}, {here[0]['n_test']:,} test images"
-        head = ("backbone", "method", "top-1 %", "to the best, points", "p", "")
+        head = ("backbone", "method", "top-1 %", "group", "to the best, points", "p", "")
         lines = [head, *map(_line, here)]
         if markdown:
             shown = ["| " + " | ".join(map(text.escaped, line)) + " |" for line in lines]
-            shown.insert(1, "| --- | --- | ---: | ---: | ---: | --- |")
+            shown.insert(1, "| --- | --- | ---: | --- | ---: | ---: | --- |")
             file.write("\n".join([f"**{text.escaped(title)}**", "", *shown, "", ""]))
         else:
             file.write(f"{title}\n\n{columns(lines)}\n\n")
@@ -141,6 +206,7 @@ def _line(record) -> tuple[str, ...]:
         text.printable(model),
         text.printable(record["method"]),
         text.accuracy(record, "top1"),
+        record["group"],
         behind,
         p,
         record["verdict"],
@@ -153,6 +219,7 @@ def _footnotes(records) -> list[str]:
         "(Newcombe 1998), each for itself.",
         "p: McNemar's exact test, Holm-corrected over all pairs of heads on the data set. "
         f"From {LEVEL} on the head is {NOT_TOLD}.",
+        "Group: no two heads that share a letter can be told apart.",
     ]
     if any(record["converged"] is False for record in records):
         notes.append(text.UNCONVERGED_NOTE)

@@ -36,7 +36,8 @@ predicted, images, number the ``class_names``; ``per_class`` holds for each clas
 images) and ``n``. ``shots`` is null where the head saw all images. ``curve``, null or a list of points, holds in each
 ``n_train``, images, and ``top1``, 0..1, with ``top1_low`` and ``top1_high`` or without. ``calibration``, null or the
 reliability ``before`` and ``after`` temperature scaling, holds for each equal-width bin of confidence ``n``, and the
-mean ``confidence`` and ``accuracy``, null in an empty one."""
+mean ``confidence`` and ``accuracy``, null in an empty one. There may also be ``confidence``, for each test image the
+temperature-scaled probability of ``predicted``, 0..1."""
 
 
 def ids_digest(ids: Iterable[str]) -> str:
@@ -128,6 +129,8 @@ def _check(content) -> None:
         "per_class": isinstance(classes, dict) and _are_counts(classes.get("n")) and len(classes["n"]) == k
         and _are_shares(classes.get("accuracy")) and len(classes["accuracy"]) == k,
         "confusions": _are(content["confusions"], lambda c: _are_counts(c) and len(c) == 3 and max(c[:2]) < k),
+        "confidence": "confidence" not in content
+        or (_are(content["confidence"], _is_share) and len(content["confidence"]) == n),
         "curve": curve is None or _are(curve, _is_point),
         "calibration": bins is None
         or (isinstance(bins, dict) and all(_is_reliability(bins.get(when)) for when in ("before", "after"))),

@@ -131,6 +131,11 @@ def read(results_dir: Path | str) -> list[dict]:
     return rows
 
 
+def own_test(row: dict) -> bool:
+    """Whether it holds an accuracy on the test images of the data set that its head was fitted on, not of a target."""
+    return "top1" in row and row.get("target") is None
+
+
 def _parse(line: bytes) -> dict:
     row = json.loads(line, parse_constant=refuse)
     if not isinstance(row, dict):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from report import text
+from report.rows import own_test
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,23 +41,27 @@ UNBOUNDED = 100_000
 """Width of what is no terminal: a file or pipe takes every line whole."""
 
 
-def tidy(rows: list[dict], *, everything: bool = False) -> "pd.DataFrame":
+def tidy(rows: list[dict], *, everything: bool = False, origins: bool = False) -> "pd.DataFrame":
     """One record a (model, input scale, method, data set), from the rows that hold a test accuracy.
 
     The newest row of a seed counts. Seeds are averaged, intervals included (so that a mean is never given a narrower
     interval than one run), among the rows over as many images as the newest has. ``everything`` adds the published
-    study's backbones for which there are no rows.
+    study's backbones for which there are no rows; ``origins`` a column ``rows``, the places in ``rows`` of those behind
+    each record.
     """
     import pandas as pd
 
-    flat = [_flat(row) for row in rows if "top1" in row]
-    frame = pd.DataFrame(flat, columns=[*KEY, "seed", "created", *COUNTS, *MEANS, "converged"])
+    flat = [_flat(row) | {"rows": i} for i, row in enumerate(rows) if own_test(row)]
+    frame = pd.DataFrame(flat, columns=[*KEY, "seed", "created", *COUNTS, *MEANS, "converged", "rows"])
     frame = frame.astype(dict.fromkeys(MEANS, float) | dict.fromkeys(COUNTS, "Int64") | {"converged": "boolean"})
     frame = frame.sort_values("created", kind="stable").drop_duplicates([*KEY, "seed"], keep="last")
     frame["images"] = frame[COUNTS].sum(axis=1)
     frame = frame[frame["images"] == frame.groupby(KEY)["images"].transform("last")]
-    how = {"created": "count"} | dict.fromkeys(COUNTS, "last") | dict.fromkeys(MEANS, "mean") | {"converged": "min"}
+    how = {"created": "count"} | dict.fromkeys(COUNTS, "last") | dict.fromkeys(MEANS, "mean")
+    how |= {"converged": "min", "rows": list}
     frame = frame.groupby(KEY, sort=False).agg(how).reset_index().rename(columns={"created": "seeds"})
+    if not origins:
+        frame = frame.drop(columns="rows")
 
     published = _published()
     frame["seeds"] = frame["seeds"].astype("Int64")
@@ -75,11 +80,15 @@ def records(frame: "pd.DataFrame") -> list[dict]:
 
 
 def write(frame: "pd.DataFrame", form: str, file: TextIO) -> None:
-    """Write the tidy frame as ``terminal`` or ``md`` to be read, or as it is, in full precision: ``csv``, ``json``."""
+    """Write the tidy frame as ``terminal``, ``md`` or ``latex`` to be read, or in full precision: ``csv``, ``json``."""
     if form == "terminal":
         terminal(frame, file)
     elif form == "md":
         file.write(markdown(frame))
+    elif form == "latex":
+        from report.latex import latex
+
+        file.write(latex(frame))
     elif form == "csv":
         file.write(frame.to_csv(index=False, lineterminator="\n"))
     else:
@@ -88,7 +97,7 @@ def write(frame: "pd.DataFrame", form: str, file: TextIO) -> None:
 
 def markdown(frame: "pd.DataFrame") -> str:
     """A Markdown table and its footnotes. Names are shown as text, whatever they hold."""
-    datasets, lines = _lay_out(frame)
+    datasets, lines = lay_out(frame)
     head = ["Backbone", "Method"]
     for dataset in datasets:
         head += [f"{text.escaped(dataset.name)} (n {dataset.n_test}) top-1 %", "balanced %", "extract + probe s"]
@@ -97,13 +106,11 @@ def markdown(frame: "pd.DataFrame") -> str:
     for model, method, found in lines:
         line = [text.escaped(model), text.escaped(method)]
         for dataset in datasets:
-            cell = _cell(found.get(dataset.name), dataset)
-            line += [" ".join([cell.top1, *cell.note]), cell.balanced, " + ".join(cell.seconds)]
-            line += cell.published
+            shown = cell(found.get(dataset.name), dataset)
+            line += [" ".join([shown.top1, *shown.note]), shown.balanced, " + ".join(shown.seconds)]
+            line += shown.published
         table.append(line)
-    return (
-        "\n".join([*(f"| {' | '.join(line)} |" for line in table), "", *(f"- {n}" for n in _footnotes(frame))]) + "\n"
-    )
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in table), "", *(f"- {n}" for n in footnotes(frame))]) + "\n"
 
 
 def terminal(frame: "pd.DataFrame", file: TextIO) -> None:
@@ -113,7 +120,7 @@ def terminal(frame: "pd.DataFrame", file: TextIO) -> None:
     console = Console(file=file, markup=False, highlight=False)
     if not file.isatty():
         console.width = UNBOUNDED
-    datasets, lines = _lay_out(frame)
+    datasets, lines = lay_out(frame)
     taken = NAME_WIDTH + max(len(method) for _, method, _ in [*lines, ("", "method", {})]) + GAP
     groups, left = [], 0
     for dataset in datasets:
@@ -128,7 +135,7 @@ def terminal(frame: "pd.DataFrame", file: TextIO) -> None:
     for group in groups:
         console.print(_rich_table(group, lines))
         console.print()
-    for note in _footnotes(frame):
+    for note in footnotes(frame):
         console.print(note)
 
 
@@ -151,7 +158,7 @@ def _rich_table(datasets, lines):
 
 def _columns(dataset, lines) -> list[list[str]]:
     """A data set's columns in the terminal, each its head and then its entries, of two or three lines each."""
-    cells = [_cell(found.get(dataset.name), dataset) for _, _, found in lines]
+    cells = [cell(found.get(dataset.name), dataset) for _, _, found in lines]
     columns = [
         [f"{dataset.name}\ntop-1 %\nbalanced %", *("\n".join([c.top1, c.balanced, *c.note]) for c in cells)],
         [f"n {dataset.n_test}\nextract s\nprobe s", *("\n".join(c.seconds) for c in cells)],
@@ -161,14 +168,14 @@ def _columns(dataset, lines) -> list[list[str]]:
     return columns
 
 
-class _Dataset(NamedTuple):
+class Dataset(NamedTuple):
     name: str
     n_test: str
     mixed: bool  # its records were measured on differing numbers of test images
     published: bool
 
 
-class _Cell(NamedTuple):
+class Cell(NamedTuple):
     top1: str = ""
     balanced: str = ""
     note: tuple[str, ...] = ()
@@ -176,7 +183,7 @@ class _Cell(NamedTuple):
     published: tuple[str, ...] = ()
 
 
-def _lay_out(frame) -> tuple[list[_Dataset], list[tuple[str, str, dict]]]:
+def lay_out(frame) -> tuple[list[Dataset], list[tuple[str, str, dict]]]:
     """The data sets across, and the lines down as (model, method, record by data set), best top-1 first."""
     lines, by_dataset = {}, {}
     for record in records(frame):
@@ -191,7 +198,7 @@ def _lay_out(frame) -> tuple[list[_Dataset], list[tuple[str, str, dict]]]:
         counts = sorted({record["n_test"] for record in by_dataset[name]} - {None})
         n_test = " to ".join(f"{n:,}" for n in counts[:1] + counts[1:][-1:]) or "?"
         published = any(record[BESIDE[0]] is not None for record in by_dataset[name])
-        datasets.append(_Dataset(name, n_test, len(counts) > 1, published))
+        datasets.append(Dataset(name, n_test, len(counts) > 1, published))
 
     def best_first(line):
         (model, method), found = line
@@ -202,16 +209,16 @@ def _lay_out(frame) -> tuple[list[_Dataset], list[tuple[str, str, dict]]]:
     return datasets, [(*key, found) for key, found in sorted(lines.items(), key=best_first)]
 
 
-def _cell(record: dict | None, dataset: _Dataset) -> _Cell:
+def cell(record: dict | None, dataset: Dataset) -> Cell:
     """What stands in the table for one record."""
     published = ("", "") if dataset.published else ()
     if record and record[BESIDE[0]] is not None:
         published = (f"{100 * record[BESIDE[0]]:.2f}", _seconds(record[BESIDE[1]]))
     if not record or record["seeds"] is None:  # none of ours
-        return _Cell(published=published)
+        return Cell(published=published)
     note = [f"n {record['n_test']:,}"] if dataset.mixed and record["n_test"] else []
     note += [f"{record['seeds']} seeds"] if record["seeds"] > 1 else []
-    return _Cell(
+    return Cell(
         text.accuracy(record, "top1"),
         text.accuracy(record, "balanced"),
         (f"({', '.join(note)})",) if note else (),
@@ -224,7 +231,7 @@ def _seconds(value) -> str:
     return "?" if value is None else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
-def _footnotes(frame) -> list[str]:
+def footnotes(frame) -> list[str]:
     notes = ["Ours: accuracy on test with its 95 % interval. Best first, by top-1 on the first data set."]
     if (frame["converged"] == False).any():  # noqa: E712 - a nullable column
         notes.append(text.UNCONVERGED_NOTE)

@@ -62,6 +62,14 @@ def run(tmp_path):
     return run
 
 
+@pytest.fixture(scope="session")
+def study(tmp_path_factory) -> dict[str, Path]:
+    """A small study, see ``tests.study``: results, cache, pictures. Not to be changed by a test."""
+    from tests.study import build
+
+    return build(tmp_path_factory.mktemp("study"))
+
+
 @pytest.fixture
 def cache_home(tmp_path, monkeypatch):
     """A place of the test's own for what is kept from run to run."""

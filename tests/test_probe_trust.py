@@ -181,6 +181,9 @@ def test_assess_keeps_what_a_reader_needs():
     assert figures["ece_scaled"] < figures["ece"]
     assert all(type(value) is float for value in figures.values())
     assert np.mean(np.array(kept["predicted"]) == kept["labels"]) == metrics.figures(*test)["top1"]
+    bins = kept["calibration"]["after"]
+    told = np.dot(bins["n"], [mean or 0 for mean in bins["confidence"]]) / sum(bins["n"])
+    assert np.mean(kept["confidence"]) == pytest.approx(told, abs=1e-4)
     assert kept["labels"] == test[1].tolist()
     assert sum(kept["calibration"]["before"]["n"]) == sum(kept["per_class"]["n"]) == 300
     assert trust.ece(test[0] * 3 / figures["temperature"], test[1]) == figures["ece_scaled"]

@@ -2,10 +2,11 @@ import csv
 import io
 import json
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from backbench import UsageError, UserError
+from backbench import UsageError, UserError, statistics
 from report import cli, compare, details, rows
 from tests.test_report_details import content, row, save
 
@@ -46,13 +47,14 @@ def run(*arguments):
 TERMINAL = """\
 d, 40 test images
 
-backbone  method    top-1 %             to the best, points   p
-good      logistic  97.5 [87.1, 99.6]                                 best
-near      logistic  92.5 [80.1, 97.4]   -5.0 [-17.6, +6.7]    0.625   not distinguishable from the best
-poor|net  logistic  52.5† [37.5, 67.1]  -45.0 [-60.5, -25.9]  <0.001  worse than the best
+backbone  method    top-1 %             group  to the best, points   p
+good      logistic  97.5 [87.1, 99.6]   a                                    best
+near      logistic  92.5 [80.1, 97.4]   a      -5.0 [-17.6, +6.7]    0.625   not distinguishable from the best
+poor|net  logistic  52.5† [37.5, 67.1]  b      -45.0 [-60.5, -25.9]  <0.001  worse than the best
 
 To the best: the difference in top-1 on the same images and its 95 % interval for paired proportions (Newcombe 1998), each for itself.
 p: McNemar's exact test, Holm-corrected over all pairs of heads on the data set. From 0.05 on the head is not distinguishable from the best.
+Group: no two heads that share a letter can be told apart.
 † The solver stopped before it had converged: not the head's final figure.
 """  # noqa: E501
 
@@ -72,7 +74,9 @@ def test_the_terminal_table_worked_by_hand(marked):
 def test_markdown_csv_and_json_say_the_same(marked):
     shown = run("compare", "--results-dir", marked, "--format", "md").stdout.splitlines()
     assert shown[0] == "**d, 40 test images**"
-    assert shown[6].startswith(r"| poor\|net | logistic | 52.5† \[37.5, 67.1\] | -45.0 \[-60.5, -25.9\] | &lt;0.001 | ")
+    assert shown[6].startswith(
+        r"| poor\|net | logistic | 52.5† \[37.5, 67.1\] | b | -45.0 \[-60.5, -25.9\] | &lt;0.001 | "
+    )
     assert shown[8].startswith("- To the best")
     out = marked / "new" / "compare.csv"
     assert run("compare", "--results-dir", marked, "--out", out).stderr == f"Wrote {out}\n"
@@ -153,3 +157,32 @@ def test_with_nothing_to_compare_it_says_so(tmp_path):
     with pytest.raises(UserError, match="no two heads"):
         compare.compare(rows.read(tmp_path), tmp_path)
     assert run("compare", "--results-dir", tmp_path, "--json", "--format", "md").exit_code == 2
+
+
+def test_groups_are_the_longest_runs_of_which_no_two_can_be_told_apart():
+    # Of four heads the first two are alike, the middle two, and the last stands alone.
+    alike = np.eye(4, dtype=bool)
+    alike[[0, 1, 1, 2], [1, 0, 2, 1]] = True
+    assert compare.groups(alike) == ["a", "ab", "b", "c"]
+    assert compare.groups(np.ones((3, 3), bool)) == ["a"] * 3
+    letters = compare.groups(np.eye(30, dtype=bool))
+    assert (letters[25], letters[26], len(set(letters))) == ("z", "a1", 30)
+
+
+def test_all_pairs_at_once_give_mcnemars_p(rng):
+    right = rng.random((6, 50)) < rng.uniform(0.3, 0.9, 6)[:, None]
+    pairs = [(i, j) for i in range(6) for j in range(i + 1, 6)]
+    alone = statistics.holm([statistics.mcnemar(right[i], right[j]).p for i, j in pairs])
+    found = compare._all_pairs(right)
+    assert [found[pair] for pair in pairs] == pytest.approx(alone.tolist())
+    assert (found == found.T).all()
+
+
+def test_a_pair_of_folders_is_compared_on_the_same_images_only(results, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    old = next(row for row in rows.read(results) if row["model"] == "near")
+    new = save(other, head("near", said(1)))
+    test = compare.paired((other, new), (results, old))
+    assert (test.n10, test.n01) == (2, 0)  # near misses 1, 2, 3; now 1
+    assert compare.paired((other, save(other, content([0], [0], k=2))), (results, old)) is None
+    assert compare.paired((other, row(head("near", said(1)))), (results, old)) is None

@@ -1,0 +1,206 @@
+"""The study's four questions, each answered in a sentence made from the rows, with its evidence and how sure it is.
+
+An answer is a dict: ``question``; ``answer``, sentences, one a data set, none where rows are missing; ``evidence``,
+each ``text`` and the ``rows`` it comes from; ``sure``, what speaks for and against trusting it; ``run``, the commands
+that would fill what is missing.
+"""
+
+import shlex
+
+from backbench import UserError
+from report import text
+from report.compare import LEVEL, NOT_TOLD, paired
+from report.study import LOW_RESOLUTION, Study
+
+FEW = 300
+"""Test images below which an interval is wider than most differences between good backbones: ±3 points at 90 %."""
+
+
+def answers(study: Study) -> list[dict]:
+    """All four, whatever rows there are."""
+    return [which(study), resolution(study), fine_tuning(study), elsewhere(study)]
+
+
+def _answer(question: str, *, answer=(), evidence=(), sure=(), run=()) -> dict:
+    found = {"question": question, "answer": list(answer), "evidence": list(evidence)}
+    return found | {"sure": list(dict.fromkeys(sure)), "run": list(run)}
+
+
+def _said(record: dict, name: str | None = None) -> str:
+    """``lite0 (logistic): 96.9 [93.8, 98.5] %``."""
+    shown = name or f"{text.printable(record['named'])} ({text.printable(record['method'])})"
+    return f"{shown}: {text.accuracy(record, 'top1')} %"
+
+
+def _evidence(record: dict, name: str | None = None) -> dict:
+    return {"text": f"{_said(record, name)} top-1 on {text.printable(record['dataset'])}", "rows": record["rows"]}
+
+
+def _pasted(name: str) -> str:
+    """``name`` as one word of a command to paste."""
+    return shlex.quote(text.printable(name))
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def which(study: Study) -> dict:
+    """Which backbone, and how good is it?"""
+    said, evidence, sure = [], [], []
+    for dataset in study.datasets:
+        best = study.best(dataset)
+        if not best:
+            continue
+        evidence += [_evidence(record) for record in list(best.values())[:4]]
+        sure += _sureness(next(iter(best.values())))
+        said.append(f"On {text.printable(dataset)}: {_leader(best, study.compared(dataset))}")
+    if any(len(study.best(dataset)) > 1 for dataset in study.datasets):
+        sure.append(
+            "Each backbone by its best head on val. Paired tests between these: McNemar's exact, Holm-corrected over "
+            f"all pairs, level {LEVEL}."
+        )
+    few = [dataset for dataset in study.datasets if len(study.best(dataset)) < 2]
+    run = [f"extract --model study --dataset {_pasted(dataset)}" for dataset in few or ()]
+    run = run if study.datasets else ["extract --model study --dataset caltech256", "probe --features cache"]
+    return _answer(
+        "Which backbone should you use, and how good is it?", answer=said, evidence=evidence, sure=sure, run=run
+    )
+
+
+def _leader(best: dict[str, dict], compared: dict[str, dict]) -> str:
+    """The best backbone of a data set, those that can't be told from it, and the cheapest of them."""
+    first, *others = best.values()
+    sentence = f"{_said(first)} of {first['n_test']:,} test images right."
+    if not others:
+        return f"{sentence} No other backbone has been measured there."
+    alike = [record for record in others if compared.get(record["named"], {}).get("verdict") == NOT_TOLD]
+    if alike:
+        names = _listed([text.printable(record["named"]) for record in alike])
+        sentence += f" These images can't tell it from {names}"
+        if timed := [record for record in [first, *alike] if record["extract_seconds"]]:
+            cheapest = min(timed, key=lambda record: record["extract_seconds"])
+            sentence += f"; the cheapest of them to extract is {text.printable(cheapest['named'])}"
+        return f"{sentence}."
+    if compared:
+        return f"{sentence} By paired tests it is better than the other {len(compared) - 1}."
+    return f"{sentence} No paired test: the predictions of fewer than two heads were kept."
+
+
+def _sureness(record: dict) -> list[str]:
+    notes = []
+    if record["n_test"] and record["n_test"] < FEW:
+        notes.append(
+            f"{text.printable(record['dataset'])} has {record['n_test']:,} test images: differences of a few points "
+            "can't be told from chance there."
+        )
+    if record["converged"] is False:
+        notes.append(text.UNCONVERGED_NOTE)
+    return notes
+
+
+def resolution(study: Study) -> dict:
+    """Does what is good at high resolution hold at low resolution?"""
+    question = "Does it hold at high and at low resolution?"
+    low = [name for name in study.datasets if name in LOW_RESOLUTION and study.best(name)]
+    high = [name for name in study.datasets if name not in LOW_RESOLUTION and study.best(name)]
+    if not (low and high):
+        wanted = [*([] if high else ["caltech256"]), *([] if low else ["cifar100"])]
+        run = [f"extract --model study --dataset {name}" for name in wanted]
+        return _answer(question, run=[*run, "probe --features cache"])
+    said, evidence, sure = [], [], []
+    a, b = high[0], low[0]
+    first, second = study.best(a), study.best(b)
+    shared = [name for name in first if name in second]
+    names = text.printable(a), text.printable(b)
+    if shared:
+        tops = [max(shared, key=lambda name: found[name]["top1"]) for found in (first, second)]
+        same = tops[0] == tops[1]
+        said.append(
+            f"Of the {len(shared)} backbones measured on both {names[0]} and {names[1]}, {text.printable(tops[0])} is "
+            + ("the best on either." if same else f"the best on the one, {text.printable(tops[1])} on the other.")
+        )
+        for name in dict.fromkeys(tops):
+            evidence += [_evidence(first[name]), _evidence(second[name])]
+        note, certain = _agreement([(first[name]["top1"], second[name]["top1"]) for name in shared])
+        said += note
+        sure += [certain, *_sureness(first[tops[0]]), *_sureness(second[tops[1]])]
+    missing = [name for name in (*first, *second) if name not in shared]
+    run = [
+        f"extract --model {_pasted(name)} --dataset {_pasted(b if name in first else a)}"
+        for name in missing
+        if "(input x" not in name
+    ]
+    return _answer(question, answer=said, evidence=evidence, sure=sure, run=[*run, *(["probe"] if run else [])])
+
+
+def _agreement(pairs: list[tuple[float, float]]) -> tuple[list[str], str]:
+    """Of the two orders: what is said, and how sure it is. Kendall's tau, its p exact for few backbones."""
+    if len(pairs) < 4:
+        return [], f"{len(pairs)} backbone{'s' if len(pairs) > 1 else ''} can't show whether the orders agree."
+    from scipy.stats import kendalltau
+
+    found = kendalltau(*zip(*pairs, strict=True))
+    verdict = "agree" if found.pvalue < LEVEL and found.statistic > 0 else "can't be shown to agree"
+    said = f"The two orders {verdict}: Kendall's tau {found.statistic:.2f}."
+    return [said], f"Kendall's tau over {len(pairs)} backbones, p = {found.pvalue:.3f}."
+
+
+def fine_tuning(study: Study) -> dict:
+    """What does fine-tuning add to a probe, and how far does a small network come?"""
+    said, evidence, sure, run = [], [], [], []
+    for dataset in study.datasets:
+        probed, tuned = study.best(dataset), study.best(dataset, stages=("finetune",))
+        for name in [name for name in tuned if name in probed][:3]:
+            sentence, notes = _gain(study, probed[name], tuned[name])
+            said.append(f"On {text.printable(dataset)}: {sentence}")
+            sure += notes
+            evidence += [_evidence(probed[name]), _evidence(tuned[name])]
+        for record in list(study.best(dataset, stages=("cnn",)).values())[:1]:
+            said.append(f"On {text.printable(dataset)} the network trained from scratch reaches {_said(record)}.")
+            evidence.append(_evidence(record))
+        if probed and not tuned:
+            best = _pasted(next(iter(probed.values()))["model"])
+            run.append(f"finetune simple --model {best} --dataset {_pasted(dataset)}")
+    if not any(record["stage"] == "cnn" for record in study.records):
+        run.append("cnn train --dataset cifar100")
+    return _answer("What does fine-tuning add?", answer=said, evidence=evidence, sure=sure, run=run)
+
+
+def _gain(study: Study, probed: dict, tuned: dict) -> tuple[str, list[str]]:
+    points = 100 * (tuned["top1"] - probed["top1"])
+    name, method = text.printable(tuned["named"]), text.printable(tuned["method"])
+    try:
+        test = paired(*((study.results_dir, study.rows[record["rows"][-1]]) for record in (tuned, probed)))
+    except UserError as error:
+        return f"fine-tuning {name} ({method}) changes top-1 by {points:+.1f} points.", [str(error)]
+    if test is None:
+        return (
+            f"fine-tuning {name} ({method}) changes top-1 by {points:+.1f} points, which no paired test backs.",
+            ["Probe and fine-tuning were not measured on the same test images, or their predictions were not kept."],
+        )
+    ends = f"{100 * test.difference:+.1f} [{100 * test.low:+.1f}, {100 * test.high:+.1f}] points"
+    told = "" if test.p < LEVEL else ", which these images can't tell from nothing"
+    return f"fine-tuning {name} ({method}) adds {ends} to its probe{told}.", [f"{name}: McNemar's p = {test.p:.3g}."]
+
+
+def elsewhere(study: Study) -> dict:
+    """What survives on images from another source?"""
+    said, evidence = [], []
+    rows = [(i, row) for i, row in enumerate(study.rows) if row.get("target") is not None and _has_drop(row)]
+    for target in dict.fromkeys(str(row["target"]) for _, row in rows):
+        i, row = max(((i, r) for i, r in rows if str(r["target"]) == target), key=lambda pair: pair[1]["top1"])
+        source = text.printable(row.get("source") or row["dataset"])
+        name = f"{text.printable(row['model'])} ({text.printable(row['method'])})"
+        said.append(
+            f"Of the {100 * row['source_top1']:.1f} % of {name} on {source}, {text.accuracy(row, 'top1')} % are left "
+            f"on {text.printable(target)}."
+        )
+        evidence.append({"text": f"{name} on {text.printable(target)}: {text.accuracy(row, 'top1')} %", "rows": [i]})
+    run = [] if rows else ["finetune generalize --dataset openimages"]
+    sure = ["The best head on each target is named; the chart shows all."] if rows else []
+    return _answer("What survives on images from elsewhere?", answer=said, evidence=evidence, sure=sure, run=run)
+
+
+def _has_drop(row: dict) -> bool:
+    return all(isinstance(row.get(name), int | float) for name in ("top1", "source_top1"))

@@ -1,0 +1,143 @@
+// Charts by plotly, from the neutral form of report/charts.py. Every point can be clicked, and stands in a table below.
+"use strict";
+const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6bb1", "#999933"];
+const DASHES = ["solid", "dash", "dot", "dashdot"];
+const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon"];
+const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+
+// plotly reads a few tags in text: names must not be taken for those.
+const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+
+// The page's colours as plotly takes them: resolved for the theme that is on.
+function colour(name) {
+  const probe = make("i", { style: { color: `var(--${name})` } });
+  document.body.append(probe);
+  const found = getComputedStyle(probe).color;
+  probe.remove();
+  return found;
+}
+
+function layout(more = {}) {
+  const [fg, line, bg] = ["fg", "line", "bg"].map(colour);
+  const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true };
+  const { xaxis, yaxis, ...rest } = more;
+  return {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: fg, family: "system-ui, sans-serif" },
+    margin: { l: 60, r: 20, t: 20, b: 50 }, hovermode: "closest", legend: { orientation: "h", x: 0, y: 1.03, yanchor: "bottom" },
+    hoverlabel: { bgcolor: bg, bordercolor: line, font: { color: fg }, align: "left" },
+    xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis }, ...rest,
+  };
+}
+
+const figure = (value) => value === null || value === undefined ? "" : String(Number(Number(value).toPrecision(5)));
+
+function interval(point, name = "") {
+  const [low, high] = [point[`${name}low`], point[`${name}high`]];
+  return low === undefined || low === null ? "" : ` [${low.toFixed(1)}, ${high.toFixed(1)}]`;
+}
+
+// Distances to the ends of an interval, as plotly draws them.
+function bars(points, at, name = "") {
+  if (!points.some((point) => typeof point[`${name}low`] === "number")) return undefined;
+  const to = (end, sign) => points.map((point) => point[`${name}${end}`] === null ? 0 : sign * (point[`${name}${end}`] - point[at]));
+  return { type: "data", symmetric: false, array: to("high", 1), arrayminus: to("low", -1), thickness: 1, width: 3 };
+}
+
+function hover(chart, series, point) {
+  const x = chart.ticks ? "" : `<br>${plain(chart.x)}: ${figure(point.x)}${interval(point, "x_")}`;
+  return `<b>${plain(point.label)}</b><br>${plain(series.name)}<br>${plain(chart.y)}: ${figure(point.y)}${interval(point)}${x}`;
+}
+
+// Beside the markers, above and below by turns: neighbours then overlap less. At the right end to the left of it.
+function places(points) {
+  const order = points.map((_, i) => i).sort((a, b) => points[a].x - points[b].x);
+  const found = [];
+  order.forEach((i, at) => { found[i] = at && at === order.length - 1 ? "top left" : `${at % 2 ? "bottom" : "top"} right`; });
+  return found;
+}
+
+const SHOWN = 8; // series that are on at first; the others wait in the legend
+
+// 1, 2, 5, 10, ... over less than three decades, where plotly's own labels leave out the power.
+function steps(low, high) {
+  const found = [];
+  for (let power = Math.floor(Math.log10(low)) - 1; power <= Math.log10(high) + 1; power += 1) found.push(...[1, 2, 5].map((n) => n * 10 ** power));
+  return { tickvals: found, ticktext: found.map((value) => Number(value.toPrecision(1)).toLocaleString("en")) };
+}
+
+function trace(chart, series, at) {
+  const points = series.points;
+  const named = chart.named && series.mode === "markers" && points.length <= 14 && innerWidth > 600;
+  const shift = (at - (chart.series.length - 1) / 2) * (0.7 / Math.max(chart.series.length, 3));
+  const values = { x: points.map((point) => point.x), y: points.map((point) => point.y) };
+  const errors = { error_y: bars(points, "y"), error_x: bars(points, "x", "x_") };
+  const turned = chart.ticks ? { // backbones down, accuracy across
+    x: values.y, y: values.x.map((x) => x + shift), error_x: errors.error_y, error_y: undefined,
+  } : {};
+  return {
+    type: "scatter", mode: series.mode + (named ? "+text" : ""), name: plain(series.name), ...values, ...errors, ...turned,
+    text: named ? points.map((point) => plain(point.label)) : undefined, textposition: places(points), textfont: { size: 11 },
+    hoverinfo: "text", hovertext: points.map((point) => hover(chart, series, point)), customdata: points.map((point) => point.rows),
+    line: { dash: series.mode === "lines" ? "dot" : DASHES[Math.floor(at / PALETTE.length) % DASHES.length], width: series.mode === "lines" ? 1.5 : 2 },
+    marker: { size: 8, color: PALETTE[at % PALETTE.length], symbol: SYMBOLS[at % SYMBOLS.length] },
+    visible: at < SHOWN || chart.ticks ? true : "legendonly",
+  };
+}
+
+function drawChart(chart, box) {
+  const ends = chart.series.flatMap((series) => series.points.map((point) => point.x)).filter((x) => x > 0);
+  const decades = ends.length ? Math.log10(Math.max(...ends) / Math.min(...ends)) : 0;
+  const down = chart.ticks && { tickvals: chart.ticks.map((_, i) => i), ticktext: chart.ticks.map(plain), autorange: "reversed" };
+  const height = chart.ticks ? Math.max(352, 130 + 36 * chart.ticks.length) : 352 + 12 * Math.max(0, chart.series.length - 4);
+  const axes = chart.ticks
+    ? { xaxis: { title: { text: plain(chart.y) } }, yaxis: down }
+    : {
+      xaxis: { title: { text: plain(chart.x) }, type: chart.log ? "log" : "linear", ...(chart.log && decades < 3 ? steps(Math.min(...ends), Math.max(...ends)) : {}) },
+      yaxis: { title: { text: plain(chart.y) } },
+    };
+  const only = chart.series.length === 1 || chart.kind === "cost";
+  Plotly.react(box, chart.series.map((series, at) => trace(chart, series, at)), layout({ ...axes, height, showlegend: !only }), CONFIG);
+  box.removeAllListeners?.("plotly_click");
+  box.on("plotly_click", (event) => origin(event.points[0].customdata || []));
+}
+
+// The same figures as text, each with its origin.
+function figuresTable(chart) {
+  const head = ["series", "", chart.ticks ? null : chart.x, chart.y].filter((name) => name !== null);
+  const body = chart.series.flatMap((series) => series.points.map((point) => make("tr", {},
+    make("td", { class: "left" }, series.name), make("td", { class: "left" }, point.label),
+    ...(chart.ticks ? [] : [make("td", {}, figure(point.x))]),
+    make("td", {}, source(`${figure(point.y)}${interval(point)}`, point.rows)))));
+  const cells = head.map((name) => name === "" ? make("td") : make("th", { scope: "col", class: "left" }, name));
+  return make("table", {}, make("thead", {}, make("tr", {}, ...cells)), make("tbody", {}, ...body));
+}
+
+function setUp(box) {
+  const kind = box.dataset.kind;
+  const charts = DATA.charts.filter((chart) => chart.kind === kind);
+  const choice = document.querySelector(`select[data-kind="${kind}"]`);
+  const details = document.querySelector(`.figures[data-kind="${kind}"]`);
+  const chosen = () => charts.find((chart) => choice && chart.id === choice.value) || charts[0];
+  const fill = () => { if (details.open) details.querySelector(".scroll").replaceChildren(figuresTable(chosen())); };
+  let drawn = false;
+  const draw = () => { drawn = true; drawChart(chosen(), box); };
+  choice?.addEventListener("change", () => {
+    draw();
+    fill();
+    box.parentElement.querySelector("figcaption").textContent = chosen().caption;
+  });
+  details.addEventListener("toggle", fill);
+  redraws.push(() => { if (drawn) draw(); });
+  return () => { if (!drawn) draw(); };
+}
+
+// Drawn when they come near the window, and all of them before printing.
+function whenNear(box, draw) {
+  const watch = new IntersectionObserver((entries) => {
+    if (entries.some((entry) => entry.isIntersecting)) { watch.disconnect(); draw(); }
+  }, { rootMargin: "600px" });
+  watch.observe(box);
+  addEventListener("beforeprint", draw);
+}
+
+document.querySelectorAll(".plot[data-kind]").forEach((box) => whenNear(box, setUp(box)));

@@ -1,0 +1,235 @@
+"""Every chart of a study in one neutral form: the page draws it by plotly, ``report figures`` by matplotlib and as CSV.
+
+A chart is a dict: ``id``, ``kind``, ``dataset`` or None, ``title``, ``caption``, ``x`` and ``y``, the axes' labels,
+``log`` (of x), and ``series``, each ``name``, ``mode`` (markers, lines, lines+markers) and ``points``: ``x``, ``y``,
+``label``, where known the ends ``low`` and ``high`` (of y), ``x_low``, ``x_high``, and ``rows``, where it comes from.
+Accuracies are in percent. A kind without points is not there; ``NOTHING`` says what to run for it.
+"""
+
+from itertools import combinations
+
+from report.study import Study, pareto
+from report.text import printable
+
+KINDS = {
+    "cost": "Accuracy against cost",
+    "methods": "Probe, fine-tuning and CNN side by side",
+    "sets": "Two data sets against each other",
+    "published": "Published and measured",
+    "path": "Regularisation paths",
+    "curve": "Learning curves",
+    "elsewhere": "Images from elsewhere",
+}
+
+NOTHING = {
+    "cost": "probe --features cache",
+    "methods": "probe --features cache --method logistic --method ridge --method knn",
+    "sets": "extract --model study --dataset caltech256 --dataset cifar100",
+    "published": "extract --model study --dataset caltech256 --dataset cifar100",
+    "path": "probe --features cache --method logistic",
+    "curve": "probe --features cache --curve 0.03,0.1,0.3,1",
+    "elsewhere": "finetune generalize --dataset openimages",
+}
+"""The command that makes what a kind shows."""
+
+COSTS = {
+    "extract_seconds": "extraction, seconds",
+    "parameters": "parameters, millions",
+    "macs": "multiply-adds an image, billions",
+}
+
+UNITS = {"extract_seconds": 1, "parameters": 1e6, "macs": 1e9}
+
+TOP1 = "top-1 on test, %"
+
+
+def charts(study: Study) -> list[dict]:
+    """All charts that the rows can fill, in the order of ``KINDS``."""
+    made = [chart for dataset in study.datasets for chart in _of_dataset(study, dataset)]
+    made += [_sets(study, *pair) for pair in combinations(study.datasets, 2)]
+    made += _elsewhere(study)
+    made = [chart | {"id": _id(chart)} for chart in made if any(series["points"] for series in chart["series"])]
+    return sorted(made, key=lambda chart: list(KINDS).index(chart["kind"]))
+
+
+def _of_dataset(study: Study, dataset: str) -> list[dict]:
+    of_costs = [_cost(study, dataset, cost) for cost in COSTS]
+    return [
+        *of_costs,
+        _methods(study, dataset),
+        _published(study, dataset),
+        _path(study, dataset),
+        _curve(study, dataset),
+    ]
+
+
+def _id(chart: dict) -> str:
+    parts = [chart["kind"], *chart.get("by", ()), chart["dataset"] or ""]
+    return "-".join("".join(c if c.isalnum() and c.isascii() else "-" for c in str(part)) for part in parts).strip("-")
+
+
+def _chart(kind, dataset, *, x, y=TOP1, title, caption, series, log=False, by=(), **more) -> dict:
+    shown = printable(dataset) if dataset else None
+    said = {
+        "title": printable(title),
+        "caption": caption,
+        "x": x,
+        "y": y,
+        "log": log,
+        "by": [printable(part) for part in by],
+    }
+    return {"kind": kind, "dataset": shown, **said, "series": [one for one in series if one["points"]], **more}
+
+
+def _series(name: str, points: list[dict], mode: str = "markers") -> dict:
+    return {"name": printable(name), "mode": mode, "points": points}
+
+
+def _point(record: dict, x, **more) -> dict:
+    """Top-1 in percent with its interval, at ``x``."""
+    ends = {end: _percent(record.get(f"top1_{end}")) for end in ("low", "high")}
+    label = printable(record.get("named") or record["model"])
+    return {"x": x, "y": _percent(record["top1"]), **ends, "label": label, "rows": record.get("rows", []), **more}
+
+
+def _percent(value):
+    return None if value is None else round(100 * value, 4)
+
+
+def _cost(study: Study, dataset: str, cost: str) -> dict:
+    best = study.best(dataset)
+    costed = [record for record in best.values() if record[cost]]
+    points = [_point(record, round(record[cost] / UNITS[cost], 4)) for record in costed]
+    front = pareto([(point["x"], point["y"]) for point in points])
+    series = [
+        _series("Pareto front", [points[i] | {"low": None, "high": None} for i in front], "lines"),
+        _series("backbones", points),
+    ]
+    caption = "Each backbone's best head by val top-1, 95 % intervals. On the front: none is both cheaper and better."
+    return _chart(
+        "cost", dataset, x=COSTS[cost], title=f"{dataset}: accuracy against {COSTS[cost].split(',')[0]}",
+        caption=caption, series=series, log=True, by=[cost], named=True,
+    )  # fmt: skip
+
+
+def _methods(study: Study, dataset: str) -> dict:
+    mine = [r for r in study.records if r["dataset"] == dataset and r["shots"] is None and r["top1"] is not None]
+    order = {
+        name: i for i, name in enumerate(dict.fromkeys(r["named"] for r in sorted(mine, key=lambda r: -r["top1"])))
+    }
+    names = dict.fromkeys(
+        _method(record) for record in sorted(mine, key=lambda r: (r["stage"] != "probe", r["method"]))
+    )
+    series = [
+        _series(name, [_point(record, order[record["named"]]) for record in mine if _method(record) == name])
+        for name in names
+    ]
+    caption = "Every head on the same test images, 95 % intervals; each is paired with the best in the table's groups."
+    title = f"{dataset}: probe, fine-tuning and CNN side by side"
+    ticks = [printable(name) for name in order]
+    return _chart("methods", dataset, x="", title=title, caption=caption, series=series, ticks=ticks)
+
+
+def _method(record: dict) -> str:
+    return record["method"] if record["stage"] == "probe" else f"{record['stage']} {record['method']}"
+
+
+def _sets(study: Study, a: str, b: str) -> dict:
+    first, second = study.best(a), study.best(b)
+    points = [
+        _point(second[name], _percent(one["top1"]))
+        | {"x_low": _percent(one["top1_low"]), "x_high": _percent(one["top1_high"])}
+        | {"rows": [*one["rows"], *second[name]["rows"]]}
+        for name, one in first.items()
+        if name in second
+    ]
+    caption = "Each backbone's head with the best val top-1 on either set. Whoever is good on both stands top right."
+    return _chart(
+        "sets", None, x=f"{printable(a)}: {TOP1}", y=f"{printable(b)}: {TOP1}", title=f"{a} against {b}",
+        caption=caption, series=[_series("backbones", points)], by=(a, b), named=True,
+    )  # fmt: skip
+
+
+def _published(study: Study, dataset: str) -> dict:
+    known = [r for r in study.best(dataset).values() if r["published_val_top1"] is not None]
+    points = [_point(record, _percent(record["published_val_top1"])) for record in known]
+    caption = "Measured here with right input and a converged head, against the published figure for the same weights."
+    return _chart(
+        "published", dataset, x="published, val top-1, %", title=f"{dataset}: published and measured",
+        caption=caption, series=[_series("backbones", points)], named=True,
+    )  # fmt: skip
+
+
+def _path(study: Study, dataset: str) -> dict:
+    series = []
+    for (name, backbone, method), row in sorted(study.heads.items()):
+        tried = (row["protocol"] or {}).get("C_tried")
+        if name == dataset and method == "logistic" and isinstance(tried, list):
+            at = [study.where(row)]
+            points = [
+                {"x": one["C"], "y": _percent(one["val_top1"]), "label": printable(backbone), "rows": at}
+                for one in tried
+                if isinstance(one, dict) and {"C", "val_top1"} <= one.keys()
+            ]
+            series.append(_series(backbone, points, "lines+markers"))
+    caption = "Val top-1 for each C that was tried, from strong to weak regularisation. Test is not looked at here."
+    return _chart(
+        "path", dataset, x="C (right: weaker regularisation)", y="top-1 on val, %",
+        title=f"{dataset}: regularisation paths", caption=caption, series=series, log=True,
+    )  # fmt: skip
+
+
+def _curve(study: Study, dataset: str) -> dict:
+    by_head: dict[str, list] = {}
+    for key, row in sorted(study.heads.items(), key=lambda item: (item[0][2] != "logistic", item[0][1:])):
+        if key[0] == dataset and (content := study.details(key)) and content["curve"]:
+            at = [study.where(row)]
+            by_head[f"{key[1]}, {key[2]}"] = [
+                _point(point | {"model": key[1], "rows": at}, point["n_train"]) for point in content["curve"]
+            ]
+    for record in study.records:
+        if record["dataset"] == dataset and record["shots"] is not None and record["n_train"]:
+            name = f"{record['named']}, {record['method'].split(',')[0]}, few shots"
+            by_head.setdefault(name, []).append(_point(record, record["n_train"]))
+    series = [
+        _series(name, sorted(points, key=lambda point: point["x"]), "lines+markers") for name, points in by_head.items()
+    ]
+    caption = "Top-1 on test for heads fitted on part of train. Few shots: the mean over the draws."
+    return _chart(
+        "curve",
+        dataset,
+        x="training images",
+        title=f"{dataset}: learning curves",
+        caption=caption,
+        series=series,
+        log=True,
+    )
+
+
+def _elsewhere(study: Study) -> list[dict]:
+    by_target: dict[tuple, dict] = {}
+    for i, row in enumerate(study.rows):
+        if row.get("target") is not None and "top1" in row and row.get("source_top1") is not None:
+            pair = str(row.get("source") or row["dataset"]), str(row["target"])
+            points = by_target.setdefault(pair, {}).setdefault(_method(row), [])
+            points.append(_point(row | {"rows": [i]}, _percent(row["source_top1"])))
+    caption = "Accuracy on images from elsewhere against accuracy on the source's own test images."
+    return [
+        _chart(
+            "elsewhere", None, x=f"{printable(source)}: {TOP1}", y=f"{printable(target)}: top-1, %",
+            title=f"{source} to {target}", caption=caption, by=(source, target), named=True,
+            series=[_series(name, points) for name, points in found.items()],
+        )
+        for (source, target), found in by_target.items()
+    ]  # fmt: skip
+
+
+def tidy(chart: dict) -> list[dict]:
+    """A chart's points, a flat record each."""
+    fields = ("label", "x", "y", "low", "high", "x_low", "x_high")
+    return [
+        {"chart": chart["id"], "dataset": chart["dataset"] or "", "series": series["name"]}
+        | {name: point.get(name) for name in fields}
+        for series in chart["series"]
+        for point in series["points"]
+    ]

@@ -1,0 +1,105 @@
+"""Two results folders beside each other: what changed in which heads, and whether that can be told from chance."""
+
+import csv
+import json
+from pathlib import Path
+from typing import TextIO
+
+from backbench import UserError, columns
+from report import study, text
+from report.compare import LEVEL, paired
+
+FIELDS = (
+    "dataset", "model", "method", "a", "a_low", "a_high", "b", "b_low", "b_high", "difference", "low", "high", "p",
+    "verdict", "changed",
+)  # fmt: skip
+"""A record's keys. ``a`` and ``b`` are top-1, 0..1, null where that folder lacks the head; ``difference`` is b less a,
+with the interval and McNemar's p where both kept their predictions of the same images; ``changed`` names settings."""
+
+SAME, TOLD, NOT_TOLD, UNPAIRED = "same predictions", "different", "not distinguishable", "no paired test"
+
+SETTINGS = ("weights_sha256", "dataset_digest", "transform", "precision", "compiled", "input_scale", "seed", "versions")
+"""Of the features' identity: what may explain a difference."""
+
+
+def diff(a: Path, b: Path) -> list[dict]:
+    """A record for each (data set, backbone, method) of either folder, largest change first, then those of one only.
+
+    Raises UserError where a folder holds no accuracy.
+    """
+    one, other = (_heads(folder) for folder in (a, b))
+    found = [_record(key, (a, one.get(key)), (b, other.get(key))) for key in sorted({*one, *other})]
+    return sorted(found, key=lambda r: (r["difference"] is None, -abs(r["difference"] or 0)))
+
+
+def _heads(folder: Path) -> dict[tuple, tuple[dict, dict]]:
+    """(record, newest row) by data set, backbone as shown and method."""
+    read = study.load(folder)
+    if not read.records:
+        raise UserError(f"{folder} holds no accuracies. Name two results folders: report diff results-old results")
+    return {study.key(record): (record, read.rows[record["rows"][-1]]) for record in read.records}
+
+
+def _record(key, a, b) -> dict:
+    record = dict.fromkeys(FIELDS) | dict(zip(("dataset", "model", "method"), key, strict=True))
+    for name, (_, found) in (("a", a), ("b", b)):
+        if found:
+            record |= {f"{name}{end}": found[0][f"top1{end}"] for end in ("", "_low", "_high")}
+    if not (a[1] and b[1]):
+        return record | {"verdict": "only in A" if a[1] else "only in B"}
+    record["difference"] = record["b"] - record["a"]
+    record["changed"] = _changed(a[1][1], b[1][1])
+    try:
+        test = paired((b[0], b[1][1]), (a[0], a[1][1]))
+    except UserError as error:
+        return record | {"verdict": f"{UNPAIRED}: {error}"}
+    if test is None or max(found[0]["seeds"] for _, found in (a, b)) > 1:
+        return record | {"verdict": UNPAIRED}
+    record |= {"difference": test.difference, "low": test.low, "high": test.high, "p": test.p}
+    same = test.n10 == test.n01 == 0
+    return record | {"verdict": SAME if same else TOLD if test.p < LEVEL else NOT_TOLD}
+
+
+def _changed(a: dict, b: dict) -> list[str]:
+    """Settings that differ: of the features' identity and of the protocol, as far as these are plain values."""
+    names = [name for name in SETTINGS if (a["features"] or {}).get(name) != (b["features"] or {}).get(name)]
+    one, other = a["protocol"] or {}, b["protocol"] or {}
+    plain = [key for key in one.keys() | other.keys() if isinstance(one.get(key, other.get(key)), str | int | bool)]
+    return names + sorted(key for key in plain if one.get(key) != other.get(key) and key not in ("evaluations",))
+
+
+def write(records: list[dict], form: str, file: TextIO) -> None:
+    """Write the records as ``terminal`` or ``md`` to be read, or as they are: ``csv``, ``json``."""
+    if form == "json":
+        file.write(json.dumps(records, indent=2, allow_nan=False) + "\n")
+    elif form == "csv":
+        lines = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        lines.writeheader()
+        lines.writerows({**record, "changed": " ".join(record["changed"] or [])} for record in records)
+    else:
+        lines = [("data set", "backbone", "method", "A top-1 %", "B top-1 %", "B less A, points", "p", "", "changed")]
+        lines += map(_line, records)
+        if form == "md":
+            shown = ["| " + " | ".join(map(text.escaped, line)) + " |" for line in lines]
+            shown.insert(1, "| --- | --- | --- | ---: | ---: | ---: | ---: | --- | --- |")
+            file.write("\n".join([*shown, "", ""]))
+        else:
+            file.write(columns(lines) + "\n\n")
+        note = "p: McNemar's exact test on the same test images, each head for itself; not corrected for their number."
+        file.write(f"- {note}\n" if form == "md" else f"{note}\n")
+
+
+def _line(record) -> tuple[str, ...]:
+    tops = (
+        "" if record[name] is None else text.accuracy({f"x{end}": record[f"{name}{end}"] for end in _ENDS}, "x")
+        for name in "ab"
+    )
+    points = "" if record["difference"] is None else f"{100 * record['difference']:+.1f}"
+    if record["low"] is not None:
+        points += f" [{100 * record['low']:+.1f}, {100 * record['high']:+.1f}]"
+    p = "" if record["p"] is None else "<0.001" if record["p"] < 0.001 else f"{record['p']:.3f}"
+    names = (text.printable(record[name]) for name in ("dataset", "model", "method"))
+    return *names, *tops, points, p, text.printable(record["verdict"]), ", ".join(record["changed"] or [])
+
+
+_ENDS = ("", "_low", "_high")

@@ -1,0 +1,114 @@
+"""The page's charts as PNG, SVG and CSV files for a paper."""
+
+import csv
+from pathlib import Path
+
+from backbench import UserError
+from report import charts
+from report.study import Study
+
+FORMATS = ("png", "svg", "csv")
+
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6bb1", "#999933")
+"""Told apart by people with any kind of colour vision. Okabe & Ito (2008), Color universal design, and two more."""
+
+MARKERS = "osD^Px*h"
+
+MOST = 14
+"""Series in a legend, and points with their names beside them."""
+
+
+def write(study: Study, folder: Path, formats=FORMATS) -> list[Path]:
+    """Draw every chart that the rows fill, and write its points; gives back the files.
+
+    Raises UserError where there is nothing to draw, matplotlib is missing or the folder can't be written.
+    """
+    made = charts.charts(study)
+    if not made:
+        raise UserError(f"{study.results_dir} holds nothing to draw yet. Run: probe --features cache")
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for chart in made:
+            for form in formats:
+                path = folder / f"{chart['id']}.{form}"
+                (_csv if form == "csv" else _draw)(chart, path)
+                written.append(path)
+    except OSError as error:
+        raise UserError(f"{folder} can't be written: {error.strerror}. Name another folder with --out.") from error
+    return written
+
+
+def _csv(chart: dict, path: Path) -> None:
+    records = charts.tidy(chart)
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        lines = csv.DictWriter(file, list(records[0]), lineterminator="\n")
+        lines.writeheader()
+        lines.writerows(records)
+
+
+def _draw(chart: dict, path: Path) -> None:
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("report figures needs matplotlib: pip install matplotlib") from None
+    # Text stays text, names are no formulas, and the same chart gives the same bytes.
+    with rc_context({"svg.fonttype": "none", "text.parse_math": False, "svg.hashsalt": "backbench", "font.size": 9}):
+        ticks = chart.get("ticks")
+        figure = Figure(figsize=(6.4, 1.4 + 0.32 * len(ticks) if ticks else 4.0), layout="constrained")
+        axes = figure.subplots()
+        for i, series in enumerate(chart["series"]):
+            _series(axes, chart, series, i)
+        axes.grid(alpha=0.3)
+        axes.set_title(chart["title"], fontsize=10)
+        if ticks:
+            axes.set_yticks(range(len(ticks)), ticks)
+            axes.invert_yaxis()
+            axes.set_xlabel(chart["y"])
+        else:
+            axes.set(xlabel=chart["x"], ylabel=chart["y"])
+            if chart["log"]:
+                _log(axes, chart)
+        if len(chart["series"]) > 1 and chart["kind"] != "cost":
+            figure.legend(loc="outside lower center", ncols=2, fontsize=7)
+        figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _log(axes, chart: dict) -> None:
+    """A logarithmic x axis in plain figures: 1, 2, 5, 10 over less than three decades, else powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    ends = [point["x"] for series in chart["series"] for point in series["points"] if point["x"] > 0]
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(ends) < 1000 * min(ends) else (1,), numticks=12))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _series(axes, chart: dict, series: dict, i: int) -> None:
+    points = series["points"]
+    style = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)], "markersize": 4, "linewidth": 1}
+    style["linestyle"] = "none" if series["mode"] == "markers" else "--" if i >= len(PALETTE) else "-"
+    if series["mode"] == "lines":
+        style |= {"marker": None, "linestyle": ":"}
+    x, y = ([point[axis] for point in points] for axis in "xy")
+    errors = {"yerr": _ends(points, "y", ""), "xerr": _ends(points, "x", "x_")}
+    if chart.get("ticks"):
+        shift = (i - (len(chart["series"]) - 1) / 2) * 0.7 / max(len(chart["series"]), 3)
+        x, y = y, [place + shift for place in x]
+        errors = {"xerr": errors["yerr"]}
+    axes.errorbar(x, y, **errors, label=series["name"], elinewidth=0.7, capsize=1.5, **style)
+    if chart.get("named") and series["mode"] == "markers" and len(points) <= MOST:
+        for point in points:
+            axes.annotate(
+                point["label"], (point["x"], point["y"]), xytext=(4, 4), textcoords="offset points", fontsize=7
+            )
+
+
+def _ends(points: list[dict], at: str, name: str):
+    """Distances to the ends of the intervals, as matplotlib takes them; None where there are none."""
+    if any(point.get(f"{name}low") is None for point in points):
+        return None
+    low, high = ([abs(point[f"{name}{end}"] - point[at]) for point in points] for end in ("low", "high"))
+    return [low, high]

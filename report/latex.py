@@ -1,0 +1,39 @@
+"""The study's table in LaTeX, for booktabs."""
+
+from report import table, text
+
+SPECIAL = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", text.UNCONVERGED: r"\textsuperscript{\textdagger}",
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+}  # fmt: skip
+
+
+def escaped(name: str) -> str:
+    """``name`` so that LaTeX sets it as it is."""
+    return "".join(SPECIAL.get(c, c) for c in name)
+
+
+def latex(frame) -> str:
+    r"""A ``tabular`` with ``\toprule`` and its fellows, and the footnotes as comments."""
+    datasets, lines = table.lay_out(frame)
+    spans = [5 if dataset.published else 3 for dataset in datasets]
+    names = [
+        rf"\multicolumn{{{span}}}{{c}}{{{escaped(dataset.name)} ($n$ = {dataset.n_test})}}"
+        for dataset, span in zip(datasets, spans, strict=True)
+    ]
+    heads = ["Backbone", "Method"]
+    body = []
+    for dataset in datasets:
+        heads += [r"top-1 \%", r"balanced \%", "extract + fit s"]
+        heads += [r"published \%", "published s"] if dataset.published else []
+    for model, method, found in lines:
+        cells = [model, method]
+        for dataset in datasets:
+            shown = table.cell(found.get(dataset.name), dataset)
+            cells += [" ".join([shown.top1, *shown.note]), shown.balanced, " + ".join(shown.seconds), *shown.published]
+        body.append(" & ".join(map(escaped, cells)) + r" \\")
+    begin = rf"\begin{{tabular}}{{ll{'r' * sum(spans)}}}"
+    top = [begin, r"\toprule", " & ".join(["", "", *names]) + r" \\", " & ".join(heads) + r" \\", r"\midrule"]
+    notes = [f"% {note}" for note in table.footnotes(frame)]
+    return "\n".join([*top, *body, r"\bottomrule", r"\end{tabular}", *notes]) + "\n"

@@ -1,0 +1,144 @@
+"""The report as one HTML file: everything in it, nothing loaded, opened from disk.
+
+Names come from files, and files may come from strangers: the template escapes, the data is JSON that no parser takes
+for markup, the scripts set text only, and a content security policy lets no script run but these, by their digests.
+"""
+
+import base64
+import functools
+import hashlib
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+
+from backbench import UserError, __version__
+from report import answers, charts, table, text
+from report.study import Study
+
+FOLDER = Path(__file__).parent
+SCRIPTS = ("page.js", "charts.js", "heads.js")
+
+LEFT_OUT = ("C_tried", "train_loss")
+"""Long lists of the protocol, drawn as charts and not repeated in a row's origin."""
+
+
+def build(study: Study, close: dict, *, served: bool = False) -> str:
+    """The page of a study; ``close`` is what ``report.heads.gather`` found.
+
+    ``served``: it asks where it came from, every other second, whether there is a newer one. Raises UserError where
+    there is no accuracy yet.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    made = charts.charts(study)
+    data = {"charts": made, **_origins(study), **{name: close[name] for name in ("heads", "maps", "pictures")}}
+    # What could end the element or begin a comment in it is spelled out.
+    data = json.dumps(data, allow_nan=False, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+    scripts = [_plotly(), *((FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)]
+    environment = jinja2.Environment(
+        autoescape=True, loader=jinja2.FileSystemLoader(FOLDER), trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("page.html").render(
+        title=f"backbench report: {', '.join(map(text.printable, study.datasets)) or 'nothing yet'}",
+        policy=_policy(scripts, served=served),
+        served=served,
+        style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
+        scripts=[Markup(script) for script in scripts],
+        data=Markup(data),
+        made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        version=__version__,
+        results=text.printable(study.results_dir),
+        n_rows=len(study.rows),
+        answers=answers.answers(study),
+        table=_table(study),
+        kinds=[_kind(name, title, made) for name, title in charts.KINDS.items()],
+        datasets=list(map(text.printable, study.datasets)),
+        n_heads=len(close["heads"]),
+        notes=[*close["notes"], *(text.printable(fault) for fault in study.faults)],
+        footnotes=[*table.footnotes(study.frame), "Group: no two heads that share a letter can be told apart."],
+    )
+
+
+@functools.cache
+def _plotly() -> str:
+    try:
+        from importlib.resources import files
+
+        return (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+    except (ImportError, OSError):
+        raise UserError("report page needs plotly: pip install plotly") from None
+
+
+def _policy(scripts: list[str], *, served: bool) -> str:
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (  # plotly compiles its shaders' wrappers, which needs unsafe-eval, and writes style sheets
+        f"default-src 'none'; script-src {allowed} 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; "
+        f"base-uri 'none'; form-action 'none'; connect-src {chr(39)}{'self' if served else 'none'}{chr(39)}"
+    )
+
+
+def _kind(name: str, title: str, made: list[dict]) -> dict:
+    here = [chart for chart in made if chart["kind"] == name]
+    return {"name": name, "title": title, "charts": here, "run": charts.NOTHING[name]}
+
+
+def _origins(study: Study) -> dict:
+    """``rows`` as the page shows them, and their ``features``, each identity once."""
+    places: dict[str, int] = {}
+    known, shown = [], []
+    for row in study.rows:
+        told = json.dumps(row["features"], sort_keys=True)
+        if told not in places:
+            places[told] = len(known)
+            known.append(_spelled(row["features"]))
+        protocol = {k: v for k, v in (row["protocol"] or {}).items() if k not in LEFT_OUT}
+        shown.append(_spelled(row | {"protocol": protocol}) | {"features": places[told]})
+    return {"rows": shown, "features": known}
+
+
+def _spelled(value):
+    """Plain JSON with every text printable and every figure of six digits, to be read by people."""
+    if isinstance(value, dict):
+        return {text.printable(key): _spelled(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_spelled(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    return text.printable(value) if isinstance(value, str) else value
+
+
+def _table(study: Study) -> dict:
+    """Heads and lines of the table; a cell is a dict with ``text``, ``sort``, a number or None, and ``rows``."""
+    datasets, lines = table.lay_out(study.frame)
+    body = []
+    for model, method, found in lines:
+        cells = []
+        for dataset in datasets:
+            cells += _cells(study, found.get(dataset.name), dataset)
+        body.append({"model": model, "method": method, "cells": cells})
+    return {"datasets": [(dataset, 7 if dataset.published else 5) for dataset in datasets], "lines": body}
+
+
+def _cells(study: Study, record: dict | None, dataset) -> list[dict]:
+    shown = table.cell(record, dataset)
+    record = record or {}
+    rows = record.get("rows") or []
+    tested = study.tested.get(_key(record), {}) if rows else {}
+    top1 = {"text": " ".join([shown.top1, *shown.note]), "sort": record.get("top1"), "rows": rows}
+    cells = [
+        top1 | {"best": tested.get("group", "").startswith("a")},
+        {"text": tested.get("group", ""), "sort": tested.get("group") or None, "rows": []},
+        {"text": shown.balanced, "sort": record.get("balanced"), "rows": rows},
+    ]
+    for name, seconds in zip(("extract_seconds", "probe_seconds"), shown.seconds or ("", ""), strict=True):
+        cells.append({"text": seconds, "sort": record.get(name), "rows": rows if seconds else []})
+    if dataset.published:
+        for name, value in zip(table.BESIDE, shown.published, strict=True):
+            cells.append({"text": value, "sort": record.get(name), "rows": []})
+    return cells
+
+
+def _key(record: dict) -> tuple:
+    return record["dataset"], text.backbone(record["model"], record["input_scale"]), record["method"]

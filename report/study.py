@@ -1,0 +1,155 @@
+"""A results folder, read once for all that the page, the figures and the answers need of it."""
+
+import csv
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backbench import UserError
+from report import compare, details, rows, table, text
+
+COSTS = Path(__file__).with_name("costs.csv")
+"""Parameters and multiply-adds of the backbones known by name, made by benchmarks/costs.py."""
+
+LOW_RESOLUTION = ("cifar100", "cifar10", "digits")
+"""Sets of pictures of at most 32 pixels a side."""
+
+PUBLISHED_HEAD = "sgd"
+"""The published study's head: shown beside the others, never a backbone's best."""
+
+
+@dataclass
+class Study:
+    """Rows and what follows from them.
+
+    ``records`` are the table's, each with ``rows`` (places in ``rows``), ``stage``, ``shots``, ``named`` (the backbone
+    as shown), ``parameters`` and ``macs``, None where unknown; ``heads`` the newest row with details by (data set,
+    named, method).
+    """
+
+    results_dir: Path
+    rows: list[dict]
+    frame: object  # pandas' frame of the table, with ``rows``
+    records: list[dict]
+    heads: dict[tuple, dict]
+    faults: list[str] = field(default_factory=list)
+    _read: dict[tuple, dict | None] = field(default_factory=dict)
+
+    @property
+    def datasets(self) -> list[str]:
+        """Those with accuracies, the published study's first."""
+        names = {record["dataset"] for record in self.records}
+        return [name for name in table.STUDY_DATASETS if name in names] + sorted(names - {*table.STUDY_DATASETS})
+
+    @property
+    def elsewhere(self) -> list[dict]:
+        """Rows of heads tested on images of another source."""
+        return [row for row in self.rows if row.get("target") is not None and "top1" in row]
+
+    @functools.cached_property
+    def tested(self) -> dict[tuple, dict]:
+        """The records of ``report.compare`` by (data set, named, method). What it must leave out is named on stderr."""
+        try:
+            found = compare.compare(self.rows, self.results_dir) if self.heads else []
+        except UserError:  # nothing to compare with
+            found = []
+        return {(r["dataset"], text.backbone(r["model"], r["input_scale"]), r["method"]): r for r in found}
+
+    @functools.cached_property
+    def _places(self) -> dict[int, int]:
+        return {id(row): i for i, row in enumerate(self.rows)}
+
+    def where(self, row: dict) -> int:
+        """The place of a row."""
+        return self._places[id(row)]
+
+    def best(self, dataset: str, *, stages=("probe",)) -> dict[str, dict]:
+        """By backbone as shown: its record with the best val top-1 among heads that saw all images, best first."""
+        found: dict[str, dict] = {}
+        for record in self.records:
+            if record["dataset"] == dataset and record["stage"] in stages and _is_choice(record):
+                there = found.get(record["named"])
+                if there is None or _val(record) > _val(there):
+                    found[record["named"]] = record
+        return dict(sorted(found.items(), key=lambda item: -item[1]["top1"]))
+
+    def compared(self, dataset: str) -> dict[str, dict]:
+        """By backbone as shown: the record of ``report.compare`` among the heads of ``best``, none but these."""
+        chosen = [self.rows[record["rows"][-1]] for record in self.best(dataset).values()]
+        chosen = [row for row in chosen if row.get("details")]
+        try:
+            found = compare.compare(chosen, self.results_dir) if len(chosen) > 1 else []
+        except UserError:
+            found = []
+        return {text.backbone(one["model"], one["input_scale"]): one for one in found}
+
+    def details(self, key: tuple) -> dict | None:
+        """The details of the head ``key``, or None with the fault noted, once."""
+        if key not in self._read:
+            self._read[key] = None
+            try:
+                self._read[key] = details.of(self.results_dir, self.heads[key])
+            except UserError as error:
+                self.faults.append(f"{', '.join(map(text.printable, key))}: {error}")
+        return self._read[key]
+
+
+def load(results_dir: Path, *, everything: bool = False) -> Study:
+    """Read the folder; ``everything`` adds published backbones without rows to the table.
+
+    Raises UserError for broken rows.
+    """
+    found = rows.read(results_dir)
+    frame = table.tidy(found, everything=everything, origins=True)
+    records = [_enriched(record, found) for record in table.records(frame) if record["rows"]]
+    return Study(results_dir, found, frame, records, compare.newest(found))
+
+
+def key(record: dict) -> tuple[str, str, str]:
+    """What ``heads`` and ``tested`` know the record by."""
+    return record["dataset"], record["named"], record["method"]
+
+
+def pareto(points: list[tuple[float, float]]) -> list[int]:
+    """Places of the points (cost, accuracy) that no other beats in both, by rising cost."""
+    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
+    front, best = [], float("-inf")
+    for i in order:
+        if points[i][1] > best:
+            front.append(i)
+            best = points[i][1]
+    return front
+
+
+def _enriched(record: dict, found: list[dict]) -> dict:
+    row = found[record["rows"][-1]]
+    known = _costs().get((record["model"], _side(row)), (None, None))
+    told = {name: row.get(name) or value for name, value in zip(("parameters", "macs"), known, strict=True)}
+    return record | told | {
+        "named": text.backbone(record["model"], record["input_scale"]),
+        "stage": row["stage"],
+        "shots": row.get("shots"),
+    }  # fmt: skip
+
+
+def _side(row: dict) -> int | None:
+    size = ((row["features"] or {}).get("transform") or {}).get("input_size")
+    return size[-1] if isinstance(size, list) and size else None
+
+
+@functools.cache
+def _costs() -> dict[tuple[str, int], tuple[int, int]]:
+    with COSTS.open(newline="") as file:
+        return {
+            (line["model"], int(line["side"])): (int(line["parameters"]), int(line["macs"]))
+            for line in csv.DictReader(file)
+        }
+
+
+def _is_choice(record: dict) -> bool:
+    return record["shots"] is None and record["method"] != PUBLISHED_HEAD and record["top1"] is not None
+
+
+def _val(record: dict) -> tuple[float, bool]:
+    """Of heads equal on val, logistic counts."""
+    return -1.0 if record["val_top1"] is None else record["val_top1"], record["method"] == "logistic"
