@@ -173,7 +173,7 @@ class Job:
         settings = self.settings
         on_epoch = None
         if settings.tracker:
-            self.accelerator.project_configuration.set_directories(str(self.folder))
+            self.accelerator.project_configuration.logging_dir = str(self.folder)
             self.accelerator.init_trackers("backbench", {k: str(v) for k, v in identity["recipe"].items()})
 
             def on_epoch(row):
@@ -281,7 +281,7 @@ def describe(chosen: dict) -> str:
     """The choice in a few words."""
     words = [f"epoch {chosen['epoch']}" if chosen["epoch"] else "the start"]
     words += ["EMA"] if chosen["weights"] == "EMA" else []
-    words += [f"wise {chosen['wise']:g}"] if chosen.get("wise") is not None else []
+    words += [f"wise {chosen['wise']:g}"] if chosen.get("wise") not in (None, 1) else []
     return ", ".join(words)
 
 

@@ -122,8 +122,7 @@ def make(preset: str, settings: tuple[str, ...] = (), **changes) -> Recipe:
                     "--wise mixes with the start, a probe's head on the backbone: only with --strategy lp-ft."
                 )
             recipe = replace(recipe, wise=None)
-        if recipe.final_epochs >= recipe.epochs:
-            recipe = replace(recipe, final_epochs=recipe.epochs // 4)
+        recipe = replace(recipe, final_epochs=min(recipe.final_epochs, recipe.epochs // 4))
     if faults:
         raise UsageError(*faults)
     return recipe

@@ -21,6 +21,7 @@ def write(folder: Path, *, model, optimizer, ema, kept: dict, about: dict) -> No
     Raises UserError where it can't be written; what was there before stays.
     """
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
@@ -36,7 +37,7 @@ def write(folder: Path, *, model, optimizer, ema, kept: dict, about: dict) -> No
                 numbers[f"{i}.{key}"] = value
     # Copies, since safetensors takes no two names for one memory, and the best weights may be the start's.
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
-    header = {"format": "pt", "backbench": json.dumps({"format": FORMAT, **about, "optimizer": numbers})}
+    header = {"backbench": json.dumps({"format": FORMAT, **about, "optimizer": numbers})}
     path, new = folder / FILE, folder / f".{FILE}.{os.getpid()}.new"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -44,9 +45,9 @@ def write(folder: Path, *, model, optimizer, ema, kept: dict, about: dict) -> No
         with new.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(new, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter says "I/O error" for what the system says
         raise UserError(
-            f"{path} can't be written: {error.strerror or error}. The run stops here; what was saved before is kept. "
+            f"{path} can't be written: {getattr(error, 'strerror', None) or error}. The run stops here; what was saved before is kept. "
             "Make room there and run the same command again."
         ) from error
     finally:

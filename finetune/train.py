@@ -193,7 +193,7 @@ class Trainer:
                 started = now
                 advance(self.batch_size)
                 self.stopper.check()
-                if now - self.saved > max(self.save_every, self.cost / SAVING):
+                if now - self.saved > (max(self.save_every, self.cost / SAVING) if self.save_every else 0):
                     self.save()
                     started = time.monotonic()
         self._judge(loss=at.loss / self.steps)

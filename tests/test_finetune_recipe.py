@@ -30,7 +30,14 @@ def test_all_faults_come_at_once():
         make("simple", wrong, wise=1.5)
     text = str(stop.value)
     assert len(stop.value.faults) == len(wrong) + 1
-    for words in ("Did you mean mixup", "epochs=2.5", "even number", "cosine, constant", "Did you mean adam", "wise=1.5"):
+    for words in (
+        "Did you mean mixup",
+        "epochs=2.5",
+        "even number",
+        "cosine, constant",
+        "Did you mean adam",
+        "wise=1.5",
+    ):
         assert words in text
 
 
