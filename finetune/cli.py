@@ -63,7 +63,11 @@ def _training(command):
             precision,
             click.option("--workers", type=click.IntRange(0), help="Processes that make pictures."),
             click.option(
-                "--save-every", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds between savings; 0: after every step."
+                "--save-every",
+                type=click.FloatRange(0),
+                default=30.0,
+                show_default=True,
+                help="Seconds between savings; 0: after every step.",
             ),
             click.option("--tracker", help="tensorboard, or another that accelerate knows and is installed."),
             click.option("--onnx", is_flag=True, help="Write model.onnx too, checked against PyTorch."),

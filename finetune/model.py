@@ -274,10 +274,10 @@ def load(checkpoint: Path) -> Tuned:
 
 def as_backbone(tuned: Tuned) -> Backbone:
     """The tuned model without its classifier, for ``extract``: a backbone named after model and recipe."""
-    from extract.backbones import _digest
+    from extract.backbones import digest
 
     about = tuned.about
     tuned.model.reset_classifier(0)
     name = f"{about['model']}+{about['recipe']['name']}-{about['recipe']['strategy']}"
     tag = f"tuned on {about['dataset']}, {tuned.method}, seed {about['seed']}"
-    return Backbone(name, tag, _digest(tuned.model), tuned.model.eval().requires_grad_(False), tuned.config)
+    return Backbone(name, tag, digest(tuned.model), tuned.model.eval().requires_grad_(False), tuned.config)

@@ -46,9 +46,10 @@ def write(folder: Path, *, model, optimizer, ema, kept: dict, about: dict) -> No
             os.fsync(file.fileno())
         os.replace(new, path)
     except (OSError, SafetensorError) as error:  # the latter says "I/O error" for what the system says
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{path} can't be written: {getattr(error, 'strerror', None) or error}. The run stops here; what was saved before is kept. "
-            "Make room there and run the same command again."
+            f"{path} can't be written: {reason}. The run stops here; what was saved before is kept. Make room there "
+            "and run the same command again."
         ) from error
     finally:
         with contextlib.suppress(OSError):

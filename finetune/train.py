@@ -152,7 +152,10 @@ class Trainer:
         return self.at
 
     def _resume(self, found: dict) -> None:
-        self.at = Progress(**found["progress"])
+        try:
+            self.at = Progress(**found["progress"])
+        except TypeError:
+            raise UserError(f"{self.folder / state.FILE} is of another version. --overwrite begins anew.") from None
         kept = state.read(self.folder, model=self.model, optimizer=self.optimizer, ema=self.ema)
         self.best, self.start, self.earlier = kept["best"], kept["start"], self.at.seconds
         vars(self.gradual).update(self.at.gradual)

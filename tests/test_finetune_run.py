@@ -175,7 +175,8 @@ def test_a_val_too_small_to_choose_on(tmp_path):
 
 def test_all_that_is_wrong_is_said_before_any_work(tmp_path):
     tuning.pictures(tmp_path / "images")
-    found = CliRunner().invoke(main, ["simple", "--model", "resnet51", "--dataset", "caltech255", "--device", "cpu"])
+    words = "simple --model resnet51 --dataset caltech255 --device cpu --precision float32"
+    found = CliRunner().invoke(main, words.split())
     assert found.exit_code == 2
     assert "resnet51" in found.output
     assert "caltech255" in found.output
