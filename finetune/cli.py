@@ -49,7 +49,7 @@ def _training(command):
             ),
             click.option("--preset", type=click.Choice(["published"]), help="The published study's settings instead."),
             click.option("--epochs", type=int, help="Passes over train.  [default: the preset's]"),
-            click.option("--lr", type=float, help="Learning rate of the head.  [default: the preset's]"),
+            click.option("--lr", type=float, help="Learning rate.  [default: the preset's]"),
             click.option("--batch-size", type=int, help="Images a step.  [default: the preset's]"),
             click.option(
                 "--wise", metavar="SHARE", help="WiSE-FT: weights are SHARE tuned, the rest the start's; auto: by val."

@@ -22,7 +22,7 @@ def stages(model) -> list[list[str]]:
 
     if not hasattr(model, "group_matcher"):
         raise UserError(f"timm names no stages for {type(model).__name__}: use --strategy full or lp-ft.")
-    head = {name for name, parameter in model.named_parameters() if id(parameter) in _classifiers(model)}
+    head = _head(model)
     groups = group_parameters(model, model.group_matcher(coarse=True))
     groups = [groups[key] for key in sorted(groups)]
     if head & {*groups[-1]} and len(groups) > 1:  # a norm between body and classifier is no stage of its own
@@ -35,18 +35,27 @@ def stages(model) -> list[list[str]]:
     return [stem, *joined, sorted(head)]
 
 
-def _classifiers(model) -> set[int]:
+def _head(model) -> set[str]:
+    """Names of the classifier's parameters."""
     found = model.get_classifier()
     modules = found if isinstance(found, tuple | list) else [found]
-    return {id(parameter) for module in modules for parameter in module.parameters()}
+    theirs = {id(parameter) for module in modules for parameter in module.parameters()}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in theirs}
 
 
 def scales(model, recipe: Recipe) -> dict[str, float]:
     """Every parameter's learning rate as a share of the recipe's.
 
     ``discriminative``: from 0.1 at the stem by equal factors a stage to 1 at the head (Howard & Ruder 2018). Otherwise
-    ``layer_decay`` to the power of timm's layers above (Bao et al. 2021, BEiT), which is 1 where that is 1.
+    ``layer_decay`` to the power of timm's layers above (Bao et al. 2021, BEiT), which is 1 where that is 1. A head that
+    is fresh has ``head_scale`` of that: it has farther to go than pretrained weights.
     """
+    fresh = 1.0 if recipe.strategy == "lp-ft" else recipe.head_scale
+    head = _head(model)
+    return {name: scale * (fresh if name in head else 1.0) for name, scale in _by_depth(model, recipe).items()}
+
+
+def _by_depth(model, recipe: Recipe) -> dict[str, float]:
     from timm.models import group_parameters
 
     if recipe.strategy == "discriminative":

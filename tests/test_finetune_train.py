@@ -211,7 +211,9 @@ def test_patience_and_ties(folder):
 
 
 def test_the_rate_warms_up_and_falls_and_is_each_groups_own(folder):
-    recipe = make("simple", ("warmup_epochs=1",), epochs=4, lr=1e-3, batch_size=8, strategy="discriminative")
+    recipe = make(
+        "simple", ("warmup_epochs=1",), epochs=4, lr=1e-3, batch_size=8, head_scale=1.0, strategy="discriminative"
+    )
     made = trainer(folder, recipe)
     steps = 3  # 24 images
     seen = []
