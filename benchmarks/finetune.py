@@ -27,7 +27,7 @@ ASKED = {"step_share": 0.9}
 BATCH = 32
 
 
-def made(model: str, *, checkpointing: bool = False, size: int = 224):
+def made(model: str, *, checkpointing: bool = False):
     """A Trainer for ``model`` with random weights and the recipe ``full``, a batch, and the loader's batches."""
     import timm
     import torch
@@ -44,7 +44,7 @@ def made(model: str, *, checkpointing: bool = False, size: int = 224):
     network = timm.create_model(model, num_classes=10, drop_path_rate=0.1)
     network = network.to(accelerator.device, memory_format=torch.channels_last)
     network.set_grad_checkpointing(checkpointing)
-    config = timm.data.resolve_data_config({"input_size": (3, size, size)}, model=network)
+    config = timm.data.resolve_data_config({}, model=network)
     rng = np.random.default_rng(0)
     n = 4 * BATCH
     pixels = rng.integers(0, 255, (n, 300, 400, 3), np.uint8)
@@ -65,7 +65,10 @@ def made(model: str, *, checkpointing: bool = False, size: int = 224):
         seed=0,
     )
     batches = Batches(np.arange(n), BATCH, epochs=10_000, seed=0)
-    batch = torch.randn(BATCH, 3, size, size).contiguous(memory_format=torch.channels_last), torch.arange(BATCH) % 10
+    batch = (
+        torch.randn(BATCH, *config["input_size"]).contiguous(memory_format=torch.channels_last),
+        torch.arange(BATCH) % 10,
+    )
     return trainer, batch, loader(images, batches, accelerator, workers=1)
 
 
@@ -130,7 +133,7 @@ def alone(model: str, checkpointing: bool) -> float:
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Three rounds, no memory.")
+@click.option("--quick", is_flag=True, help="At most three rounds, no memory.")
 @click.option("--json", "as_json", is_flag=True, help="One object of named figures on stdout.")
 @click.option("--model", default="tf_efficientnet_lite0", show_default=True, help="A timm model; weights are random.")
 @click.option("--rounds", default=10, show_default=True, help="Of each way, in turns.")
@@ -139,7 +142,7 @@ def main(quick, as_json, model, rounds):
     figures: dict = {}
     if not quick:  # first, since a process inherits the most that its parent ever held
         figures |= {"memory_mb": alone(model, False), "memory_mb_checkpointing": alone(model, True)}
-    speeds(figures, model, 3 if quick else rounds)
+    speeds(figures, model, min(rounds, 3) if quick else rounds)
     if as_json:
         print(json.dumps(figures, indent=2))
         return
