@@ -48,10 +48,11 @@ class Job:
     """One model on one data set, in one folder."""
 
     def __init__(self, imageset, name: str, recipe: Recipe, settings: Settings, folder: Path):
-        self.imageset, self.recipe, self.settings, self.folder = imageset, recipe, settings, folder
+        self.imageset, self.settings, self.folder = imageset, settings, folder
         self.started = time.monotonic()
         self.accelerator = settings.accelerator
         self.backbone = backbones.create(name, weights=settings.weights, seed=settings.seed)
+        self.recipe = start.fitting(self.backbone, recipe)
         self.rows = {split: np.flatnonzero(imageset.split == code) for code, split in enumerate(SPLITS)}
 
     def row(self, results_dir: Path) -> dict:
@@ -154,7 +155,8 @@ class Job:
     def _start(self):
         """The model with its head at the start, the arguments that make it, and what is to be said of the start."""
         settings, recipe = self.settings, self.recipe
-        tuned, arguments = start.build(self.backbone, len(self.imageset.class_names), recipe, seed=settings.seed)
+        how = {"seed": settings.seed, "drop_path": recipe.drop_path, "any_size": start.grows(recipe)}
+        tuned, arguments = model.build(self.backbone, len(self.imageset.class_names), **how)
         said = {"head": "fresh"}
         if recipe.strategy == "lp-ft":
             said = {"head": "the probe's logistic, fitted on train"}

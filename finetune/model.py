@@ -56,22 +56,28 @@ class Tuned:
 
 
 def build(backbone: Backbone, n_classes: int, *, seed: int, drop_path: float = 0.0, any_size: bool = False):
-    """A timm model with a new classifier and the backbone's weights, and the arguments that make it.
+    """A timm model with a blank classifier and the backbone's weights, and the arguments that make it.
 
     ``any_size``: pictures of other sizes than the backbone's will come, to which a ViT must fit its positions.
     """
     import torch
 
-    size = names.PACKAGED[backbone.name].img_size if backbone.name in names.PACKAGED else None
-    arguments = {"num_classes": n_classes} | ({"img_size": size} if size else {})
-    wanted = {"drop_path_rate": drop_path or None, "dynamic_img_size": any_size or None}
     torch.manual_seed(seed)
-    model, taken = _create(names.timm_name(backbone.name), arguments, wanted)
+    model, arguments = create(backbone.name, n_classes, drop_path=drop_path, any_size=any_size)
     _, unexpected = model.load_state_dict(backbone.model.state_dict(), strict=False)
     blank(model)
     if unexpected:
         raise UserError(f"{backbone.name} with a classifier has no place for its {', '.join(unexpected[:5])}.")
-    return model, arguments | ({"dynamic_img_size": True} if taken.get("dynamic_img_size") else {})
+    return model, arguments
+
+
+def create(name: str, n_classes: int, *, drop_path: float = 0.0, any_size: bool = False):
+    """The architecture alone, and the arguments that make it; of those asked for, the ones that it knows."""
+    size = names.PACKAGED[name].img_size if name in names.PACKAGED else None
+    arguments = {"num_classes": n_classes} | ({"img_size": size} if size else {})
+    wanted = {"drop_path_rate": drop_path or None, "dynamic_img_size": any_size or None}
+    model, taken = _create(names.timm_name(name), arguments, wanted)
+    return model, arguments | ({"dynamic_img_size": True} if "dynamic_img_size" in taken else {})
 
 
 def _create(timm_name: str, arguments: dict, wanted: dict):

@@ -4,6 +4,8 @@ Kumar et al. (2022), Fine-tuning can distort pretrained features: a fresh head's
 that is already right doesn't.
 """
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,26 +24,29 @@ CHECKED = 8
 """Pictures on which the model's logits must be the head's."""
 
 
-def build(backbone, n_classes: int, recipe: Recipe, *, seed: int):
-    """``model.build`` for the recipe: with stochastic depth, and for larger pictures in the last epochs if it has them.
+def fitting(backbone, recipe: Recipe) -> Recipe:
+    """The recipe, without the larger pictures of its last epochs where the architecture takes one size only.
 
-    Raises UserError where the architecture takes none of that size.
+    Tried without weights, on torch's device that computes shapes alone.
     """
     import torch
 
-    grows = recipe.final_epochs > 0 and recipe.final_scale != 1
-    tuned, arguments = models.build(backbone, n_classes, seed=seed, drop_path=recipe.drop_path, any_size=grows)
-    if grows:
-        size = scaled(backbone.config, recipe.final_scale)["input_size"]
-        try:
-            with torch.inference_mode():
-                tuned.eval()(torch.zeros(1, *size))
-        except (AssertionError, RuntimeError) as error:
-            raise UserError(
-                f"{backbone.name} takes no pictures of {size[1]} x {size[2]} ({' '.join(str(error).split())[:200]}). "
-                "Leave out the larger pictures of the last epochs: --set final_scale=1"
-            ) from None
-    return tuned, arguments
+    if not grows(recipe):
+        return recipe
+    size = scaled(backbone.config, recipe.final_scale)["input_size"]
+    try:
+        with torch.device("meta"), torch.inference_mode():
+            model, _ = models.create(backbone.name, 2, any_size=True)
+            model.eval()(torch.zeros(1, *size))
+    except (AssertionError, RuntimeError):
+        print(f"{backbone.name} takes pictures of one size only: the last epochs' are no larger", file=sys.stderr)
+        return replace(recipe, final_scale=1.0, final_epochs=0)
+    return recipe
+
+
+def grows(recipe: Recipe) -> bool:
+    """Whether the pictures of the last epochs are of another size."""
+    return recipe.final_epochs > 0 and recipe.final_scale != 1
 
 
 def checkpointing(tuned, name: str) -> None:

@@ -13,9 +13,10 @@ import torch
 from click.testing import CliRunner
 
 import probe.cli
-from extract import names
-from finetune import run
+from extract import backbones, names
+from finetune import run, start
 from finetune.cli import main
+from finetune.recipe import make
 from report import details, rows
 from tests import tuning
 from tests.conftest import ROOT
@@ -198,11 +199,14 @@ def test_a_classifier_that_is_no_linear_layer(tmp_path):
     assert "--strategy full" in error
 
 
-def test_pictures_of_another_size_than_the_model_takes(tmp_path):
-    tuning.pictures(tmp_path / "images")
-    error = tuning.tune(tmp_path, "--epochs", "8", command="full", model="mixer_s32_224", code=1).output
-    assert "takes no pictures of 256 x 256" in error
-    assert "--set final_scale=1" in error
+def test_pictures_are_larger_at_the_end_where_the_architecture_takes_that(tmp_path, capsys):
+    """A ViT fits its positions; a Mixer mixes 49 patches and no others, and so keeps its size."""
+    found = {}
+    for name in ("test_vit", "test_resnet", "mixer_s32_224"):
+        backbone = backbones.create(name, weights="random")
+        found[name] = start.fitting(backbone, make("full", epochs=8)).final_scale
+    assert found == {"test_vit": 1.15, "test_resnet": 1.15, "mixer_s32_224": 1.0}
+    assert "mixer_s32_224 takes pictures of one size only" in capsys.readouterr().err
 
 
 def test_phase2_is_the_studys_five():
