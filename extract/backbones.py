@@ -95,7 +95,7 @@ def create(name: str, *, weights: str = "auto", seed: int = 42) -> Backbone:
     model.eval().requires_grad_(False)
     asked = {"input_size": (3, source.img_size, source.img_size)} if size else {}
     config = timm.data.resolve_data_config(asked, model=model)
-    return Backbone(name, tag, _digest(model), model, config)
+    return Backbone(name, tag, digest(model), model, config)
 
 
 def _no_weights(name: str, timm_name: str, reason: str) -> str:
@@ -147,7 +147,7 @@ def _load(model, timm_name: str, state_dict: dict, *, origin: str) -> None:
         raise UserError(f"{origin} doesn't fit {timm_name}: {_in_one_line(error)}") from error
 
 
-def _digest(model) -> str:
+def digest(model) -> str:
     """SHA-256 over every tensor of the model as it will run: name, dtype, shape, bytes."""
     import torch
 

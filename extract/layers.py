@@ -34,7 +34,8 @@ class FromPixels(torch.nn.Module):
 
     def normalise(self, pixels):
         batch = pixels.float().div_(255)
-        return (batch if self.scale == 1 else batch.mul_(self.scale)).sub_(self.mean).div_(self.std)
+        batch = batch if self.scale == 1 else batch.mul_(self.scale)
+        return batch.sub_(self.mean.to(batch.device)).div_(self.std.to(batch.device))
 
     def forward(self, pixels):
         return self.model(self.normalise(pixels))

@@ -19,7 +19,8 @@ STUDY = {
 }
 """The published study's names and the timm weights it used."""
 
-PRESETS = {"study": tuple(STUDY)}
+PRESETS = {"study": tuple(STUDY), "phase2": ("regnety_040", "resnet50", "mlp_mixer", "pvt_v2_b3", "vit_base")}
+"""Names for several: the study's eleven, and the five of them that it fine-tuned."""
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,14 @@ def extract(imageset, backbones, place, settings: Settings) -> list[Lane]:
     return lanes
 
 
+def extract_one(imageset, backbone, path, settings: Settings) -> bool:
+    """``extract`` of one backbone, to ``path``. False where the file was finished already; raises what went wrong."""
+    (lane,) = extract(imageset, [backbone], lambda _: path, settings)
+    if lane.fault:
+        raise lane.fault
+    return not lane.complete
+
+
 def _start(waiting: deque, imageset, rows, pool) -> list[Lane]:
     """Start lanes in turn, until all are or the device has no room left. What comes next stays in ``waiting``."""
     import torch

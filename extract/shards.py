@@ -169,10 +169,10 @@ def work(task: Task) -> UserError | None:
         settings = replace(task.settings, device=pick_device(task.device))
         backbone = backbones.create(task.model, weights=task.weights, seed=settings.seed)
         backbone = tap(replace(backbone, scale=task.scale), task.layer, task.pool)
-        (done,) = run.extract(task.imageset, [backbone], lambda label: task.path, settings)
+        run.extract_one(task.imageset, backbone, task.path, settings)
     except UserError as error:
         return error
-    return done.fault
+    return None
 
 
 def _kind_of_device(task: Task) -> str:

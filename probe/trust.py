@@ -23,13 +23,14 @@ BLOCK = 1000
 """Bootstrap draws at a time: bounds them in memory."""
 
 
-def assess(scores: np.ndarray, labels: np.ndarray, *, val_scores: np.ndarray, val_labels: np.ndarray):
+def assess(scores: np.ndarray, labels: np.ndarray, *, val_scores=None, val_labels=None, t: float | None = None):
     """Figures for the row, flat floats, and the rest for ``report.details``: predictions, classes, errors, calibration.
 
     Scores are logits, (N, K) of test and (M, K) of val, labels (N,) and (M,) int. ``val_scores`` must come from a head
-    that was not fitted on val: one refitted on train+val is too sure of itself there.
+    that was not fitted on val: one refitted on train+val is too sure of itself there. Instead of them ``t``, a
+    temperature found before.
     """
-    t = temperature(val_scores, val_labels)
+    t = temperature(val_scores, val_labels) if t is None else t
     scaled, said = scores / t, predicted(scores, labels)
     accuracy, n = per_class(said, labels, n_classes=scores.shape[1])
     figures = {

@@ -1,8 +1,13 @@
 """The benchmarks measure what they say: both sides' gaps, on a problem small enough for a test."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 
 from benchmarks.probe import GAP, OURS, TOLERANCES, Problem, memory
+from tests.conftest import ROOT
 
 
 def test_both_sides_are_held_to_the_same_gap():
@@ -30,3 +35,11 @@ def test_synthetic_features_are_those_of_a_relu(n):
     assert x.min() == 0
     assert x.dtype == "float32"
     assert set(labels) <= {0, 1, 2}
+
+
+def test_the_training_step_is_measured_beside_the_bare_pass():
+    command = [sys.executable, "benchmarks/finetune.py", "--quick", "--rounds", "1", "--json", "--model", "test_resnet"]
+    figures = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
+    rates = [figures[f"{way}_images_per_second"] for way in ("bare", "step", "fed")]
+    assert min(rates) > 0
+    assert figures["step_share"] > figures["fed_share"] / 3  # noise apart, feeding only adds

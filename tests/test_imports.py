@@ -13,6 +13,7 @@ MAY = {
     "report": set(),
     "probe": {"cache", "report.rows", "report.details"},
     "extract": {"data", "cache", "report.rows"},
+    "finetune": {"data", "cache", "extract", "probe", "report.rows", "report.details"},
 }
 """What each room may import besides itself and backbench. A stage writes its rows and, beside them, their details."""
 

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 import cache.cli
 import data.cli
 import extract.cli
+import finetune.cli
 import probe.cli
 import report.cli
 from tests.conftest import ROOT
@@ -19,6 +20,7 @@ COMMANDS = {
     "extract": extract.cli.main,
     "probe": probe.cli.main,
     "report": report.cli.main,
+    "finetune": finetune.cli.main,
     "python -m data": data.cli.main,
     "python -m cache": cache.cli.main,
 }
@@ -52,7 +54,7 @@ BLOCKS = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
 
 
 @pytest.mark.parametrize(
-    "line", [*pasteable(BLOCKS), *re.findall(r"`((?:extract|probe|python -m \w+) [^`.…]+)`", README)]
+    "line", [*pasteable(BLOCKS), *re.findall(r"`((?:extract|probe|finetune|python -m \w+) [^`.…]+)`", README)]
 )
 def test_readmes_commands_are_understood(line):
     if not pasteable(line) or "..." in line or "NAME" in line:

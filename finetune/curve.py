@@ -1,0 +1,50 @@
+"""The learning curve, as a table and as a picture."""
+
+import csv
+import io
+from pathlib import Path
+
+from backbench import UserError
+from backbench.files import write_whole
+
+LINES = {"val_top1_tuned": "val", "val_top1_ema": "val, EMA"}
+
+
+def write(folder: Path, history: list[dict]) -> None:
+    """``history.csv``, a line an epoch from 0, the start, and ``history.png``. Raises UserError where they can't be."""
+    columns = list(dict.fromkeys(key for row in history for key in row))
+    text = io.StringIO()
+    lines = csv.DictWriter(text, columns, lineterminator="\n")
+    lines.writeheader()
+    lines.writerows(history)
+    try:
+        write_whole(folder / "history.csv", text.getvalue().encode())
+        write_whole(folder / "history.png", _picture(history))
+    except OSError as error:
+        raise UserError(f"the curve can't be written to {folder}: {error.strerror}. The training is kept.") from error
+
+
+def _picture(history: list[dict]) -> bytes:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in history]
+    left.plot(epochs[1:], [row["train_loss"] for row in history[1:]], label="train, augmented")
+    for name, label in (("val_nll_tuned", "val"), ("val_nll_ema", "val, EMA")):
+        _line(left, epochs, history, name, label)
+    for name, label in LINES.items():
+        _line(right, epochs, history, name, label, factor=100)
+    left.set(xlabel="epoch", ylabel="cross-entropy")
+    right.set(xlabel="epoch", ylabel="top-1 %")
+    left.legend()
+    right.legend()
+    room = io.BytesIO()
+    figure.savefig(room, format="png", dpi=120)
+    return room.getvalue()
+
+
+def _line(axis, epochs, history, name, label, *, factor=1):
+    points = [(e, factor * row[name]) for e, row in zip(epochs, history, strict=True) if row.get(name) is not None]
+    if points:
+        axis.plot(*zip(*points, strict=True), marker=".", label=label)

@@ -1,0 +1,298 @@
+"""One fine-tuning: the start, training, the choice on val, and test, once."""
+
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from backbench import SPLITS, UserError, __version__
+from backbench.devices import device_name
+from extract import backbones, lane, names
+from extract.study import default_path
+from finetune import curve, evaluate, export, model, start, state
+from finetune.images import Images, cores, scaled
+from finetune.recipe import Recipe, as_dict
+from finetune.train import Trainer
+from probe import trust
+from report import details, rows
+
+TRAIN_SEEN = 1000
+"""Most images of train on which the finished model's accuracy there is measured."""
+
+SHARES = (0.2, 0.4, 0.6, 0.8)
+"""Of the tuned weights, that ``wise="auto"`` tries beside 1."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run, apart from the recipe; ``None`` where the machine decides."""
+
+    accelerator: object
+    precision: str
+    seed: int = 42
+    weights: str = "auto"
+    cache_dir: Path = Path("cache")
+    micro_batch: int | None = None
+    workers: int | None = None
+    save_every: float = 30.0
+    grad_checkpointing: bool = False
+    onnx: bool = False
+    tracker: str | None = None
+    overwrite: bool = False
+
+
+class Job:
+    """One model on one data set, in one folder."""
+
+    def __init__(self, imageset, name: str, recipe: Recipe, settings: Settings, folder: Path):
+        self.imageset, self.settings, self.folder = imageset, settings, folder
+        self.started = time.monotonic()
+        self.accelerator = settings.accelerator
+        self.backbone = backbones.create(name, weights=settings.weights, seed=settings.seed)
+        self.recipe = start.fitting(self.backbone, recipe)
+        self.rows = {split: np.flatnonzero(imageset.split == code) for code, split in enumerate(SPLITS)}
+
+    def row(self, results_dir: Path) -> dict:
+        """The result row: of the run that is there already, or of this one, taken up where it was stopped."""
+        identity = self.identity()
+        if row := self._already(identity):
+            return row
+        print(f"{self.backbone.name} on {self.imageset.name}, {self.method}: {self.folder}", file=sys.stderr)
+        self.tuned, arguments, said = self._start()
+        initial = {key: tensor.detach().cpu().clone() for key, tensor in self.tuned.state_dict().items()}
+        trainer = self._trainer(identity)
+        at = trainer.run()
+        chosen, weights = self._choose(trainer, initial)
+        diverged = at.ended.startswith("diverged")
+        figures, beside = ({}, {}) if diverged else self._figures(weights, chosen)
+        if not self.accelerator.is_main_process:
+            return {}
+        row = {} if diverged else self._row(figures, identity, chosen, at, said, trainer.earlier)
+        curve.write(self.folder, at.history)
+        if not diverged:
+            row["details"] = details.write(results_dir, self._named(row) | beside)
+            rows.append(results_dir, row)
+        about = {
+            key: identity[key] for key in ("model", "recipe", "seed", "precision", "dataset", "dataset_digest")
+        } | {
+            "timm_name": names.timm_name(self.backbone.name),
+            "arguments": arguments,
+            "classes": self.imageset.class_names,
+            "transform": self._transform(chosen["scale"]),
+            "pooling": self.backbone.pooling,
+            "identity": identity,
+            "ended": at.ended,
+            "chosen": chosen,
+            "row": rows.plain(row),
+        }
+        model.save(self.folder, weights, rows.plain(about))
+        (self.folder / state.FILE).unlink(missing_ok=True)
+        if diverged:
+            raise UserError(self._diverged(at.ended, chosen))
+        if self.settings.onnx:
+            export.to_onnx(self.folder)
+        return row
+
+    @property
+    def method(self) -> str:
+        return f"finetune-{self.recipe.name}/{self.recipe.strategy}"
+
+    def identity(self) -> dict:
+        """What decides the weights that come out; a run that was stopped goes on only where all of it is the same."""
+        import timm
+        import torch
+
+        return rows.plain(
+            {
+                "model": self.backbone.name,
+                "weights": self.backbone.weights,
+                "weights_sha256": self.backbone.weights_sha256,
+                "transform": self._transform(1.0),
+                "dataset": self.imageset.name,
+                "dataset_digest": self.imageset.digest,
+                "seed": self.settings.seed,
+                "recipe": as_dict(self.recipe),
+                "precision": self.settings.precision,
+                "versions": {"backbench": __version__, "timm": timm.__version__, "torch": torch.__version__},
+            }
+        )
+
+    def _transform(self, scale: float) -> dict:
+        return {**scaled(self.backbone.config, scale), "exif": self.imageset.exif}
+
+    def _already(self, identity: dict) -> dict | None:
+        """The row of a finished run in the folder. Raises UserError where what is there was made otherwise."""
+        if (self.folder / model.ABOUT).exists() and not self.settings.overwrite:
+            about = model.read_about(self.folder)
+            self._compare(identity, about["identity"], versions=False)
+            if about["ended"].startswith("diverged"):
+                raise UserError(self._diverged(about["ended"], about["chosen"]))
+            print(f"{self.folder}: already complete", file=sys.stderr)
+            return about["row"]
+        if found := state.about(self.folder):
+            try:
+                self._compare(identity, found["identity"], versions=True)
+            except UserError:
+                if not self.settings.overwrite:
+                    raise
+                (self.folder / state.FILE).unlink()
+        return None
+
+    def _compare(self, ours: dict, theirs: dict, *, versions: bool) -> None:
+        lines = [
+            line for key in ours if versions or key != "versions" for line in _apart(key, ours[key], theirs.get(key))
+        ]
+        if lines:
+            raise UserError(
+                f"{self.folder} was made otherwise:\n  "
+                + "\n  ".join(lines)
+                + "\n--overwrite makes it again; --out DIR keeps both."
+            )
+
+    def _start(self):
+        """The model with its head at the start, the arguments that make it, and what is to be said of the start."""
+        settings, recipe = self.settings, self.recipe
+        how = {"seed": settings.seed, "drop_path": recipe.drop_path, "any_size": start.grows(recipe)}
+        tuned, arguments = model.build(self.backbone, len(self.imageset.class_names), **how)
+        said = {"head": "fresh"}
+        if recipe.strategy == "lp-ft":
+            said = {"head": "the probe's logistic, fitted on train"}
+            model.linear(tuned)
+            if not state.about(self.folder):  # which holds that head
+                how = lane.Settings(device=self.accelerator.device, seed=settings.seed)
+                path = default_path(settings.cache_dir, self.imageset.name, self.backbone.name)
+                with self.accelerator.main_process_first():
+                    said |= start.put(self.imageset, self.backbone, tuned, path, how)
+        if settings.grad_checkpointing:
+            start.checkpointing(tuned, self.backbone.name)
+        tuned.requires_grad_(True)
+        return tuned.to(self.accelerator.device, memory_format=_channels_last()), arguments, said
+
+    def _trainer(self, identity: dict) -> Trainer:
+        settings = self.settings
+        on_epoch = None
+        if settings.tracker:
+            self.accelerator.project_configuration.logging_dir = str(self.folder)
+            self.accelerator.init_trackers("backbench", {k: str(v) for k, v in identity["recipe"].items()})
+
+            def on_epoch(row):
+                self.accelerator.log({k: v for k, v in row.items() if v is not None}, step=row["epoch"])
+
+        workers = settings.workers
+        if workers is None:
+            workers = min(8, cores()) if self.accelerator.device.type != "cpu" else 1
+        return Trainer(
+            self.tuned,
+            self.recipe,
+            Images(self.imageset, self.backbone.config, self.recipe, seed=settings.seed),
+            self.rows["train"],
+            self.accelerator,
+            n_classes=len(self.imageset.class_names),
+            evaluate=self._val,
+            folder=self.folder,
+            identity=identity,
+            seed=settings.seed,
+            micro_batch=settings.micro_batch,
+            workers=workers,
+            save_every=settings.save_every,
+            on_epoch=on_epoch,
+        )
+
+    def _logits(self, tuned, split: str, scale: float, check=lambda: None) -> np.ndarray:
+        prepared = replace(self.backbone, config=scaled(self.backbone.config, scale))
+        return evaluate.logits(tuned, self.imageset, prepared, self.rows[split], self.accelerator, check=check)
+
+    def _val(self, tuned, scale: float, check=lambda: None) -> tuple[float, float]:
+        scores, labels = self._logits(tuned, "val", scale, check), self.imageset.labels[self.rows["val"]]
+        return evaluate.top1(scores, labels), trust.nll(np.nan_to_num(scores, posinf=0.0, neginf=0.0), labels)
+
+    def _choose(self, trainer: Trainer, initial: dict) -> tuple[dict, dict]:
+        """What is said of the weights taken, and those: the best epoch's on val, mixed with the start where asked."""
+        best, weights, wise = dict(trainer.at.best), trainer.best, self.recipe.wise
+        if wise is None or not best["epoch"]:
+            return best | {"wise": None}, weights
+        first, found = initial | trainer.start, []
+        for share in SHARES if wise == "auto" else (wise,):
+            mixed = model.mixed(first, weights, float(share))
+            self.tuned.load_state_dict(mixed)
+            found.append((*self._val(self.tuned, best["scale"]), share, mixed))
+        top1, nll, share, mixed = max(found, key=lambda one: (one[0], -one[1]))
+        if wise == "auto" and (top1, -nll) <= (best["val_top1"], -best["val_nll"]):
+            return best | {"wise": 1.0}, weights
+        return best | {"wise": share, "val_top1": top1, "val_nll": nll}, mixed
+
+    def _figures(self, weights: dict, chosen: dict) -> tuple[dict, dict]:
+        """The row's figures and details: the one time that test is read."""
+        self.tuned.load_state_dict(weights)
+        val, test = (self._logits(self.tuned, split, chosen["scale"]) for split in ("val", "test"))
+        figures, beside = evaluate.assess(test, val, self.imageset, self.rows)
+        self.rows["seen"] = self.rows["train"][:: -(-len(self.rows["train"]) // TRAIN_SEEN)]
+        seen = self._logits(self.tuned, "seen", chosen["scale"])
+        return figures | {
+            "val_top1": evaluate.top1(val, self.imageset.labels[self.rows["val"]]),
+            "train_top1": evaluate.top1(seen, self.imageset.labels[self.rows["seen"]]),
+        }, beside
+
+    def _row(self, figures: dict, identity: dict, chosen: dict, at, said: dict, earlier: float) -> dict:
+        n = self.accelerator.num_processes
+        speeds = [one["images_per_second"] for one in at.history if one["images_per_second"]]
+        return rows.make(
+            "finetune",
+            dataset=self.imageset.name,
+            model=self.backbone.name,
+            method=self.method,
+            seed=self.settings.seed,
+            figures=figures
+            | {
+                "converged": None,
+                "chosen": describe(chosen),
+                "epochs": at.epoch,
+                "images_per_second": float(np.median(speeds)) if speeds else None,
+            },
+            protocol={
+                **identity["recipe"],
+                "start": said,
+                "ended": at.ended,
+                "chosen_on": "val top-1, ties to the lower val cross-entropy; epoch 0 is the start",
+                "intervals": "95 %, Wilson; balanced: at the effective n",
+                "calibration": trust.PROTOCOL,
+                "train_top1": f"of at most {TRAIN_SEEN} images, not augmented",
+                "test": "read once",
+            },
+            features={k: v for k, v in identity.items() if k != "recipe"}
+            | {"pooling": self.backbone.pooling, "input_scale": 1.0, "path": str(self.folder)},
+            device=device_name(self.accelerator.device) + (f" x {n}" if n > 1 else ""),
+            seconds=earlier + time.monotonic() - self.started,
+        )
+
+    def _named(self, row: dict) -> dict:
+        return {key: row[key] for key in ("dataset", "model", "method", "seed", "shots")}
+
+    def _diverged(self, why: str, chosen: dict) -> str:
+        return (
+            f"{self.backbone.name} on {self.imageset.name} {why}, with learning rate {self.recipe.lr:g}. "
+            f"{self.folder / model.TENSORS} holds the best weights on val until then ({describe(chosen)}, val top-1 "
+            f"{chosen['val_top1']:.1%}); test was not read. Try --lr {self.recipe.lr / 10:g} --overwrite."
+        )
+
+
+def describe(chosen: dict) -> str:
+    """The choice in a few words."""
+    words = [f"epoch {chosen['epoch']}" if chosen["epoch"] else "the start"]
+    words += ["EMA"] if chosen["weights"] == "EMA" else []
+    words += [f"wise {chosen['wise']:g}"] if chosen.get("wise") not in (None, 1) else []
+    return ", ".join(words)
+
+
+def _apart(key: str, ours, theirs) -> list[str]:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return [line for k in sorted({*ours, *theirs}) for line in _apart(f"{key}.{k}", ours.get(k), theirs.get(k))]
+    return [] if ours == theirs else [f"{key}: there it was {theirs!r}, now {ours!r}"]
+
+
+def _channels_last():
+    import torch
+
+    return torch.channels_last

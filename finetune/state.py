@@ -1,0 +1,97 @@
+"""What a stopped run goes on from: one safetensors file, replaced whole, with everything else as JSON in its header.
+
+No pickle: it may be copied between machines.
+"""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+from backbench import UserError
+
+FILE = "state.safetensors"
+
+FORMAT = "backbench-training 1"
+
+
+def write(folder: Path, *, model, optimizer, ema, kept: dict, about: dict) -> None:
+    """Tensors of the model, its optimizer, its moving average (or None) and state dicts to keep; ``about`` is JSON.
+
+    Raises UserError where it can't be written; what was there before stays.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    tensors = {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
+    tensors |= {f"{name}.{key}": tensor for name, one in kept.items() for key, tensor in one.items()}
+    if ema is not None:
+        tensors |= {f"ema.{key}": tensor for key, tensor in ema.module.state_dict().items()}
+    numbers = {}
+    for i, values in optimizer.state_dict()["state"].items():
+        for key, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"optimizer.{i}.{key}"] = value
+            else:
+                numbers[f"{i}.{key}"] = value
+    # Copies, since safetensors takes no two names for one memory, and the best weights may be the start's.
+    tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
+    header = {"backbench": json.dumps({"format": FORMAT, **about, "optimizer": numbers})}
+    path, new = folder / FILE, folder / f".{FILE}.{os.getpid()}.new"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, new, header)
+        with new.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except (OSError, SafetensorError) as error:  # the latter says "I/O error" for what the system says
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{path} can't be written: {reason}. The run stops here; what was saved before is kept. Make room there "
+            "and run the same command again."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+
+
+def about(folder: Path) -> dict | None:
+    """The JSON of the state in ``folder``; None where there is none. Raises UserError where it is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            found = json.loads((file.metadata() or {})["backbench"])
+        if found["format"] != FORMAT:
+            raise ValueError(f"of format {found['format']!r}")
+        return found
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no state of a run ({error}). --overwrite begins anew.") from None
+
+
+def read(folder: Path, *, model, optimizer, ema) -> dict:
+    """Fill model, optimizer and moving average from the state in ``folder``; gives what was kept."""
+    from safetensors.torch import load_file
+
+    found: dict[str, dict] = {"model": {}, "ema": {}, "optimizer": {}}
+    for key, tensor in load_file(folder / FILE).items():
+        kind, _, name = key.partition(".")
+        found.setdefault(kind, {})[name] = tensor
+    try:
+        model.load_state_dict(found["model"])
+        if ema is not None:
+            ema.module.load_state_dict(found["ema"])
+        state: dict[int, dict] = {}
+        for name, value in [*found["optimizer"].items(), *about(folder)["optimizer"].items()]:
+            i, _, key = name.partition(".")
+            state.setdefault(int(i), {})[key] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise UserError(
+            f"{folder / FILE} doesn't fit this run ({' '.join(str(error).split())[:300]}). --overwrite begins anew."
+        ) from error
+    return {"best": {}} | found

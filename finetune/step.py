@@ -1,0 +1,89 @@
+"""One update of the weights from a batch, in pieces that fit into memory, over as many processes as there are."""
+
+import contextlib
+import sys
+
+from backbench import UserError
+from finetune.images import Mixing, seeded
+from finetune.recipe import Recipe
+
+
+class Step:
+    """``step(pictures, labels, epoch, number)`` gives the batch's mean loss, after one update.
+
+    ``micro`` is how many images go through the model at a time; halved for good where memory is too small. A batch
+    weighs the same in pieces as whole: neighbours are mixed, and BatchNorm's statistics are the recipe's business.
+    """
+
+    def __init__(self, model, optimizer, ema, recipe: Recipe, accelerator, *, n_classes: int, seed: int, micro: int):
+        self.model, self.optimizer, self.ema, self.recipe = model, optimizer, ema, recipe
+        self.accelerator, self.seed, self.micro = accelerator, seed, micro
+        self.mixing = Mixing(recipe, n_classes)
+        self.wrapped = model
+
+    def wrap(self) -> None:
+        """For several processes, which must know anew which weights train."""
+        if self.accelerator.num_processes > 1:
+            self.wrapped = self.accelerator.prepare_model(self.model)
+
+    def __call__(self, pictures, labels, epoch: int, number: int) -> float:
+        import torch
+
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                loss = self._gradients(pictures, labels, epoch, number)
+                break
+            except RuntimeError as error:
+                if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+                    raise
+                self._halve()
+        self._clip()
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update(self.model)
+        return float(self.accelerator.reduce(loss, "mean"))
+
+    def _gradients(self, pictures, labels, epoch: int, number: int):
+        import torch
+
+        n, rank, total = len(labels), self.accelerator.process_index, 0.0
+        smoothing = 0.0 if self.mixing.on else self.recipe.smoothing
+        for first in range(0, n, self.micro):
+            piece = slice(first, first + self.micro)
+            torch.manual_seed(seeded(self.seed, epoch, number, rank * n + first))  # dropout, stochastic depth
+            x = pictures[piece].to(self.accelerator.device, memory_format=torch.channels_last, non_blocking=True)
+            y = labels[piece].to(self.accelerator.device, non_blocking=True)
+            x, y = self.mixing(x, y, seed=seeded(self.seed, epoch, number))
+            last = first + self.micro >= n
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                with self.accelerator.autocast():
+                    logits = self.wrapped(x)
+                loss = torch.nn.functional.cross_entropy(logits.float(), y, label_smoothing=smoothing)
+                loss = loss * (len(x) / n)
+                self.accelerator.backward(loss)
+            total = total + loss.detach()
+        return total
+
+    def _halve(self) -> None:
+        import torch
+
+        device, fewer = self.accelerator.device, max(2, self.micro // 4 * 2)
+        if self.accelerator.num_processes > 1 or self.micro <= 2:
+            hint = f"--micro-batch {fewer}" if self.micro > 2 else "--grad-checkpointing"
+            raise UserError(f"{self.micro} images at a time don't fit into the memory of {device}. Try {hint}.")
+        self.micro = fewer
+        self.optimizer.zero_grad(set_to_none=True)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        print(f"out of memory on {device}: going on with {fewer} images at a time, steps as before", file=sys.stderr)
+
+    def _clip(self) -> None:
+        from timm.utils import dispatch_clip_grad
+
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        if self.recipe.agc:
+            head = {id(parameter) for parameter in self.model.get_classifier().parameters()}  # as Brock et al. (2021)
+            dispatch_clip_grad([p for p in parameters if id(p) not in head], self.recipe.agc, mode="agc")
+        elif self.recipe.clip:
+            self.accelerator.clip_grad_norm_(parameters, self.recipe.clip)

@@ -1,0 +1,196 @@
+"""The classifier and the checkpoint: the probe's head folded in, mixed with the start, loaded by timm."""
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from backbench import UsageError, UserError
+from cache.features import open_file
+from extract import backbones
+from extract.lane import Settings
+from finetune import model as models
+from finetune import start
+from finetune.evaluate import logits
+from probe.head import LinearHead
+from probe.predict import predict
+from probe.run import Settings as Probing
+from probe.run import Task, probe
+from tests import tuning
+
+
+def head(d, k, seed=0):
+    rng = np.random.default_rng(seed)
+    mean, scale = rng.normal(size=d), rng.uniform(0.5, 2, size=d)
+    return LinearHead(mean, scale, rng.normal(size=(k, d)), rng.normal(size=k))
+
+
+def saved(tmp_path, name="test_resnet"):
+    """A checkpoint of random weights, and the model."""
+    backbone = backbones.create(name, weights="random")
+    model, arguments = models.build(backbone, 3, seed=1)
+    torch.nn.init.normal_(model.get_classifier().weight)
+    about = {
+        "model": name, "timm_name": name, "arguments": arguments, "classes": ["a", "b", "c"],
+        "transform": {k: list(v) if isinstance(v, tuple) else v for k, v in backbone.config.items()}
+        | {"exif": "ignore"},
+        "pooling": "avg", "recipe": {"name": "simple", "strategy": "full"}, "seed": 42, "precision": "float32",
+        "dataset": "toy", "dataset_digest": "d", "identity": {}, "ended": "all epochs", "row": {},
+    }  # fmt: skip
+    models.save(tmp_path, model.state_dict(), about)
+    return model
+
+
+def test_a_folded_head_by_hand():
+    """x = (3, 5), mean (1, 1), scale (2, 4): standardised (1, 1); W = (1, 2) and (3, -1), b = (10, 20): 13 and 22."""
+    model = torch.nn.Module()
+    model.fc = torch.nn.Linear(2, 2)
+    model.get_classifier = lambda: model.fc
+    weights = np.array([[1.0, 2], [3, -1]])
+    models.fold(LinearHead(np.ones(2), np.array([2.0, 4]), weights, np.array([10.0, 20])), model)
+    assert model.fc(torch.tensor([[3.0, 5]])).tolist() == [[13, 22]]
+
+
+def test_with_the_probes_head_a_model_says_what_probe_predict_says(tmp_path):
+    imageset = tuning.imageset(tuning.pictures(tmp_path / "images"))
+    backbone = backbones.create("test_resnet", weights="random")
+    model, _ = models.build(backbone, 3, seed=0)
+    path, cpu = tmp_path / "f.h5", torch.device("cpu")
+    start.put(imageset, backbone, model, path, Settings(device=cpu, precision="float32"))
+    rows = np.flatnonzero(imageset.split == 2)
+    ours = logits(model, imageset, backbone, rows, tuning.accelerator())
+    found, _ = start.probed(imageset, backbone, path, Settings(device=cpu, precision="float32"))
+    with open_file(path) as file:
+        np.testing.assert_allclose(ours, found.scores(file.features[rows]), atol=1e-3)
+        found.save(tmp_path / "head", classes=file.class_names, identity=file.identity, method="logistic", row={})
+        said = dict(zip(*predict(tmp_path / "head", path)[:2], strict=True))
+        assert [imageset.class_names[k] for k in ours.argmax(1)] == [said[imageset.ids[i]] for i in rows]
+        # The probe's own is fitted on val too: lp-ft's must not be, or val would choose the start for ever.
+        _, _, own = probe(file, Task(path, "logistic", 42), Probing())
+        assert not np.allclose(own.weights, found.weights)
+
+
+@pytest.mark.parametrize(
+    "name", ["test_resnet", "test_vit", "test_efficientnet", "test_convnext", "test_byobnet", "test_vit3", "test_nfnet"]
+)
+def test_timm_loads_the_checkpoint(name, tmp_path):
+    model = saved(tmp_path, name).eval()
+    theirs = timm.create_model(name, num_classes=3, checkpoint_path=tmp_path / "model.safetensors").eval()
+    images = torch.randn(2, *model.pretrained_cfg["input_size"])
+    with torch.inference_mode():
+        assert torch.equal(theirs(images), model(images))
+        assert torch.equal(models.load(tmp_path).model(images), theirs(images))
+        backbone = models.as_backbone(models.load(tmp_path / "model.safetensors"))
+        assert backbone.model(images).shape == (2, backbone.num_features)
+
+
+def test_a_fresh_head_says_nothing_yet():
+    for name in ("test_efficientnet", "test_vit"):
+        backbone = backbones.create(name, weights="random")
+        model, _ = models.build(backbone, 3, seed=0)
+        with torch.inference_mode():
+            assert model(torch.randn(2, *backbone.config["input_size"])).abs().max() == 0
+
+
+def test_mixed_by_hand():
+    first = {"w": torch.tensor([0.0, 4]), "n": torch.tensor(3)}
+    last = {"w": torch.tensor([2.0, 8]), "n": torch.tensor(5)}
+    assert models.mixed(first, last, 0.25)["w"].tolist() == [0.5, 5]
+    assert models.mixed(first, last, 0.0)["w"].tolist() == [0, 4]
+    assert models.mixed(first, last, 1.0)["w"].tolist() == [2, 8]
+    assert models.mixed(first, last, 0.5)["n"] == 5
+
+
+def test_wrong_heads_are_refused():
+    model, _ = models.build(backbones.create("test_resnet", weights="random"), 3, seed=0)
+    d = model.num_features
+    with pytest.raises(UserError, match="wrong head: it maps 7 features to 3 classes"):
+        models.fold(head(7, 3), model)
+    with pytest.raises(UserError, match=f"wrong head: it maps {d} features to 4 classes"):
+        models.fold(head(d, 4), model)
+    with pytest.raises(UserError, match="no single linear layer"):
+        models.linear(timm.create_model("deit_tiny_distilled_patch16_224", num_classes=3))
+
+
+@pytest.mark.parametrize("name", ["test_mambaout", "test_vit"])
+def test_a_head_of_other_features_is_refused(name):
+    """The model must be the very backbone that the head was fitted on, up to the classifier."""
+    backbone = backbones.create(name, weights="random")
+    model, _ = models.build(backbone, 3, seed=0)
+    found, images = head(backbone.num_features, 3), torch.randn(2, *backbone.config["input_size"])
+    models.fold(found, model)
+    models.check_head(found, model, backbone, images)
+    with torch.no_grad():
+        [parameter.mul_(1.5) for parameter in model.parameters()]
+    with pytest.raises(UserError, match="wrong head: with it"):
+        models.check_head(found, model, backbone, images)
+
+
+def edit(folder, **changes):
+    path = folder / "model.json"
+    about = json.loads(path.read_text())
+    for key, value in changes.items():
+        about[key] = about[key] | value if isinstance(value, dict) else value
+    path.write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"classes": ["a", "b", "d"]}, "different checkpoints:\n  classes"),
+        ({"transform": {"mean": [0.1, 0.1, 0.1]}}, "different checkpoints:\n  transform"),
+        ({"model": "test_vit"}, "different checkpoints:\n  model"),
+        ({"dataset_digest": "e"}, "different checkpoints:\n  dataset_digest"),
+        ({"sha256": "0"}, "copy the two together"),
+        ({"classes": ["a", "b"]}, "damaged: its values"),
+        ({"transform": {"std": [0, 1, 1]}}, "damaged: its values"),
+        ({"arguments": {"checkpoint_path": "/etc/passwd"}}, "damaged: its values"),
+        ({"seed": "42"}, "damaged: seed"),
+        ({"schema": 99}, "schema 1"),
+    ],
+)
+def test_a_checkpoint_that_is_not_one_is_refused(changes, words, tmp_path):
+    saved(tmp_path)
+    edit(tmp_path, **changes)
+    with pytest.raises(UserError, match=words):
+        models.load(tmp_path)
+
+
+def test_damaged_and_missing_files(tmp_path):
+    with pytest.raises(UserError, match=r"model.json can't be read: No such file"):
+        models.load(tmp_path)
+    saved(tmp_path)
+    path = tmp_path / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-100])
+    with pytest.raises(UserError, match="no checkpoint of backbench"):
+        models.load(tmp_path)
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match="no checkpoint of backbench"):
+        models.load(tmp_path)
+    path.write_bytes(content)
+    (tmp_path / "model.json").write_text("{")
+    with pytest.raises(UserError, match="not JSON"):
+        models.load(tmp_path)
+
+
+def test_another_models_weights_are_refused(tmp_path):
+    """As named and sealed, but timm has other shapes for it."""
+    import safetensors.torch
+
+    saved(tmp_path)
+    about = json.loads((tmp_path / "model.json").read_text())
+    other = timm.create_model("test_efficientnet", num_classes=3).state_dict()
+    models.save(tmp_path, other, {k: v for k, v in about.items() if k not in ("format", "schema", "sha256")})
+    with pytest.raises(UserError, match="doesn't fit test_resnet"):
+        models.load(tmp_path)
+    assert safetensors.torch.load_file(tmp_path / "model.safetensors").keys() == other.keys()
+    (tmp_path / "model.json").unlink()
+    saved(tmp_path)
+    edit(tmp_path, timm_name="resnet18")
+    with pytest.raises(UserError, match="timm_name"):
+        models.load(tmp_path)
+    with pytest.raises(UsageError):
+        backbones.names.resolve(["no_such_model"])
