@@ -1,1 +1,4 @@
-"""Rows in, tables out. ``report.rows`` and ``report.details`` are all that the stages know of this room."""
+"""Rows in; tables, figures and the page out.
+
+``report.rows`` and ``report.details`` are all that the stages know of this room.
+"""

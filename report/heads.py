@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from report import closeup, details, pictures, text
+from report import closeup, pictures, text
 from report.study import Study
 
 WORST = 10
@@ -54,6 +54,7 @@ def gather(study: Study, *, cache_dir: Path, data_root: Path, datasets=(), umap=
             wrong["picture"] = there.get(wrong["id"], NONE)
             wrong["id"] = text.printable(wrong["id"])
         head["dataset"] = text.printable(head.pop("key")[0])
+        head.pop("of")
     return {
         "heads": heads,
         "maps": shown,
@@ -118,8 +119,8 @@ def _head(study: Study, key: tuple, content: dict, files: pictures.Files) -> dic
         "calibration": looked["calibration"],
         "bins": bins,
         "map": pictures.identity_of(row) if path else None,
-        "extracted": bool(row["features"]),
-        **_wrong(content, names, path),
+        "extracted": row["stage"] == "probe",
+        **_wrong(content, names, files.tested.get(content["ids_digest"])),
     }
 
 
@@ -135,29 +136,31 @@ def _matrix(content: dict, names: list[str]) -> dict:
     return {"names": [names[k] for k in worst], "counts": counts}
 
 
-def _wrong(content: dict, names: list[str], path: Path | None) -> dict:
-    """The ``WRONG`` test images that the head is surest of and wrong about, surest first; or why there are none."""
+def _wrong(content: dict, names: list[str], tested: tuple[dict, list[str]] | None) -> dict:
+    """The ``WRONG`` test images that the head is surest of and wrong about, surest first; or why there are none.
+
+    ``tested`` are an identity and the names of the test images, of whatever feature file holds the same ones.
+    """
     if "confidence" not in content:
-        return {"wrong": [], "why": "How sure the head is was not kept. Run probe again."}
-    ids = None
-    if path:
-        ids = pictures.tested_ids(path)
-        ids = ids if details.ids_digest(ids) == content["ids_digest"] else None
+        return {"wrong": [], "of": None, "why": "How sure the head is was not kept. Run probe again."}
+    ids = tested[1] if tested else None
     sure, labels, said = content["confidence"], content["labels"], content["predicted"]
     wrong = [i for i in range(len(labels)) if labels[i] != said[i]]
     wrong = sorted(wrong, key=lambda i: -sure[i])[:WRONG]
     found = [
         {"id": ids[i] if ids else "", "is": names[labels[i]], "said": names[said[i]], "sure": sure[i]} for i in wrong
     ]
-    return {"wrong": found, "why": "" if wrong else "No test image is taken for another class."}
+    identity = tested[0] if tested else None
+    return {"wrong": found, "of": identity, "why": "" if wrong else "No test image is taken for another class."}
 
 
 def _illustrate(study: Study, heads: list[dict], maps: dict, thumbs: pictures.Thumbnails, per_set: int) -> None:
     by_set: dict[str, list] = {}
     for head in heads:
+        if head["of"]:
+            thumbs.add(head["of"], [wrong["id"] for wrong in head["wrong"]])
         if head["map"] in maps:
             identity = study.heads[head["key"]]["features"]
-            thumbs.add(identity, [wrong["id"] for wrong in head["wrong"]])
             by_set.setdefault(identity["dataset"], []).append((identity, maps[head["map"]]["ids"]))
     rooms = len(by_set)
     for listed in by_set.values():

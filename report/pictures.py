@@ -15,6 +15,7 @@ import numpy as np
 
 from backbench import UserError
 from cache import features, layout
+from report import details
 
 SIDE = 72
 """Longest side of a thumbnail, in pixels."""
@@ -33,16 +34,22 @@ STEPS = 65_535
 
 
 class Files:
-    """The feature files under a folder, by the identity of what is in them."""
+    """The feature files under a folder, by the identity of what is in them.
+
+    ``tested``: for each digest of test images, as a row's details have it, an identity and the images' names in order.
+    """
 
     def __init__(self, cache_dir: Path):
         self.faults: list[str] = []
         self.found: dict[str, Path] = {}
+        self.tested: dict[str, tuple[dict, list[str]]] = {}
         paths = sorted(Path(cache_dir).rglob("*.h5")) if Path(cache_dir).is_dir() else []
         for path in paths:
             try:
                 with features.open_file(path) as file:
                     self.found[identity_key(file.identity)] = path
+                    tested = [file.ids[i] for i in np.flatnonzero((file.split == 2) & (file.done == layout.DONE))]
+                    self.tested[details.ids_digest(tested)] = file.identity, tested
             except UserError as error:
                 self.faults.append(str(error))
 
@@ -59,12 +66,6 @@ def identity_of(row: dict) -> str:
 def identity_key(told: dict) -> str:
     """The same for equal identities only."""
     return repr([told.get(key) for key in layout.IDENTITY])
-
-
-def tested_ids(path: Path) -> list[str]:
-    """Names of the test images that hold features, in the file's order: as a row's details have them."""
-    with features.open_file(path) as file:
-        return [file.ids[i] for i in np.flatnonzero((file.split == 2) & (file.done == layout.DONE))]
 
 
 def feature_map(path: Path, *, most: int, umap: bool = False) -> dict:

@@ -1,6 +1,7 @@
 """What tests share: the real images beside the checkout where there are any, small feature files, commands to run."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,19 @@ def study(tmp_path_factory) -> dict[str, Path]:
     from tests.study import build
 
     return build(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium; the test is skipped where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -51,7 +51,10 @@ def test_maps_hold_all_images_and_share_their_pictures(found):
     assert len(gathered["maps"]) == 5
     assert {one["n"] for one in gathered["maps"].values()} == {112, 1797}
     tuned = head_of(found, "good", "full")
-    assert tuned["map"] is None  # fine-tuned: no frozen features
+    assert tuned["map"] is None  # fine-tuned: no frozen features, but the same test images, so that pictures are there
+    small = head_of(found, "fair", "small")
+    assert all(wrong["picture"] != heads.NONE for wrong in small["wrong"])
+    assert len(small["wrong"]) == 1
     assert gathered["notes"] == []
 
 

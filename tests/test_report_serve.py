@@ -8,8 +8,9 @@ import threading
 import pytest
 
 from backbench import UserError
-from report import rows
+from report import heads, page, rows
 from report.serve import Server
+from report.study import load
 from tests.test_report_table import row
 
 
@@ -91,3 +92,25 @@ def test_the_command_serves_until_it_is_stopped(tmp_path):
             assert process.wait(30) == 143
         finally:
             process.kill()
+
+
+def test_an_open_page_renews_itself_when_a_row_comes(browser, tmp_path):
+    def build():
+        read = load(tmp_path)
+        close = heads.gather(read, cache_dir=tmp_path, data_root=tmp_path, per_set=0)
+        return page.build(read, close, served=True)
+
+    with Server(tmp_path, build, port=0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        opened = browser.new_page()
+        asked = []
+        opened.on("request", lambda request: asked.append(request.url))
+        opened.goto(server.url)
+        assert "No accuracy yet" in opened.inner_text("#table")
+        with opened.expect_response("**/state"):
+            pass
+        rows.append(tmp_path, row("newcomer", "d", 0.5))
+        opened.wait_for_selector("#study th:has-text('newcomer')")
+        assert all(url.startswith((server.url, "data:")) for url in asked)
+        opened.close()
+        server.shutdown()
