@@ -3,9 +3,9 @@
     python benchmarks/finetune.py [--quick] [--json] [--model NAME]
 
 Bare: forward, cross-entropy and backward of the same model on the same noise, nothing else. Step: finetune's, with
-clipping, the optimizer, the moving average and mixing. Fed: the same with pictures made for it, as a user has it. In
-turns, in one process (fed after them); medians of the rounds' ratios. Memory: the most that a process of its own held, less what it held
-before the first step.
+clipping, the optimizer, the moving average and mixing, in turns with it. Fed: the same with pictures made for it, as a
+user has it, after them. One process; medians of the rounds' ratios. Memory: the most that a process of its own held,
+less what it held before the first step.
 """
 
 import json
