@@ -22,6 +22,8 @@ def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_
     On the very set it was tuned on that is its own row again. The temperature is always the checkpoint's. Raises
     UserError for a damaged checkpoint, one that has none, and a set with classes it doesn't know.
     """
+    import torch
+
     started = time.monotonic()
     tuned = model.load(checkpoint)
     about = tuned.about
@@ -37,7 +39,7 @@ def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_
     if not len(numbers["test"]):
         raise UserError(f"{imageset.name} has no test images.")
     prepared = Backbone(about["model"], "", "", tuned.model, tuned.config)
-    tuned.model.to(accelerator.device, memory_format=_channels_last())
+    tuned.model.to(accelerator.device, memory_format=torch.channels_last)
     scores = evaluate.logits(tuned.model, imageset, prepared, numbers["test"], accelerator)
     scores = scores[:, [index[name] for name in imageset.class_names]]
     found = about["row"]
@@ -79,9 +81,3 @@ def _imageset(tuned, dataset: str, data_root: Path, download: bool):
     return registry.load(
         dataset, data_root=data_root, seed=about["seed"], download=download, exif=about["transform"]["exif"]
     )
-
-
-def _channels_last():
-    import torch
-
-    return torch.channels_last

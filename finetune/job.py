@@ -58,6 +58,8 @@ class Job:
         """The result row: of the run that is there already, or of this one, taken up where it was stopped."""
         identity = self.identity()
         if row := self._already(identity):
+            if self.settings.onnx and not (self.folder / export.FILE).exists():
+                export.to_onnx(self.folder)
             return row
         print(f"{self.backbone.name} on {self.imageset.name}, {self.method}: {self.folder}", file=sys.stderr)
         self.tuned, arguments, said = self._start()
@@ -153,6 +155,8 @@ class Job:
 
     def _start(self):
         """The model with its head at the start, the arguments that make it, and what is to be said of the start."""
+        import torch
+
         settings, recipe = self.settings, self.recipe
         how = {"seed": settings.seed, "drop_path": recipe.drop_path, "any_size": start.grows(recipe)}
         tuned, arguments = model.build(self.backbone, len(self.imageset.class_names), **how)
@@ -168,7 +172,7 @@ class Job:
         if settings.grad_checkpointing:
             start.checkpointing(tuned, self.backbone.name)
         tuned.requires_grad_(True)
-        return tuned.to(self.accelerator.device, memory_format=_channels_last()), arguments, said
+        return tuned.to(self.accelerator.device, memory_format=torch.channels_last), arguments, said
 
     def _trainer(self, identity: dict) -> Trainer:
         settings = self.settings
@@ -290,9 +294,3 @@ def _apart(key: str, ours, theirs) -> list[str]:
     if isinstance(ours, dict) and isinstance(theirs, dict):
         return [line for k in sorted({*ours, *theirs}) for line in _apart(f"{key}.{k}", ours.get(k), theirs.get(k))]
     return [] if ours == theirs else [f"{key}: there it was {theirs!r}, now {ours!r}"]
-
-
-def _channels_last():
-    import torch
-
-    return torch.channels_last

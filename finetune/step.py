@@ -6,6 +6,7 @@ import sys
 from backbench import UserError
 from finetune.images import Mixing, seeded
 from finetune.recipe import Recipe
+from finetune.strategies import head_names
 
 
 class Step:
@@ -81,9 +82,9 @@ class Step:
     def _clip(self) -> None:
         from timm.utils import dispatch_clip_grad
 
-        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         if self.recipe.agc:
-            head = {id(parameter) for parameter in self.model.get_classifier().parameters()}  # as Brock et al. (2021)
-            dispatch_clip_grad([p for p in parameters if id(p) not in head], self.recipe.agc, mode="agc")
+            head = head_names(self.model)  # which Brock et al. (2021) leave as it is
+            others = [p for name, p in self.model.named_parameters() if name not in head and p.grad is not None]
+            dispatch_clip_grad(others, self.recipe.agc, mode="agc")
         elif self.recipe.clip:
-            self.accelerator.clip_grad_norm_(parameters, self.recipe.clip)
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)

@@ -22,7 +22,7 @@ def stages(model) -> list[list[str]]:
 
     if not hasattr(model, "group_matcher"):
         raise UserError(f"timm names no stages for {type(model).__name__}: use --strategy full or lp-ft.")
-    head = _head(model)
+    head = head_names(model)
     groups = group_parameters(model, model.group_matcher(coarse=True))
     groups = [groups[key] for key in sorted(groups)]
     if head & {*groups[-1]} and len(groups) > 1:  # a norm between body and classifier is no stage of its own
@@ -35,7 +35,7 @@ def stages(model) -> list[list[str]]:
     return [stem, *joined, sorted(head)]
 
 
-def _head(model) -> set[str]:
+def head_names(model) -> set[str]:
     """Names of the classifier's parameters."""
     found = model.get_classifier()
     modules = found if isinstance(found, tuple | list) else [found]
@@ -51,7 +51,7 @@ def scales(model, recipe: Recipe) -> dict[str, float]:
     is fresh has ``head_scale`` of that: it has farther to go than pretrained weights.
     """
     fresh = 1.0 if recipe.strategy == "lp-ft" else recipe.head_scale
-    head = _head(model)
+    head = head_names(model)
     return {name: scale * (fresh if name in head else 1.0) for name, scale in _by_depth(model, recipe).items()}
 
 

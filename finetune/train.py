@@ -107,7 +107,7 @@ class Trainer:
         how = {"n_classes": n_classes, "seed": seed, "micro": micro + micro % 2}
         self.step = Step(model, self.optimizer, self.ema, recipe, accelerator, **how)
         self.at = Progress()
-        self.start = {key: model.state_dict()[key].detach().cpu().clone() for key in strategies.stages(model)[-1]}
+        self.start = {key: model.state_dict()[key].detach().cpu().clone() for key in strategies.head_names(model)}
         self.best: dict = {}
         self.earlier = 0.0  # seconds of training before this process
         self.saved, self.cost = time.monotonic(), 0.0

@@ -121,8 +121,10 @@ def test_a_set_of_fewer_of_its_classes_is_evaluated(done, tmp_path):
 def test_a_finished_run_is_not_done_twice_and_another_is_refused(done):
     folder, row = done
     more = ("--wise", "0.5")
-    result = tuning.tune(folder, "--json", *more, model="test_vit")
+    (folder / "run" / "model.onnx").unlink()
+    result = tuning.tune(folder, "--json", "--onnx", *more, model="test_vit")
     assert "already complete" in result.stderr
+    assert (folder / "run" / "model.onnx").exists()
     assert json.loads(result.stdout)[0] == row | {"details": json.loads(result.stdout)[0]["details"]}
     error = tuning.tune(folder, *more, "--lr", "0.01", model="test_vit", code=1).output
     assert "recipe.lr: there it was 0.0001, now 0.01" in error
