@@ -56,8 +56,10 @@ def tune(*args, code=0, **how):
 
 
 def in_child(words) -> multiprocessing.Process:
-    """The command in a process of its own, with all that is imported here."""
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(words,))
+    """The command in a process of its own, from a server that has imported all and trained nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.tuning", "accelerate", "timm", "finetune.run"])
+    process = context.Process(target=_child, args=(words,))
     process.start()
     return process
 
