@@ -175,11 +175,14 @@ class _Pass:
 
     def _read(self, group, lanes):
         """Pixels by ``Lane.way``, and a fault or None for each row."""
+        import torch
+
         ways = {lane.way: lane.pixels for lane in lanes}
         views = self.rows.views[group]
-        batches, faults = self.reader.read(self.rows.images[group].ravel(), views.ravel(), list(ways.values()))
-        if self.settings.device.type == "cuda":
-            batches = [batch.pin_memory() for batch in batches]
+        with torch.inference_mode():  # a thread's own: tensors made without it would have the model compiled once more
+            batches, faults = self.reader.read(self.rows.images[group].ravel(), views.ravel(), list(ways.values()))
+            if self.settings.device.type == "cuda":
+                batches = [batch.pin_memory() for batch in batches]
         return dict(zip(ways, batches, strict=True)), faults[:: views.shape[1]]
 
     def _compute(self, group, lanes, batches, faults, share):

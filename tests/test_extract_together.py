@@ -163,3 +163,13 @@ def test_as_many_share_a_pass_as_memory_has_room_for(created):
     assert apart == [[model] for model in MODELS]
     assert [str(fault) for fault in faults] == ["its weights can't be had"]
     assert sets(1 << 40)[0] == [list(MODELS)]
+
+
+def test_a_compiled_backbone_is_compiled_once(folder, tmp_path, created):
+    """What the trial is given and what the pass reads, in another thread, must look alike to the compiler."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    (lane,) = extract(folder, tmp_path, created[1:2], compile="on")
+    assert lane.fault is None
+    assert lane.engine.compiled
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
