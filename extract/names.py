@@ -66,16 +66,21 @@ PACKAGED = {
 """Names whose weights come with the extra [offline]: no hub, no account."""
 
 
+def spelled(names: list[str]) -> list[str]:
+    """Model names with presets spelled out, each once, in the order asked for."""
+    return list(dict.fromkeys(name for asked in names for name in PRESETS.get(asked, (asked,))))
+
+
 def resolve(names: list[str]) -> list[str]:
     """Model names with presets spelled out, each once, in the order asked for.
 
     Raises UsageError naming every unknown model with its near matches.
     """
-    spelled = dict.fromkeys(name for asked in names for name in PRESETS.get(asked, (asked,)))
-    faults = [fault for name in spelled if (fault := _fault(name))]
+    found = spelled(names)
+    faults = [fault for name in found if (fault := _fault(name))]
     if faults:
         raise UsageError(*faults)
-    return list(spelled)
+    return found
 
 
 def timm_name(name: str) -> str:

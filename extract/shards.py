@@ -21,7 +21,6 @@ from cache import disk, layout, merge, shards
 from cache.writer import look
 from data.imageset import ImageSet
 from extract import backbones, lane, run, views, workers
-from extract.layers import tap
 
 WATCH_EVERY = 1.0
 """Seconds between two looks at how far the shards are."""
@@ -163,6 +162,8 @@ def _begun(path: Path, wanted: dict, *, batch_size: int, n: int, overwrite: bool
 
 def work(task: Task) -> UserError | None:
     """Bring one shard to its end, in whatever process; what stopped it is a result, for others go on."""
+    from extract.layers import tap
+
     keep_freed_memory()
     try:
         _check_visible(task)

@@ -6,15 +6,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from backbench import Faults
+from backbench import Faults, UserError
 from backbench.allocator import keep_freed_memory
 from backbench.devices import memory, pick_device
-from cache import layout
+from cache import layout, writer
 from cache.features import open_file
 from data import registry
-from extract import backbones, names, shards
-from extract.lane import Settings
-from extract.layers import tap
+from extract import backbones, known, names, shards, views
+from extract.lane import Settings, identity
 from report import rows
 
 MODELS_SHARE = 1 / 8
@@ -29,31 +28,43 @@ def default_path(cache_dir: Path, dataset: str, label: str) -> Path:
 
 
 def extract_all(
-    models, datasets, *, place, results_dir, weights, data_root, device, seed, download, exif, on_error,
+    models, datasets, *, place, cards, results_dir, weights, data_root, device, seed, download, exif, on_error,
     if_busy, layers=("last",), pool="default", input_scale=1.0, shard=None, workers=None, scheduler=None, **settings,
 ) -> tuple[list[dict], Faults]:  # fmt: skip
     """Extract every layer of every model on every data set, in one pass over a data set for as many as memory holds.
 
     ``place(dataset, label)`` names the file, see ``cache.layout.label``; ``settings`` are ``extract.lane.Settings``'.
-    ``shard`` (number, count) does a part of the rows, ``workers`` and ``scheduler`` share them out.
+    ``cards`` is the folder of ``extract.known``. ``shard`` (number, count) does a part of the rows, ``workers`` and
+    ``scheduler`` share them out.
     Returns the figures of each finished file, and the faults met on the way: one request that fails doesn't stop the
     others. Raises UsageError or UserError, before any work, with everything that is wrong in the request itself.
     """
-    import torch
-
-    faults = Faults()
-    imagesets = []
+    faults, imagesets = Faults(), []
+    skip, wait = on_error == "skip", if_busy == "wait"
+    how = Settings(device=None, seed=seed, skip_unreadable=skip, wait=wait, **settings)
+    found = [
+        known.card(cards, model, layer, pool, weights=weights, seed=seed, scale=input_scale)
+        for model in names.spelled(models)
+        for layer in layers
+        if device in ("auto", "cpu") and not shard
+    ]
+    found = found if all(found) else []
     with faults.collect():
-        models = names.resolve(models)
-    with faults.collect():
-        asked, device = device, pick_device("cpu" if scheduler else device)  # on a cluster each worker picks its own
+        models = names.spelled(models) if found else names.resolve(models)
     for name in dict.fromkeys(datasets):
         with faults.collect():
             imagesets.append(registry.load(name, data_root=data_root, seed=seed, download=download, exif=exif))
+    if found and not faults.errors and (done := _finished(found, imagesets, place, how)):
+        return done, faults
+    with faults.collect():
+        asked, device = device, pick_device("cpu" if scheduler else device)  # on a cluster each worker picks its own
     faults.stop()
     keep_freed_memory()
-    skip, wait = on_error == "skip", if_busy == "wait"
-    settings = Settings(device=device, seed=seed, skip_unreadable=skip, wait=wait, **settings)
+    import torch  # only now: finished features need none of it
+
+    from extract.layers import tap
+
+    settings = replace(how, device=device)
     spread = shards.Spread(weights=weights, device=asked, shard=shard, workers=workers, scheduler=scheduler)
 
     def created(model):
@@ -63,6 +74,7 @@ def extract_all(
         for layer in layers:
             with faults.collect():
                 tapped = tap(backbone, layer, pool)
+                known.note(cards, tapped, layer, pool, weights=weights, seed=seed)
                 if tapped.layer not in seen:
                     seen.add(tapped.layer)
                     yield tapped
@@ -86,6 +98,23 @@ def extract_all(
         if "torch._dynamo" in sys.modules:
             torch._dynamo.reset()  # it holds on to what was compiled
     return done, faults
+
+
+def _finished(cards, imagesets, place, settings) -> list[dict] | None:
+    """The figures of what was asked for, where all of it is there already."""
+    done = {}
+    for imageset in imagesets:
+        for card in cards:
+            rows = views.rows(imageset, settings.views, settings.views_as)
+            wanted = identity(imageset, card, settings, views=rows.name)
+            path = Path(place(imageset.name, layout.label(wanted)))
+            try:
+                if writer.look(path, wanted, overwrite=settings.overwrite)[0] != "complete":
+                    return None
+            except UserError:  # said with all that belongs to it by who goes the whole way
+                return None
+            done[path] = summary(path) | {"already": True, "trial": {}}
+    return list(done.values())
 
 
 def _sets(models, created, faults: Faults, room: float):
