@@ -10,7 +10,7 @@ demo: .venv/.demo
 	$(BIN)/report
 
 test: .venv/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: .venv/.test
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ from probe import jobs
 from probe import run as probe_run
 from probe.run import Task, few, part
 from report import details, rows
-from tests.conftest import IDENTITY
+from tests.conftest import IDENTITY, ROOT
 from tests.test_probe_cli import probe, toy  # noqa: F401 - probe is a fixture
 
 FIGURES = ("top1", "top5", "balanced", "val_top1", "chosen", "nll")
@@ -146,8 +146,12 @@ def test_a_head_is_kept_and_applied(probe, tmp_path):  # noqa: F811
 def test_terminated_it_keeps_the_rows_it_has(tmp_path):
     for i in range(40):
         toy(tmp_path / f"{i:02d}.h5", n=2000, d=64, k=8, spread=6.0, identity=IDENTITY | {"model": f"m{i}"})
-    command = [sys.executable, "-m", "probe", "--features", tmp_path, "--results-dir", tmp_path / "results"]
-    with subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True) as process:
+    slowly = (  # so that it can be told to stop in time on a machine of any speed
+        "import time; from report import rows; append = rows.append; "
+        "rows.append = lambda *row: (append(*row), time.sleep(0.2)); from probe.cli import main; main()"
+    )
+    command = [sys.executable, "-c", slowly, "--features", tmp_path, "--results-dir", tmp_path / "results"]
+    with subprocess.Popen([str(part) for part in command], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         while not (tmp_path / "results" / rows.FILE).exists():
             assert process.poll() is None
             time.sleep(0.02)
