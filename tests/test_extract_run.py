@@ -21,6 +21,7 @@ from extract.cli import main
 from extract.engine import Engine
 from extract.lane import SEEN
 from extract.pixels import Pixels
+from tests.brake import Brake
 
 MODEL = "test_resnet"
 
@@ -216,36 +217,40 @@ def test_a_module_in_train_mode_stops_the_run(tmp_path, monkeypatch):
         CliRunner().invoke(main, args, catch_exceptions=False)
 
 
-COMMAND = [
-    sys.executable,
-    "-c",  # marking every batch, so that a stop can be told to a few rows on a machine of any speed
-    "import cache.writer; cache.writer.SYNC_EVERY = 0; from extract.cli import main; main()",
-    *("--model", MODEL, "--weights", "random", "--batch-size", "4", "--device", "cpu"),
-]
-
-
-def start(images, cache, log, *how):
-    where = ("--dataset", f"folder:{images}", "--cache-dir", cache, "--results-dir", cache / "results")
-    command = [*COMMAND, *how, *where]
-    return subprocess.Popen([str(part) for part in command], stdout=log, stderr=log)
+COMMAND = [sys.executable, "-m", "extract", "--model", MODEL, "--weights", "random", "--batch-size", "4"]
 
 
 @pytest.fixture
 def many(tmp_path):
-    """400 pictures: long enough a run to be stopped in the middle, three times."""
+    """60 pictures: 15 batches, to be stopped between."""
     rng = np.random.default_rng(1)
     for name in ("ant", "bee"):
         (tmp_path / "many" / name).mkdir(parents=True)
-        for i in range(200):
+        for i in range(30):
             noise = rng.integers(0, 255, (160, 160, 3), dtype=np.uint8)
             Image.fromarray(noise).save(tmp_path / "many" / name / f"{i:03d}.jpg")
     return tmp_path / "many"
 
 
-def until_rows(part, count, process):
-    """Wait until the process has marked ``count`` more rows done, or has ended."""
-    before = rows_done(part)
-    while process.poll() is None and rows_done(part) < before + count:
+@pytest.fixture
+def start(many, tmp_path):
+    """``start(place, ...)`` begins a run on these pictures; ``start.brake`` stops it, ``start.until(n)`` waits."""
+    brake = Brake(tmp_path)
+    with (tmp_path / "log").open("w") as log:
+
+        def start(place, *how):
+            where = ("--dataset", f"folder:{many}", "--cache-dir", tmp_path / place, "--results-dir", tmp_path / place)
+            command = [str(part) for part in (*COMMAND, "--device", "cpu", *how, *where)]
+            return subprocess.Popen(command, stdout=log, stderr=log, env=brake.environment, cwd=tmp_path)
+
+        start.brake, start.path = brake, lambda place: study.default_path(tmp_path / place, "folder-many", MODEL)
+        yield start
+
+
+def until_rows(path, count, process):
+    """Wait until ``count`` rows are marked done."""
+    while rows_done(layout.part_path(path)) < count:
+        assert process.poll() is None
         time.sleep(0.02)
 
 
@@ -256,39 +261,36 @@ def rows_done(part):
         return (file.done == layout.DONE).sum()
 
 
-def test_killed_and_terminated_it_goes_on_to_the_same_bits(many, tmp_path):
-    whole = study.default_path(tmp_path / "whole", "folder-many", MODEL)
-    stopped = study.default_path(tmp_path / "stopped", "folder-many", MODEL)
-    part = layout.part_path(stopped)
-    log = tmp_path / "log"
-    with log.open("w") as out:
-        assert start(many, tmp_path / "whole", out).wait() == 0
-        for count, how in ((1, signal.SIGKILL), (50, signal.SIGTERM), (50, signal.SIGINT)):
-            process = start(many, tmp_path / "stopped", out)
-            until_rows(part, count, process)
-            process.send_signal(how)
-            assert process.wait() == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[how]
-            assert part.exists()
-        assert start(many, tmp_path / "stopped", out).wait() == 0
-    assert log.read_text().count("the same command goes on") == 2
+def test_killed_and_terminated_it_goes_on_to_the_same_bits(start, tmp_path):
+    assert start("whole").wait() == 0
+    whole, stopped = start.path("whole"), start.path("stopped")
+    for count, how in ((4, signal.SIGKILL), (20, signal.SIGTERM), (40, signal.SIGINT)):
+        start.brake.at(count)
+        process = start("stopped")
+        until_rows(stopped, count, process)
+        process.send_signal(how)
+        assert process.wait() == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[how]
+        assert rows_done(layout.part_path(stopped)) == count
+    start.brake.release()
+    assert start("stopped").wait() == 0
+    assert (tmp_path / "log").read_text().count("the same command goes on") == 2
     with open_file(whole) as a, open_file(stopped) as b:
         assert a.features.tobytes() == b.features.tobytes()
         assert a.ids == b.ids
         assert a.sha256 == b.sha256
 
 
-def test_a_run_goes_on_in_the_format_it_was_begun_in(many, tmp_path):
+def test_a_run_goes_on_in_the_format_it_was_begun_in(start, tmp_path):
     """Begun compiled, killed, and then asked for as it comes: the same bits as an unbroken run."""
     how = ("--precision", "float32", "--compile", "on")
-    log = tmp_path / "log"
-    with log.open("w") as out:
-        assert start(many, tmp_path / "whole", out, *how).wait() == 0
-        process = start(many, tmp_path / "stopped", out, *how)
-        until_rows(layout.part_path(study.default_path(tmp_path / "stopped", "folder-many", MODEL)), 1, process)
-        process.kill()
-        process.wait()
-        assert start(many, tmp_path / "stopped", out).wait() == 0
-    paths = [study.default_path(tmp_path / name, "folder-many", MODEL) for name in ("whole", "stopped")]
-    with open_file(paths[0]) as a, open_file(paths[1]) as b:
-        assert (a.identity["precision"], a.identity["compiled"]) == ("float32", True), log.read_text()
+    assert start("whole", *how).wait() == 0
+    start.brake.at(4)
+    process = start("stopped", *how)
+    until_rows(start.path("stopped"), 4, process)
+    process.kill()
+    process.wait()
+    start.brake.release()
+    assert start("stopped").wait() == 0
+    with open_file(start.path("whole")) as a, open_file(start.path("stopped")) as b:
+        assert (a.identity["precision"], a.identity["compiled"]) == ("float32", True), (tmp_path / "log").read_text()
         assert a.sha256 == b.sha256

@@ -23,6 +23,7 @@ from extract import shards as sharing
 from extract import study
 from extract.lane import Settings
 from extract.run import UnreadableImages
+from tests.brake import Brake
 from tests.test_extract_run import images  # noqa: F401 - a fixture
 
 MODEL = "test_resnet"
@@ -137,12 +138,14 @@ def test_unreadable_images_of_all_workers_come_in_one_list(extract_, images):  #
         assert [file.ids[i] for i in skipped] == ["ant/01.png", "cat/11.png"]
 
 
-DIGITS = ("--model", MODEL, "--dataset", "digits", "--weights", "random", "--batch-size", "1", "--device", "cpu")
+SINGLY = ("--model", MODEL, "--weights", "random", "--batch-size", "1", "--device", "cpu")
 
 
-def start(tmp_path, place, log):
-    command = [sys.executable, "-m", "extract", *DIGITS, *PLAIN, "--workers", "2", "--cache-dir", place]
-    return subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
+def start(tmp_path, place, log, brake):
+    command = [sys.executable, "-m", "extract", *SINGLY, *PLAIN, "--dataset", f"folder:{tmp_path / 'images'}"]
+    command += ["--workers", "2", "--cache-dir", place]
+    how = {"stdout": log, "stderr": log, "env": brake.environment, "start_new_session": True}
+    return subprocess.Popen(command, cwd=tmp_path, **how)
 
 
 def worker_of(shard, alive, *, rows, other_than=None):
@@ -170,51 +173,64 @@ def gone(pid):
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
-def test_a_killed_worker_is_replaced_and_a_stopped_run_goes_on(tmp_path):
+def test_a_killed_worker_is_replaced_and_a_stopped_run_goes_on(tmp_path, images):  # noqa: F811
     """Ctrl-C; then a worker killed and, when another has its place, their parent; then to the end: a single run's."""
-    whole = study.default_path(tmp_path / "many", "digits", MODEL)
-    first = shards.path_of(whole, 1, 2)
+    whole = study.default_path(tmp_path / "many", "folder-images", MODEL)
+    first, brake = shards.path_of(whole, 1, 2), Brake(tmp_path)
     with (tmp_path / "log").open("w") as log:
-        process = start(tmp_path, "many", log)
+        brake.at(1)
+        process = start(tmp_path, "many", log, brake)
         pid = worker_of(first, lambda: process.poll() is None, rows=1)
         os.killpg(process.pid, signal.SIGINT)  # to all of them, as a terminal does
         assert process.wait() == 130
         assert gone(pid)
-        kept = shards.rows_done(first)
-        assert 0 < kept < 899
-        process = start(tmp_path, "many", log)
-        pid = worker_of(first, lambda: process.poll() is None, rows=kept)
+        assert shards.rows_done(first) == 1
+        brake.at(2)
+        process = start(tmp_path, "many", log, brake)
+        pid = worker_of(first, lambda: process.poll() is None, rows=2)
         os.kill(pid, signal.SIGKILL)
-        pid = worker_of(first, lambda: process.poll() is None, rows=kept, other_than=pid)
+        brake.at(3)
+        pid = worker_of(first, lambda: process.poll() is None, rows=3, other_than=pid)
         process.kill()
         process.wait()
         assert gone(pid)
-        assert start(tmp_path, "many", log).wait() == 0
+        brake.release()
+        assert start(tmp_path, "many", log, brake).wait() == 0
     said = (tmp_path / "log").read_text()
     assert "died (exit code -9): another goes on" in said
     assert said.count("the same command goes on") == 1
     assert "Traceback" not in said
-    invoke(extract.cli.main, *DIGITS, *PLAIN, "--cache-dir", tmp_path / "one", "--results-dir", tmp_path / "results")
-    same(study.default_path(tmp_path / "one", "digits", MODEL), whole)
+    single(tmp_path, images)
+    same(study.default_path(tmp_path / "one", "folder-images", MODEL), whole)
     assert os.listdir(whole.parent) == [whole.name]
 
 
-def test_on_a_dask_cluster_a_killed_worker_is_replaced(tmp_path, images):  # noqa: F811
+def single(tmp_path, images, place="one", *args):  # noqa: F811
+    line = [*SINGLY, *PLAIN, "--dataset", f"folder:{images}", "--results-dir", tmp_path / "results"]
+    return invoke(extract.cli.main, *line, "--cache-dir", tmp_path / place, *args)
+
+
+def test_on_a_dask_cluster_a_killed_worker_is_replaced(tmp_path, images, monkeypatch):  # noqa: F811
     distributed = pytest.importorskip("dask.distributed")
-    line = [*DIGITS, *PLAIN, "--results-dir", tmp_path / "results"]
-    invoke(extract.cli.main, *line, "--cache-dir", tmp_path / "one")
-    whole = study.default_path(tmp_path / "many", "digits", MODEL)
+    single(tmp_path, images)
+    whole, brake = study.default_path(tmp_path / "many", "folder-images", MODEL), Brake(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", brake.environment["PYTHONPATH"])
+    killed = []
 
     def kill():
-        os.kill(worker_of(shards.path_of(whole, 1, 2), lambda: True, rows=1), signal.SIGKILL)
+        killed.append(worker_of(shards.path_of(whole, 1, 2), lambda: True, rows=1))
+        os.kill(killed[0], signal.SIGKILL)
+        brake.release()
 
+    brake.at(1)
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as dask:
         killer = threading.Thread(target=kill)
         killer.start()
-        said = invoke(extract.cli.main, *line, "--cache-dir", tmp_path / "many", "--scheduler", dask.scheduler_address)
+        said = single(tmp_path, images, "many", "--scheduler", dask.scheduler_address)
         killer.join()
-    assert "digits" in said
-    same(study.default_path(tmp_path / "one", "digits", MODEL), whole)
+    assert killed
+    assert "folder-images" in said
+    same(study.default_path(tmp_path / "one", "folder-images", MODEL), whole)
 
 
 def test_a_machine_that_sees_other_files_says_which(tmp_path, images):  # noqa: F811
