@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from backbench import Faults, UsageError, columns, options
+from backbench import Faults, UsageError, options
 from finetune.cli import checkpoint, download, precision, table
 from finetune.cli import dataset as one_dataset
 
@@ -62,7 +62,10 @@ def main():
     help="auto: where the run is long enough for it and there is a C++ compiler.",
 )
 @click.option(
-    "--save-every", type=click.FloatRange(0), default=30.0, show_default=True,
+    "--save-every",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
     help="Seconds between savings; 0: after every step.",
 )
 @download
@@ -114,7 +117,8 @@ def train(
         click.echo(json.dumps(found, indent=2))
     elif found:
         click.echo(table(found))
-        click.echo("".join(f"\n{line}" for line in run.means(found)).removeprefix("\n") if runs > 1 else "", nl=runs > 1)
+        if runs > 1:
+            click.echo("\n".join(run.means(found)))
     faults.stop()
 
 

@@ -1,6 +1,7 @@
 """One network on one image set: trained from scratch, chosen on val, tested once. finetune's job with another loop."""
 
 import shutil
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class Settings(job.Settings):
 
 
 def prepared(imageset, *, split: str, share: float):
-    """The set as it is to be trained on: ``usual`` gives val to train; of each class a ``share`` of train, at least one.
+    """The set as it is to be trained on: ``usual`` gives val to train; a ``share`` of each class's train, at least one.
 
     Who that is depends on the names alone, as the splits do, so that a tenth lies within three tenths. Raises UserError
     where nothing could be learnt from it.
@@ -71,14 +72,13 @@ class Job(job.Job):
 
     stage = "cnn"
 
-    def __init__(self, imageset, recipe_: recipe.Recipe, settings: Settings, folder: Path, *, held: torch.Tensor):
-        self.rows = {split: np.flatnonzero(imageset.split == code) for code, split in enumerate(SPLITS)}
-        recipe_ = recipe.fitted(recipe_, len(self.rows["train"]))
-        mean, std = pictures.statistics(held[self.rows["train"]])
-        made = network(recipe_, len(imageset.class_names), settings.seed, mean=mean, std=std)
-        self.held = held
-        self.labels = torch.from_numpy(imageset.labels)
-        self.begin(imageset, recipe_, settings, folder, made)
+    def __init__(self, imageset, asked: recipe.Recipe, settings: Settings, folder: Path, *, held: torch.Tensor):
+        train = np.flatnonzero(imageset.split == splits.TRAIN)
+        fitted = recipe.fitted(asked, len(train))
+        mean, std = pictures.statistics(held[train])
+        made = network(fitted, len(imageset.class_names), settings.seed, mean=mean, std=std)
+        self.held, self.labels = held, torch.from_numpy(imageset.labels)
+        self.begin(imageset, fitted, settings, folder, made)
 
     @property
     def compiled(self) -> bool:
@@ -90,19 +90,24 @@ class Job(job.Job):
         return bool(there) and self.flops() > COMPILE_PAYS
 
     def flops(self) -> int:
-        """Of the whole training: forward and backward passes, as torch counts them, by the picture sizes of epochs."""
-        made, total, images = self.backbone.model, 0, len(self.rows["train"])
-        images -= images % self.recipe.batch_size
-        for epoch in range(self.recipe.epochs):
-            made.whiten.bias.requires_grad_(epoch < self.recipe.whiten_bias * self.recipe.epochs)
-            total += images * networks.training_flops(made, recipe.side(self.recipe, epoch))
+        """Of the whole training: forward and backward passes, as torch counts them, kind of step by kind of step."""
+        of, made = self.recipe, self.backbone.model
+        steps = len(self.rows["train"]) // of.batch_size
+        kinds = Counter(
+            (recipe.side(of, epoch), recipe.bias_rate(of, (epoch * steps + step) / (steps * of.epochs)) > 0)
+            for epoch in range(of.epochs)
+            for step in range(steps)
+        )
+        total = 0
+        for (side, bias), n in kinds.items():
+            made.whiten.bias.requires_grad_(bias)
+            total += n * of.batch_size * networks.training_flops(made, side)
         made.whiten.bias.requires_grad_(True)
         return total
 
     def identity(self) -> dict:
-        found = super().identity()
-        found |= {"n_train": len(self.rows["train"]), "compiled": self.compiled, "device": self.accelerator.device.type}
-        return found
+        how = {"n_train": len(self.rows["train"]), "compiled": self.compiled, "device": self.accelerator.device.type}
+        return super().identity() | how
 
     def _start(self):
         made = self.backbone.model
@@ -110,7 +115,8 @@ class Job(job.Job):
         sample = self.held[self.rows["train"][: whitening.PICTURES]].permute(0, 3, 1, 2)
         whitening.put(made, (sample / 255 - mean) / std)
         made.to(self.accelerator.device, memory_format=torch.channels_last)
-        return made, {"num_classes": len(self.imageset.class_names)}, {"weights": "random; the first layer from patches"}
+        said = {"weights": "random; the first layer from patches of train"}
+        return made, {"num_classes": len(self.imageset.class_names)}, said
 
     def _trainer(self, identity: dict) -> Trainer:
         train, device = self.rows["train"], self.accelerator.device

@@ -88,7 +88,8 @@ def _fault(key: str, kind, value) -> str | None:
 def fitted(recipe: Recipe, n: int) -> Recipe:
     """The recipe for ``n`` training pictures: its epochs, and a batch of which a few fit."""
     epochs = recipe.epochs or max(1, min(MOST_EPOCHS, round(recipe.images / n)))
-    return replace(recipe, epochs=epochs, images=epochs * n, batch_size=max(2, min(recipe.batch_size, n // LEAST_STEPS)))
+    batch = max(2, min(recipe.batch_size, n // LEAST_STEPS))
+    return replace(recipe, epochs=epochs, images=epochs * n, batch_size=batch)
 
 
 def rate(recipe: Recipe, done: float) -> float:
@@ -105,7 +106,8 @@ def bias_rate(recipe: Recipe, done: float) -> float:
 
 def side(recipe: Recipe, epoch: int) -> int:
     """Pixels a side in an epoch."""
-    return recipe.small_side if recipe.small_side and epoch < round(recipe.small_share * recipe.epochs) else recipe.pixels
+    small = recipe.small_side and epoch < round(recipe.small_share * recipe.epochs)
+    return recipe.small_side if small else recipe.pixels
 
 
 assert set(PRESETS) == set(SIZES)

@@ -21,6 +21,7 @@ from finetune import state
 from finetune.stopping import Stopped, Stopper
 from finetune.train import SAVING, Diverged, Progress
 
+
 def optimizer(model, recipe: recipes.Recipe, *, dtype) -> Muon:
     """Muon for the blocks' filters, SGD for what else trains; the first layer's bias is the first group."""
     filters = [weight for weight in model.blocks.parameters() if weight.ndim == 4]

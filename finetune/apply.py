@@ -15,13 +15,17 @@ from extract.study import default_path, summary
 from finetune import evaluate, kinds, model
 from report import details, rows
 
+CARRIED = ("chosen", "epochs", "parameters", "macs", "train_flops", "train_seconds", "steps")
+"""Of the row of the training, what its later rows say too."""
+
 
 def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_root: Path, download: bool,
         views: str | None = None) -> dict:  # fmt: skip
     """The result row of a checkpoint on the test images of ``dataset``, added to the results.
 
-    On the very set it was tuned on that is its own row again; ``views`` asks cnn's network for others than then. The temperature is always the checkpoint's. Raises
-    UserError for a damaged checkpoint, one that has none, and a set with classes it doesn't know.
+    On the very set it was tuned on that is its own row again; ``views`` asks cnn's network for others than then. The
+    temperature is always the checkpoint's. Raises UserError for a damaged checkpoint, one that has none, and a set with
+    classes it doesn't know.
     """
     import torch
 
@@ -43,7 +47,7 @@ def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_
     scorer = kinds.scorer(tuned, views).to(accelerator.device, memory_format=torch.channels_last)
     scores = evaluate.logits(scorer, imageset, prepared, numbers["test"], accelerator)
     scores = scores[:, [index[name] for name in imageset.class_names]]
-    found = about["row"]
+    found, own = about["row"], imageset.name == about["dataset"]
     figures, beside = evaluate.assess(scores, None, imageset, numbers, t=float(found.get("temperature") or 1.0))
     made = rows.make(
         tuned.stage,
@@ -52,7 +56,8 @@ def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_
         method=tuned.method,
         seed=about["seed"],
         figures={"val_top1": found.get("val_top1"), **figures, "train_top1": found.get("train_top1")}
-        | {"converged": None, "chosen": found.get("chosen"), "epochs": found.get("epochs")},
+        | {"converged": None}
+        | {key: found[key] for key in (*CARRIED, *(("n_train", "n_val") if own else ())) if key in found},
         protocol={**found.get("protocol", {}), "evaluated": "again, from the checkpoint"}
         | ({"views": views} if views else {}),
         features=about["identity"] | {"input_scale": 1.0, "path": str(tuned.folder)},

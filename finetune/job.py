@@ -149,7 +149,10 @@ class Job:
 
     def _compare(self, ours: dict, theirs: dict, *, versions: bool) -> None:
         lines = [
-            line for key in ours if versions or key != "versions" for line in state.apart(key, ours[key], theirs.get(key))
+            line
+            for key in ours
+            if versions or key != "versions"
+            for line in state.apart(key, ours[key], theirs.get(key))
         ]
         if lines:
             raise UserError(

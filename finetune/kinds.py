@@ -23,7 +23,7 @@ def prepare(about: dict, folder) -> None:
         from cnn.views import VIEWS
 
         if about["recipe"].get("views") not in VIEWS:
-            raise UserError(f"{folder}: its recipe's views are {about['recipe'].get('views')!r}, which cnn never wrote.")
+            raise UserError(f"{folder}: its recipe's views are {about['recipe'].get('views')!r}: none that cnn writes.")
 
 
 def scorer(tuned, views: str | None = None):
