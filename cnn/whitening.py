@@ -16,7 +16,7 @@ def filters(pictures: torch.Tensor, side: int, *, eps: float = EPS) -> torch.Ten
     the GELU that follows keeps one sign only. Greatest first; the largest entry of each is positive.
     """
     patches = pictures.unfold(2, side, 1).unfold(3, side, 1)  # (N, 3, H', W', side, side)
-    rows = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3 * side * side).double()
+    rows = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, pictures.shape[1] * side * side).double()
     values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
     values, vectors = values.flip(0), vectors.flip(1).T
     largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))

@@ -30,7 +30,7 @@ def _picture(history: list[dict]) -> bytes:
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
-    left.plot(epochs[1:], [row["train_loss"] for row in history[1:]], label="train, augmented")
+    _line(left, epochs, history, "train_loss", "train, augmented")
     for name, label in (("val_nll_tuned", "val"), ("val_nll_ema", "val, EMA")):
         _line(left, epochs, history, name, label)
     for name, label in LINES.items():

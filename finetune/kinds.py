@@ -29,6 +29,8 @@ def prepare(about: dict, folder) -> None:
 def scorer(tuned, views: str | None = None):
     """A module from pictures to logits: the model, or cnn's, asked for several views of each, or for ``views``."""
     if tuned.stage != "cnn":
+        if views:
+            raise UserError(f"{tuned.folder} is a fine-tuned backbone: --views are for what cnn train made.")
         return tuned.model
     from cnn.views import Views
 

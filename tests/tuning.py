@@ -55,16 +55,16 @@ def tune(*args, code=0, **how):
     return result
 
 
-def in_child(words) -> multiprocessing.Process:
+def in_child(words, main=main) -> multiprocessing.Process:
     """The command in a process of its own, from a server that has imported all and trained nothing."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.tuning", "accelerate", "timm", "finetune.run"])
-    process = context.Process(target=_child, args=(words,))
+    process = context.Process(target=_child, args=(words, main))
     process.start()
     return process
 
 
-def _child(words):
+def _child(words, main):
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
