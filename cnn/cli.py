@@ -92,11 +92,14 @@ def train(
     if out and (len(datasets), runs) != (1, 1):
         raise UsageError("--out names one run, but several are asked for.")
     from cnn import recipe, run
+    from data import registry
 
-    made = recipe.make(
-        size, settings, epochs=epochs, batch_size=batch_size, pixels=pixels, strategy=run.strategy(split, train_share)
-    )
-    faults, found = Faults(), []
+    faults, found, strategy = Faults(), [], run.strategy(split, train_share)
+    with faults.collect():
+        registry.check(*datasets)
+    with faults.collect():
+        made = recipe.make(size, settings, epochs=epochs, batch_size=batch_size, pixels=pixels, strategy=strategy)
+    faults.stop()
     for name in dict.fromkeys(datasets):
         with faults.collect():
             found += run.train(

@@ -37,8 +37,9 @@ def _picture(history: list[dict]) -> bytes:
         _line(right, epochs, history, name, label, factor=100)
     left.set(xlabel="epoch", ylabel="cross-entropy")
     right.set(xlabel="epoch", ylabel="top-1 %")
-    left.legend()
-    right.legend()
+    for axis in (left, right):
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend()
     room = io.BytesIO()
     figure.savefig(room, format="png", dpi=120)
     return room.getvalue()

@@ -99,7 +99,7 @@ def test_features_are_what_probe_works_on(done, tmp_path):
 
 
 def test_timm_loads_the_checkpoint_and_report_shows_it(done):
-    folder, found, _ = done
+    folder, *_ = done
     path = folder / "runs/digits/cnn_small-42/model.safetensors"
     model = timm.create_model("cnn_small", num_classes=10, checkpoint_path=path)
     assert model(torch.randn(2, 3, 12, 12)).shape == (2, 10)
@@ -130,16 +130,20 @@ def test_a_tenth_and_the_usual_split_have_rows_of_their_own(tmp_path, monkeypatc
 ALL = ("cutout=3", "small_side=10", "small_share=0.5", "warmup=0.1", "batch_size=8", "pixels=12", "translate=2")
 
 
-def test_killed_three_times_the_weights_are_those_of_an_unbroken_run(tmp_path):
+def test_killed_twice_the_weights_are_those_of_an_unbroken_run(tmp_path):
     tuning.pictures(tmp_path / "images", train=30)
     words = ["train", "--dataset", f"folder:{tmp_path / 'images'}", "--size", "small", "--device", "cpu"]
-    words += ["--epochs", "6", "--results-dir", tmp_path / "results", "--save-every", "0"]
+    words += ["--epochs", "4", "--results-dir", tmp_path / "results", "--save-every", "0"]
     words += [word for one in ALL for word in ("--set", one)]
     words = [str(word) for word in words]
-    cnn(*words, "--out", tmp_path / "whole")
+
+    def child(name):  # a process of its own, in the precision that this machine is fastest in
+        return tuning.in_child([*words, "--out", str(tmp_path / name)], "cnn")
+
+    child("whole").join()
     kept, seen = tmp_path / "killed" / state.FILE, set()
-    for _ in range(3):
-        process = tuning.in_child([*words, "--out", str(tmp_path / "killed")], main)
+    for _ in range(2):
+        process = child("killed")
         before = kept.stat().st_mtime_ns if kept.exists() else 0
         while process.is_alive() and not (kept.exists() and kept.stat().st_mtime_ns != before):
             time.sleep(0.005)
@@ -148,22 +152,22 @@ def test_killed_three_times_the_weights_are_those_of_an_unbroken_run(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         seen.add(state.about(tmp_path / "killed")["progress"]["updates"])
-    assert len(seen) == 3  # it got further between kills
-    result = cnn(*words, "--out", tmp_path / "killed")
-    assert "going on with epoch" in result.stderr
+    assert len(seen) == 2  # it got further between kills
+    child("killed").join()
     ours, theirs = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("killed", "whole"))
     assert ours == theirs
     assert not kept.exists()
 
 
-def test_a_rate_that_diverges_is_said(tmp_path):
+def test_a_loss_that_is_not_finite_is_said_and_leaves_nothing(tmp_path, monkeypatch):
     tuning.pictures(tmp_path / "images", train=30)
     words = ("train", "--dataset", f"folder:{tmp_path / 'images'}", *QUICK, "--out", tmp_path / "run", "--epochs", "2")
-    words += ("--precision", "float32", "--set", "lr_head=100", "--set", "lr_bias=100", "--set", "lr=10")
-    words += ("--set", "momentum_sgd=0.999", "--set", "momentum=0.999", "--results-dir", tmp_path / "results")
-    result = CliRunner().invoke(main, [str(word) for word in words])
-    assert result.exit_code in (0, 1)
-    assert result.exception is None or isinstance(result.exception, SystemExit)
+    words += ("--precision", "float32", "--set", "lr_head=100", "--set", "momentum_sgd=0.999", "--save-every", "0")
+    monkeypatch.setattr("cnn.train.Trainer._gradients", lambda self, x, y: torch.tensor(float("nan")))
+    error = cnn(*words, "--results-dir", tmp_path / "results", code=1).output
+    assert "the loss is not finite in epoch 1. Nothing is kept. Try a lower --set lr=" in error
+    assert not list((tmp_path / "run").iterdir())
+    assert not (tmp_path / "results").exists()
 
 
 def test_what_is_asked_wrongly_is_said_at_once(tmp_path, monkeypatch):
