@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from backbench import Faults, UsageError, options
-from finetune.cli import checkpoint, download, precision, table
-from finetune.cli import dataset as one_dataset
+from finetune.options import checkpoint, download, precision
+from finetune.options import dataset as one_dataset
 
 SIZES = ("small", "base", "large", "reference")
 
@@ -93,6 +93,7 @@ def train(
         raise UsageError("--out names one run, but several are asked for.")
     from cnn import recipe, run
     from data import registry
+    from finetune.evaluate import table
 
     faults, found, strategy = Faults(), [], run.strategy(split, train_share)
     with faults.collect():
@@ -143,6 +144,7 @@ def evaluate(checkpoint, dataset, precision, device, as_json, **how):
       cnn evaluate --checkpoint runs/cifar100/cnn_base-42 --dataset cifar100
     """
     from finetune import apply, model, run
+    from finetune.evaluate import table
 
     if precision == "auto":
         precision = model.read_about(model.folder_of(checkpoint))["precision"]
@@ -161,14 +163,16 @@ def evaluate(checkpoint, dataset, precision, device, as_json, **how):
 @options.device
 @options.overwrite
 @options.as_json
-@click.pass_context
-def features(context, **given):
+def features(checkpoint, dataset, device, as_json, **how):
     """A feature file of the network's penultimate layer: all that probe does works on it.
 
     \b
     Example:
       cnn features --checkpoint runs/cifar100/cnn_base-42 --dataset cifar100
     """
-    from finetune.cli import features as same
+    from backbench.devices import pick_device
+    from finetune import apply
 
-    context.invoke(same, **given)
+    figures = apply.features(checkpoint, dataset, device=pick_device(device), **how)
+    shown = f"{figures['n']:,} images x {figures['dim']:,} features  {figures['path']}"
+    click.echo(json.dumps(figures, indent=2) if as_json else shown)

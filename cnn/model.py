@@ -51,7 +51,7 @@ def convolution(inside: int, outside: int) -> nn.Conv2d:
 
 def norm(width: int, momentum: float) -> nn.BatchNorm2d:
     """Batch normalisation with a bias only: the scale of what follows is set by the optimizer's weight norms."""
-    layer = nn.BatchNorm2d(width, eps=1e-12, momentum=momentum)
+    layer = nn.BatchNorm2d(width, momentum=momentum)
     layer.weight.requires_grad_(False)
     return layer
 

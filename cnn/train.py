@@ -126,7 +126,7 @@ class Trainer:
 
     def _epoch(self) -> None:
         at, recipe, n = self.at, self.recipe, self.recipe.batch_size
-        self._pictures(recipes.side(recipe, at.epoch))
+        self.show(recipes.side(recipe, at.epoch))
         order = torch.from_numpy(np.random.default_rng((self.seed, at.epoch)).permutation(len(self.labels)))
         order = order.to(self.labels.device)
         self.model.train()
@@ -181,7 +181,8 @@ class Trainer:
         # Without it, no gradient need come down to the first layer: a ninth of the work at 32 pixels.
         self.model.whiten.bias.requires_grad_(bias["lr"] > 0)
 
-    def _pictures(self, side: int) -> None:
+    def show(self, side: int) -> None:
+        """From now on pictures are of ``side`` pixels."""
         if self.varied is None or self.varied.side != side:
             moves = round(self.recipe.translate * side / self.recipe.pixels)
             cutout = round(self.recipe.cutout * side / self.recipe.pixels)
