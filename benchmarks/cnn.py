@@ -5,8 +5,8 @@
 The reference is airbench94 in its Muon version (KellerJordan/cifar10-airbench), as the preset ``reference`` of
 cnn/recipe.py: its network, batch of 2,000, eight epochs of 50,000. Both run on the same loop here, on noise, which
 takes the time that pictures do; steps of either in turns, medians. Seconds of a whole run are its steps times the
-median step of each kind, without val, test and compiling. The peak is that of a product of two 2,048 x 2,048 matrices in
-bfloat16, on all cores, in the same run. Accuracies, beside operations and seconds, are those of the rows in
+median step of each kind, without val, test and compiling. The peak is that of a product of two matrices of 2,048 x
+2,048 in bfloat16, on all cores, in the same run. Accuracies, beside operations and seconds, are those of the rows in
 ``--results-dir``, as ``cnn train`` left them there. CIFAR-10 of ../shared/data is a JPEG re-encoding, clearly harder
 than the original: there the reference ends at 90.9 %, and took 603 s on 2 cores with Intel's AMX.
 """
@@ -40,13 +40,14 @@ ASKED = {
 class Side:
     """One preset's training steps, on noise."""
 
-    def __init__(self, size: str, accelerator, *, compiled: bool):
+    def __init__(self, size: str, accelerator, *, compiled: bool, batch: int | None):
         import torch
 
         from cnn import job, recipe
         from cnn.train import Trainer
 
-        self.recipe = recipe.fitted(recipe.PRESETS[size], IMAGES)
+        own = recipe.PRESETS[size]
+        self.recipe = recipe.fitted(replace(own, batch_size=batch or own.batch_size), IMAGES)
         n = 2 * self.recipe.batch_size
         rng = np.random.default_rng(0)
         pictures = torch.from_numpy(rng.integers(0, 256, (n, self.recipe.pixels, self.recipe.pixels, 3), np.uint8))
@@ -193,20 +194,22 @@ def compare(ours: Side, theirs: Side, rounds: int) -> dict:
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Two rounds, not compiled.")
+@click.option("--quick", is_flag=True, help="Two rounds, not compiled, of 250 pictures a step on both sides.")
 @click.option("--json", "as_json", is_flag=True, help="One object of named figures on stdout.")
 @click.option("--size", default="base", show_default=True, help="The preset held against the reference.")
+@click.option("--batch", type=int, help="Pictures a step on both sides.  [default: each one's own]")
 @click.option("--rounds", default=7, show_default=True, help="Of steps, in turns.")
 @click.option("--compile/--no-compile", default=True, show_default=True, help="Both sides alike.")
 @click.option("--results-dir", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
-def main(quick, as_json, size, rounds, compile, results_dir):
+def main(quick, as_json, size, batch, rounds, compile, results_dir):
     """Measure the network's training beside the reference's."""
     from backbench.allocator import keep_freed_memory
     from finetune.run import accelerator
 
     keep_freed_memory()
     place, _ = accelerator("auto", "auto")
-    ours, theirs = (Side(one, place, compiled=compile and not quick) for one in (size, "reference"))
+    how = {"compiled": compile and not quick, "batch": batch or (250 if quick else None)}
+    ours, theirs = (Side(one, place, **how) for one in (size, "reference"))
     figures = compare(ours, theirs, min(rounds, 2) if quick else rounds)
     table, curve = layers(ours), measured(results_dir)
     if as_json:

@@ -123,7 +123,9 @@ class CifarNet(nn.Module):
 
     def forward_head(self, x, pre_logits: bool = False):
         """(B, D, H', W') to (B, K) logits, or (B, D) features. Logits are divided by D, so that rates fit any width."""
-        x = x.amax((2, 3))
+        # By its place, not by its value as amax: compiled in bfloat16, amax's backward compares a value with one that
+        # was rounded elsewhere, finds it nowhere and divides by zero (torch 2.14).
+        x = x.flatten(2).max(2).values
         return x if pre_logits or not self.num_classes else self.head(x) / self.num_features
 
     def forward(self, x):

@@ -18,14 +18,14 @@ class Recipe:
     epochs: int = 0  # 0: from ``images``, at most MOST_EPOCHS
     batch_size: int = 500
     lr: float = 0.12  # of filters: the share of a weight's norm that one step changes, at the start
-    momentum: float = 0.6
+    momentum: float = 0.75
     lr_bias: float = 0.053  # of the norms' and the first layer's biases
     lr_head: float = 0.67
     momentum_sgd: float = 0.85
     weight_decay: float = 2e-6  # of biases and head, a picture
     warmup: float = 0.0  # share of the run in which rates rise from 0; after it they fall to 0 in a line
     smoothing: float = 0.2
-    norm_momentum: float = 0.4  # share of a batch in the running statistics
+    norm_momentum: float = 0.1  # share of a batch in the running statistics
     whiten_bias: float = 0.375  # share of the run in which the first layer's bias trains
     translate: int = 2  # pixels each way, at the full size
     flip: bool = True
@@ -37,11 +37,13 @@ class Recipe:
 
 
 PRESETS = {
-    "small": Recipe("small"),
-    "base": Recipe("base"),
-    "large": Recipe("large", images=800_000, translate=4, cutout=12),
+    "small": Recipe("small", images=200_000, small_side=24),
+    "base": Recipe("base", images=300_000, small_side=24),
+    "large": Recipe("large", images=1_000_000, small_side=24, translate=4, cutout=12),
     # airbench94, its Muon version of 2024: eight epochs of 50,000, batch 2,000.
-    "reference": Recipe("reference", images=400_000, batch_size=2000, lr=0.24),
+    "reference": Recipe(
+        "reference", images=400_000, batch_size=2000, lr=0.24, momentum=0.6, norm_momentum=0.4, small_side=0
+    ),
 }
 
 MOST_EPOCHS = 60
