@@ -106,8 +106,7 @@ class Job(job.Job):
         return total
 
     def identity(self) -> dict:
-        how = {"n_train": len(self.rows["train"]), "compiled": self.compiled, "device": self.accelerator.device.type}
-        return super().identity() | how
+        return super().identity() | {"n_train": len(self.rows["train"]), "compiled": self.compiled}
 
     def _start(self):
         made = self.backbone.model

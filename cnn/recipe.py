@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields, replace
 
 from backbench import UsageError
-from cnn.model import SIZES, WHITENING
+from cnn.model import LEAST_SIDE, SIZES
 from cnn.views import VIEWS
 from finetune.recipe import fault, parsed
 
@@ -30,19 +30,19 @@ class Recipe:
     translate: int = 2  # pixels each way, at the full size
     flip: bool = True
     cutout: int = 0  # pixels a side; 0: none
-    small_side: int = 0  # pixels a side in the first part of the run; 0: the full size from the start
-    small_share: float = 0.5  # of the epochs that are made at that size
     pixels: int = 32  # a side, at which all pictures are brought to the network
+    early_scale: float = 0.75  # of that, in the first part of the run; 1: the full size from the start
+    early_share: float = 0.5  # of the epochs that are made at that size
     views: str = "all"  # at test time, see cnn.views
 
 
 PRESETS = {
-    "small": Recipe("small", images=200_000, small_side=24),
-    "base": Recipe("base", images=300_000, small_side=24),
-    "large": Recipe("large", images=1_000_000, small_side=24, translate=4, cutout=12),
+    "small": Recipe("small", images=200_000),
+    "base": Recipe("base", images=300_000),
+    "large": Recipe("large", images=1_000_000, translate=4, cutout=12),
     # airbench94, its Muon version of 2024: eight epochs of 50,000, batch 2,000.
     "reference": Recipe(
-        "reference", images=400_000, batch_size=2000, lr=0.24, momentum=0.6, norm_momentum=0.4, small_side=0
+        "reference", images=400_000, batch_size=2000, lr=0.24, momentum=0.6, norm_momentum=0.4, early_scale=1.0
     ),
 }
 
@@ -56,7 +56,8 @@ _RANGES = {
     "images": (1, 10**9), "epochs": (0, 10_000), "batch_size": (2, 65_536), "lr": (0, 10), "momentum": (0, 0.999),
     "lr_bias": (0, 100), "lr_head": (0, 100), "momentum_sgd": (0, 0.999), "weight_decay": (0, 1), "warmup": (0, 0.9),
     "smoothing": (0, 0.9), "norm_momentum": (0.001, 1), "whiten_bias": (0, 1), "translate": (0, 16), "cutout": (0, 64),
-    "small_side": (0, 256), "small_share": (0, 1), "pixels": (9, 256),
+    "early_scale": (0.1, 1), "early_share": (0, 1),
+    "pixels": (LEAST_SIDE, 256),
 }  # fmt: skip
 """Least and largest value of every number."""
 
@@ -70,12 +71,8 @@ def make(size: str, settings: tuple[str, ...] = (), **changes) -> Recipe:
     if faults:
         raise UsageError(*faults)
     recipe = replace(recipe, **changes)
-    if recipe.small_side and not WHITENING + 7 <= recipe.small_side < recipe.pixels:
-        faults.append(f"small_side={recipe.small_side}: 9 or more was expected, and less than pixels={recipe.pixels}.")
     if recipe.translate >= recipe.pixels // 2:
-        faults.append(f"translate={recipe.translate}: less than half of pixels={recipe.pixels} was expected.")
-    if faults:
-        raise UsageError(*faults)
+        raise UsageError(f"translate={recipe.translate}: less than half of pixels={recipe.pixels} was expected.")
     return recipe
 
 
@@ -108,8 +105,8 @@ def bias_rate(recipe: Recipe, done: float) -> float:
 
 def side(recipe: Recipe, epoch: int) -> int:
     """Pixels a side in an epoch."""
-    small = recipe.small_side and epoch < round(recipe.small_share * recipe.epochs)
-    return recipe.small_side if small else recipe.pixels
+    early = epoch < round(recipe.early_share * recipe.epochs)
+    return max(LEAST_SIDE, round(recipe.early_scale * recipe.pixels)) if early else recipe.pixels
 
 
 assert set(PRESETS) == set(SIZES)

@@ -13,4 +13,4 @@ precision = click.option(
 )
 download = click.option("--download", is_flag=True, help="Fetch a data set that isn't there.")
 dataset = click.option("--dataset", required=True, help="A registered image set or folder:PATH.")
-checkpoint = click.option("--checkpoint", type=options.PATH, required=True, help="Folder that finetune made.")
+checkpoint = click.option("--checkpoint", type=options.PATH, required=True, help="A run's folder, as training made it.")

@@ -62,7 +62,7 @@ def test_epochs_follow_from_the_pictures_seen():
 
 
 def test_small_pictures_come_first():
-    made = recipe.make("base", ("small_side=24", "small_share=0.5"), epochs=5)
+    made = recipe.make("base", ("early_scale=0.75", "early_share=0.5"), epochs=5)
     assert [recipe.side(made, epoch) for epoch in range(5)] == [24, 24, 32, 32, 32]
 
 
@@ -71,5 +71,5 @@ def test_all_faults_at_once():
         recipe.make("base", ("lr=fast", "smoothing=2", "pixel=3", "views=many"))
     text = str(error.value)
     assert all(word in text for word in ("lr=fast", "smoothing=2", "Did you mean pixels", "views=many"))
-    with pytest.raises(UsageError, match=r"small_side=40(.|\n)*translate=16"):
-        recipe.make("base", ("small_side=40", "translate=16"))
+    with pytest.raises(UsageError, match=r"translate=16: less than half of pixels=32"):
+        recipe.make("base", ("translate=16",))

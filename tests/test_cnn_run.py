@@ -127,7 +127,7 @@ def test_a_tenth_and_the_usual_split_have_rows_of_their_own(tmp_path, monkeypatc
     ]  # fmt: skip
 
 
-ALL = ("cutout=3", "small_side=10", "small_share=0.5", "warmup=0.1", "batch_size=8", "pixels=12", "translate=2")
+ALL = ("cutout=3", "early_scale=0.8", "early_share=0.5", "warmup=0.1", "batch_size=8", "pixels=12", "translate=2")
 
 
 def test_killed_twice_the_weights_are_those_of_an_unbroken_run(tmp_path):
