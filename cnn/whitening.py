@@ -3,7 +3,7 @@
 import torch
 
 PICTURES = 5000
-"""From which patches are taken: 4.8 million of 2 x 2 pixels at 32 a side, for a matrix of 12 x 12."""
+"""At most, from which patches are taken: 4.8 million of 2 x 2 pixels at 32 a side, for a matrix of 12 x 12."""
 
 EPS = 5e-4
 """Added to the patches' variances, which keeps the faintest components from being all noise; airbench's."""
@@ -29,4 +29,4 @@ def filters(pictures: torch.Tensor, side: int, *, eps: float = EPS) -> torch.Ten
 def put(model, pictures: torch.Tensor) -> None:
     """Set the first layer of a ``CifarNet`` from pictures as it is given them."""
     layer = model.whiten
-    layer.weight.copy_(filters(pictures[:PICTURES].float().cpu(), layer.kernel_size[0]))
+    layer.weight.copy_(filters(pictures.float().cpu(), layer.kernel_size[0]))
