@@ -19,7 +19,7 @@ from cnn.muon import Muon
 from cnn.pictures import Varied, resized
 from finetune import state
 from finetune.stopping import Stopped, Stopper
-from finetune.train import SAVING, Diverged, Progress
+from finetune.train import SAVING, Diverged, Progress, device_failed
 
 
 def optimizer(model, recipe: recipes.Recipe, *, dtype) -> Muon:
@@ -70,7 +70,6 @@ class Trainer:
         self.steps = len(labels) // recipe.batch_size
         self.at = Progress()
         self.best: dict = {}
-        self.start: dict = {}
         self.earlier = 0.0  # seconds of training before this process
         self.warm: set = set()
         self.saved, self.cost = time.monotonic(), 0.0
@@ -101,6 +100,7 @@ class Trainer:
                         f"no memory for {self.recipe.batch_size} pictures at a time on {self.accelerator.device}. "
                         "What was saved is kept; a smaller --batch-size is another run."
                     ) from error
+                device_failed(error, self.accelerator.device)
                 raise
         self.save()
         return self.at
