@@ -12,15 +12,20 @@ from extract.backbones import Backbone
 from extract.lane import Settings
 from extract.run import extract_one
 from extract.study import default_path, summary
-from finetune import evaluate, model
+from finetune import evaluate, kinds, model
 from report import details, rows
 
+CARRIED = ("chosen", "epochs", "parameters", "macs", "train_flops", "train_seconds", "steps")
+"""Of the row of the training, what its later rows say too."""
 
-def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_root: Path, download: bool) -> dict:
+
+def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_root: Path, download: bool,
+        views: str | None = None) -> dict:  # fmt: skip
     """The result row of a checkpoint on the test images of ``dataset``, added to the results.
 
-    On the very set it was tuned on that is its own row again. The temperature is always the checkpoint's. Raises
-    UserError for a damaged checkpoint, one that has none, and a set with classes it doesn't know.
+    On the very set it was tuned on that is its own row again; ``views`` asks cnn's network for others than then. The
+    temperature is always the checkpoint's. Raises UserError for a damaged checkpoint, one that has none, and a set with
+    classes it doesn't know.
     """
     import torch
 
@@ -39,20 +44,22 @@ def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_
     if not len(numbers["test"]):
         raise UserError(f"{imageset.name} has no test images.")
     prepared = Backbone(about["model"], "", "", tuned.model, tuned.config)
-    tuned.model.to(accelerator.device, memory_format=torch.channels_last)
-    scores = evaluate.logits(tuned.model, imageset, prepared, numbers["test"], accelerator)
+    scorer = kinds.scorer(tuned, views).to(accelerator.device, memory_format=torch.channels_last)
+    scores = evaluate.logits(scorer, imageset, prepared, numbers["test"], accelerator)
     scores = scores[:, [index[name] for name in imageset.class_names]]
-    found = about["row"]
+    found, own = about["row"], imageset.name == about["dataset"]
     figures, beside = evaluate.assess(scores, None, imageset, numbers, t=float(found.get("temperature") or 1.0))
     made = rows.make(
-        "finetune",
+        tuned.stage,
         dataset=imageset.name,
         model=about["model"],
         method=tuned.method,
         seed=about["seed"],
         figures={"val_top1": found.get("val_top1"), **figures, "train_top1": found.get("train_top1")}
-        | {"converged": None, "chosen": found.get("chosen"), "epochs": found.get("epochs")},
-        protocol={**found.get("protocol", {}), "evaluated": "again, from the checkpoint"},
+        | {"converged": None, "chosen": None, "epochs": None}
+        | {key: found[key] for key in (*CARRIED, *(("n_train", "n_val") if own else ())) if key in found},
+        protocol={**found.get("protocol", {}), "evaluated": "again, from the checkpoint"}
+        | ({"views": views} if views else {}),
         features=about["identity"] | {"input_scale": 1.0, "path": str(tuned.folder)},
         device=device_name(accelerator.device),
         seconds=time.monotonic() - started,

@@ -5,19 +5,8 @@ from pathlib import Path
 
 import click
 
-from backbench import UsageError, columns, options
-
-data_root = options.data_root
-precision = click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16"]),
-    default="auto",
-    show_default=True,
-    help="Of the forward pass. auto: bfloat16 where the device has hardware for it.",
-)
-download = click.option("--download", is_flag=True, help="Fetch a data set that isn't there.")
-dataset = click.option("--dataset", required=True, help="A registered image set or folder:PATH.")
-checkpoint = click.option("--checkpoint", type=options.PATH, required=True, help="Folder that finetune made.")
+from backbench import UsageError, options
+from finetune.options import checkpoint, dataset, download, precision
 
 
 @click.group(cls=options.Group)
@@ -203,23 +192,6 @@ def _show(rows: list[dict], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     elif rows:
+        from finetune.evaluate import table
+
         click.echo(table(rows))
-
-
-def table(rows: list[dict]) -> str:
-    """The rows for people, in percent."""
-    lines = [["dataset", "model", "method", "top-1 %", "top-5 %", "balanced %", "val %", "train %", "chosen", "s"]]
-    for row in rows:
-        lines.append(
-            [
-                row["dataset"],
-                row["model"],
-                row["method"],
-                *(f"{100 * row[k]:.1f} [{100 * row[f'{k}_low']:.1f}, {100 * row[f'{k}_high']:.1f}]"
-                  for k in ("top1", "top5", "balanced")),
-                *("" if row[k] is None else f"{100 * row[k]:.1f}" for k in ("val_top1", "train_top1")),
-                row["chosen"] or "",
-                f"{row['seconds']:.1f}",
-            ]
-        )  # fmt: skip
-    return columns(lines)

@@ -30,15 +30,16 @@ def _picture(history: list[dict]) -> bytes:
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
-    left.plot(epochs[1:], [row["train_loss"] for row in history[1:]], label="train, augmented")
+    _line(left, epochs, history, "train_loss", "train, augmented")
     for name, label in (("val_nll_tuned", "val"), ("val_nll_ema", "val, EMA")):
         _line(left, epochs, history, name, label)
     for name, label in LINES.items():
         _line(right, epochs, history, name, label, factor=100)
     left.set(xlabel="epoch", ylabel="cross-entropy")
     right.set(xlabel="epoch", ylabel="top-1 %")
-    left.legend()
-    right.legend()
+    for axis in (left, right):
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend()
     room = io.BytesIO()
     figure.savefig(room, format="png", dpi=120)
     return room.getvalue()

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from backbench import UserError
+from backbench import UserError, columns
 from extract.pixels import Pixels, Reader
 from probe import metrics, trust
 from report import details
@@ -77,3 +77,22 @@ def assess(scores: np.ndarray, val_scores: np.ndarray | None, imageset, rows: di
 def top1(scores: np.ndarray, labels: np.ndarray) -> float:
     """Accuracy, 0..1."""
     return float(metrics.top_k(scores, labels, k=1).mean())
+
+
+def table(rows: list[dict]) -> str:
+    """The rows for people, in percent."""
+    lines = [["dataset", "model", "method", "top-1 %", "top-5 %", "balanced %", "val %", "train %", "chosen", "s"]]
+    for row in rows:
+        lines.append(
+            [
+                row["dataset"],
+                row["model"],
+                row["method"],
+                *(f"{100 * row[k]:.1f} [{100 * row[f'{k}_low']:.1f}, {100 * row[f'{k}_high']:.1f}]"
+                  for k in ("top1", "top5", "balanced")),
+                *("" if row[k] is None else f"{100 * row[k]:.1f}" for k in ("val_top1", "train_top1")),
+                row["chosen"] or "",
+                f"{row['seconds']:.1f}",
+            ]
+        )  # fmt: skip
+    return columns(lines)

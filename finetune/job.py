@@ -11,7 +11,7 @@ from backbench import SPLITS, UserError, __version__
 from backbench.devices import device_name
 from extract import backbones, lane, names
 from extract.study import default_path
-from finetune import curve, evaluate, export, model, start, state
+from finetune import curve, evaluate, export, kinds, model, start, state
 from finetune.images import Images, cores, scaled
 from finetune.recipe import Recipe, as_dict
 from finetune.train import Trainer
@@ -46,12 +46,17 @@ class Settings:
 class Job:
     """One model on one data set, in one folder."""
 
+    stage = "finetune"
+    """Of its rows."""
+
     def __init__(self, imageset, name: str, recipe: Recipe, settings: Settings, folder: Path):
-        self.imageset, self.settings, self.folder = imageset, settings, folder
-        self.started = time.monotonic()
-        self.accelerator = settings.accelerator
-        self.backbone = backbones.create(name, weights=settings.weights, seed=settings.seed)
-        self.recipe = start.fitting(self.backbone, recipe)
+        backbone = backbones.create(name, weights=settings.weights, seed=settings.seed)
+        self.begin(imageset, start.fitting(backbone, recipe), settings, folder, backbone)
+
+    def begin(self, imageset, recipe, settings: Settings, folder: Path, backbone) -> None:
+        """What every job knows, of whatever network."""
+        self.imageset, self.recipe, self.settings, self.folder = imageset, recipe, settings, folder
+        self.backbone, self.accelerator, self.started = backbone, settings.accelerator, time.monotonic()
         self.rows = {split: np.flatnonzero(imageset.split == code) for code, split in enumerate(SPLITS)}
 
     def row(self, results_dir: Path) -> dict:
@@ -99,7 +104,7 @@ class Job:
 
     @property
     def method(self) -> str:
-        return f"finetune-{self.recipe.name}/{self.recipe.strategy}"
+        return kinds.method(self.stage, as_dict(self.recipe))
 
     def identity(self) -> dict:
         """What decides the weights that come out; a run that was stopped goes on only where all of it is the same."""
@@ -144,7 +149,10 @@ class Job:
 
     def _compare(self, ours: dict, theirs: dict, *, versions: bool) -> None:
         lines = [
-            line for key in ours if versions or key != "versions" for line in _apart(key, ours[key], theirs.get(key))
+            line
+            for key in ours
+            if versions or key != "versions"
+            for line in state.apart(key, ours[key], theirs.get(key))
         ]
         if lines:
             raise UserError(
@@ -231,11 +239,12 @@ class Job:
         """The row's figures and details: the one time that test is read."""
         self.tuned.load_state_dict(weights)
         val, test = (self._logits(self.tuned, split, chosen["scale"]) for split in ("val", "test"))
-        figures, beside = evaluate.assess(test, val, self.imageset, self.rows)
+        has_val = len(self.rows["val"]) > 0  # or the logits are as they come
+        figures, beside = evaluate.assess(test, val, self.imageset, self.rows, t=None if has_val else 1.0)
         self.rows["seen"] = self.rows["train"][:: -(-len(self.rows["train"]) // TRAIN_SEEN)]
         seen = self._logits(self.tuned, "seen", chosen["scale"])
         return figures | {
-            "val_top1": evaluate.top1(val, self.imageset.labels[self.rows["val"]]),
+            "val_top1": evaluate.top1(val, self.imageset.labels[self.rows["val"]]) if has_val else None,
             "train_top1": evaluate.top1(seen, self.imageset.labels[self.rows["seen"]]),
         }, beside
 
@@ -243,7 +252,7 @@ class Job:
         n = self.accelerator.num_processes
         speeds = [one["images_per_second"] for one in at.history if one["images_per_second"]]
         return rows.make(
-            "finetune",
+            self.stage,
             dataset=self.imageset.name,
             model=self.backbone.name,
             method=self.method,
@@ -288,9 +297,3 @@ def describe(chosen: dict) -> str:
     words += ["EMA"] if chosen["weights"] == "EMA" else []
     words += [f"wise {chosen['wise']:g}"] if chosen.get("wise") not in (None, 1) else []
     return ", ".join(words)
-
-
-def _apart(key: str, ours, theirs) -> list[str]:
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        return [line for k in sorted({*ours, *theirs}) for line in _apart(f"{key}.{k}", ours.get(k), theirs.get(k))]
-    return [] if ours == theirs else [f"{key}: there it was {theirs!r}, now {ours!r}"]

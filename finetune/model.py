@@ -16,6 +16,7 @@ from backbench import UserError
 from backbench.files import write_whole
 from extract import names
 from extract.backbones import Backbone
+from finetune import kinds
 
 TENSORS, ABOUT = "model.safetensors", "model.json"
 
@@ -51,8 +52,12 @@ class Tuned:
     config: dict
 
     @property
+    def stage(self) -> str:
+        return kinds.stage(self.about["timm_name"])
+
+    @property
     def method(self) -> str:
-        return f"finetune-{self.about['recipe']['name']}/{self.about['recipe']['strategy']}"
+        return kinds.method(self.stage, self.about["recipe"])
 
 
 def build(backbone: Backbone, n_classes: int, *, seed: int, drop_path: float = 0.0, any_size: bool = False):
@@ -265,6 +270,7 @@ def load(checkpoint: Path) -> Tuned:
         raise UserError(f"{folder}: its two files belong to different checkpoints:\n  " + "\n  ".join(lines))
     if hashlib.sha256(content).hexdigest() != about["sha256"]:
         raise UserError(f"{path} is not the file that {ABOUT} was written with: copy the two together.")
+    kinds.prepare(about, folder)
     names.resolve([about["model"]])
     if about["timm_name"] != names.timm_name(about["model"]):
         raise UserError(f"{folder}: {about['model']} is {names.timm_name(about['model'])}, not {about['timm_name']}.")

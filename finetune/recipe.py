@@ -109,13 +109,7 @@ _CHOICES = {"strategy": STRATEGIES, "schedule": SCHEDULES, "batch_norm": ("froze
 def make(preset: str, settings: tuple[str, ...] = (), **changes) -> Recipe:
     """The preset with ``KEY=VALUE`` settings and ``changes`` that are not None. Raises UsageError with every fault."""
     recipe, known = PRESETS[preset], {field.name: field.type for field in fields(Recipe) if field.name != "name"}
-    faults, changes = [], {key: value for key, value in changes.items() if value is not None}
-    for setting in settings:
-        key, _, text = setting.partition("=")
-        if key not in known or not text:
-            faults.append(f"--set {setting}: KEY=VALUE was expected.{suggest(key, known)} Known: {', '.join(known)}.")
-        else:
-            changes[key] = value(text)
+    changes, faults = parsed(settings, known, {key: value for key, value in changes.items() if value is not None})
     faults += [f for key, value in changes.items() if (f := _fault(key, known[key], value))]
     if not faults:
         recipe = replace(recipe, **changes)
@@ -129,6 +123,18 @@ def make(preset: str, settings: tuple[str, ...] = (), **changes) -> Recipe:
     if faults:
         raise UsageError(*faults)
     return recipe
+
+
+def parsed(settings: tuple[str, ...], known, changes: dict) -> tuple[dict, list[str]]:
+    """``changes`` and the ``KEY=VALUE`` settings as one dict, and what is wrong with those."""
+    changes, faults = dict(changes), []
+    for setting in settings:
+        key, _, text = setting.partition("=")
+        if key not in known or not text:
+            faults.append(f"--set {setting}: KEY=VALUE was expected.{suggest(key, known)} Known: {', '.join(known)}.")
+        else:
+            changes[key] = value(text)
+    return changes, faults
 
 
 def value(text: str):
@@ -148,13 +154,20 @@ def _fault(key: str, kind, value) -> str | None:
         return None if value in _CHOICES[key] else f"{key}={value}: one of {', '.join(_CHOICES[key])} was expected."
     if kind is str:
         return _name_fault(key, value)
-    low, high = _RANGES[key]
-    whole = "a whole number" if kind is int else "a number"
-    if not _is_number(value) or (kind is int and value != int(value)) or not low <= value <= high:
-        return f"{key}={value}: {whole} within {low} and {high} was expected."
+    if wrong := fault(key, kind, value, _RANGES[key]):
+        return wrong
     if key == "batch_size" and value % 2:
         return f"batch_size={value}: an even number was expected, since pictures are mixed in pairs."
     return f"{key}={value}: above 0 was expected." if key == "lr" and value == 0 else None
+
+
+def fault(key: str, kind, value, limits: tuple[float, float]) -> str | None:
+    """Why ``value`` is no number (int: whole) within ``limits``; None where it is."""
+    low, high = limits
+    whole = "a whole number" if kind is int else "a number"
+    if not _is_number(value) or (kind is int and value != int(value)) or not low <= value <= high:
+        return f"{key}={value}: {whole} within {low} and {high} was expected."
+    return None
 
 
 def _name_fault(key: str, value) -> str | None:

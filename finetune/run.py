@@ -84,16 +84,16 @@ def finetune_all(
     return found, faults
 
 
-def check(imageset) -> None:
+def check(imageset, *, least_val: int = LEAST_VAL) -> None:
     """Raise UserError, with all faults at once, where no training on this set would mean anything."""
     counts = np.zeros((3, len(imageset.class_names)), int)
     np.add.at(counts, (imageset.split, imageset.labels), 1)
     n, faults = dict(zip(SPLITS, counts.sum(axis=1).tolist(), strict=True)), []
     if empty := [split for split in ("train", "test") if not n[split]]:
         faults.append(f"no images in {' and '.join(empty)}. All of train, val, test are needed.")
-    if n["val"] < LEAST_VAL:
+    if n["val"] < least_val:
         faults.append(
-            f"val has {n['val']} images, too few to choose on; at least {LEAST_VAL} are needed. Move some of train's "
+            f"val has {n['val']} images, too few to choose on; at least {least_val} are needed. Move some of train's "
             "there: with train/, val/ and test/ folders the split is yours."
         )
     if len(imageset.class_names) < 2:

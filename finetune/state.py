@@ -95,3 +95,10 @@ def read(folder: Path, *, model, optimizer, ema) -> dict:
             f"{folder / FILE} doesn't fit this run ({' '.join(str(error).split())[:300]}). --overwrite begins anew."
         ) from error
     return {"best": {}} | found
+
+
+def apart(key: str, ours, theirs) -> list[str]:
+    """A line for each value in which two identities differ."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return [line for k in sorted({*ours, *theirs}) for line in apart(f"{key}.{k}", ours.get(k), theirs.get(k))]
+    return [] if ours == theirs else [f"{key}: there it was {theirs!r}, now {ours!r}"]

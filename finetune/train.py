@@ -146,7 +146,7 @@ class Trainer:
                     self.save()
                 raise
             except RuntimeError as error:
-                self._device_failed(error)
+                device_failed(error, self.accelerator.device)
                 raise
         self.save()
         return self.at
@@ -243,11 +243,12 @@ class Trainer:
         elif at.epoch >= recipe.epochs:
             at.ended = "all epochs"
 
-    def _device_failed(self, error: RuntimeError) -> None:
-        """A GPU that is gone: what was saved is kept, and said."""
-        words = str(error)
-        if any(word in words for word in ("CUDA error", "CUDA driver", "HIP error", "MPS backend", "NCCL error")):
-            raise UserError(
-                f"{self.accelerator.device} failed: {' '.join(words.split())[:200]}. What was saved up to then is "
-                "kept: the same command goes on, on another device with --device."
-            ) from error
+
+def device_failed(error: RuntimeError, device) -> None:
+    """Raise UserError where a GPU is gone: what was saved is kept, and said."""
+    words = str(error)
+    if any(word in words for word in ("CUDA error", "CUDA driver", "HIP error", "MPS backend", "NCCL error")):
+        raise UserError(
+            f"{device} failed: {' '.join(words.split())[:200]}. What was saved up to then is kept: the same command "
+            "goes on, on another device with --device."
+        ) from error

@@ -157,7 +157,9 @@ def fine_tuning(study: Study) -> dict:
             sure += notes
             evidence += [_evidence(probed[name]), _evidence(tuned[name])]
         for record in list(study.best(dataset, stages=("cnn",)).values())[:1]:
-            said.append(f"On {text.printable(dataset)} the network trained from scratch reaches {_said(record)}.")
+            sentence, notes = _scratch(study, record, [*probed.values(), *tuned.values()])
+            said.append(f"On {text.printable(dataset)} the network trained from scratch reaches {sentence}")
+            sure += notes
             evidence.append(_evidence(record))
         if probed and not tuned:
             best = _pasted(next(iter(probed.values()))["model"])
@@ -165,6 +167,27 @@ def fine_tuning(study: Study) -> dict:
     if not any(record["stage"] == "cnn" for record in study.records):
         run.append("cnn train --dataset cifar100")
     return _answer("What does fine-tuning add?", answer=said, evidence=evidence, sure=sure, run=run)
+
+
+def _scratch(study: Study, record: dict, others: list[dict]) -> tuple[str, list[str]]:
+    """How the network trained from scratch stands to the best of ``others``, and at what cost."""
+    row = study.rows[record["rows"][-1]]
+    cost = [f"{row['parameters'] / 1e6:.1f} million parameters"] if row.get("parameters") else []
+    cost += [f"{row['train_flops'] / 1e15:.2g} PFLOP of training"] if row.get("train_flops") else []
+    sentence = f"{_said(record)}{' with ' if cost else ''}{' and '.join(cost)}"
+    if not others:
+        return f"{sentence}.", []
+    best = max(others, key=lambda other: other["top1"])
+    points = 100 * (record["top1"] - best["top1"])
+    beside = f"; {_said(best)} is {abs(points):.1f} points {'behind' if points > 0 else 'ahead'}"
+    try:
+        test = paired(*((study.results_dir, study.rows[one["rows"][-1]]) for one in (record, best)))
+    except UserError as error:
+        return f"{sentence}{beside}.", [str(error)]
+    if test is None:
+        return f"{sentence}{beside}, which no paired test backs.", []
+    told = "" if test.p < LEVEL else ", which these images can't tell from nothing"
+    return f"{sentence}{beside}{told}.", [f"{text.printable(record['named'])}: McNemar's p = {test.p:.3g}."]
 
 
 def _gain(study: Study, probed: dict, tuned: dict) -> tuple[str, list[str]]:

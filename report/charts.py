@@ -100,10 +100,12 @@ def _cost(study: Study, dataset: str, cost: str) -> dict:
     best = study.best(dataset)
     costed = [record for record in best.values() if record[cost]]
     points = [_point(record, round(record[cost] / UNITS[cost], 4)) for record in costed]
+    scratch = [record for record in study.best(dataset, stages=("cnn",)).values() if record[cost]]
     front = pareto([(point["x"], point["y"]) for point in points])
     series = [
         _series("Pareto front", [points[i] | {"low": None, "high": None} for i in front], "lines"),
         _series("backbones", points),
+        _series("trained from scratch", [_point(record, round(record[cost] / UNITS[cost], 4)) for record in scratch]),
     ]
     caption = "Each backbone's best head by val top-1, 95 % intervals. On the front: none is both cheaper and better."
     return _chart(
@@ -131,7 +133,8 @@ def _methods(study: Study, dataset: str) -> dict:
 
 
 def _method(record: dict) -> str:
-    return record["method"] if record["stage"] == "probe" else f"{record['stage']} {record['method']}"
+    own = record["stage"] == "probe" or record["method"].startswith(record["stage"])
+    return record["method"] if own else f"{record['stage']} {record['method']}"
 
 
 def _sets(study: Study, a: str, b: str) -> dict:

@@ -43,3 +43,14 @@ def test_the_training_step_is_measured_beside_the_bare_pass():
     rates = [figures[f"{way}_images_per_second"] for way in ("bare", "step", "fed")]
     assert min(rates) > 0
     assert figures["step_share"] > figures["fed_share"] / 3  # noise apart, feeding only adds
+
+
+def test_the_cifar_networks_steps_are_measured_beside_the_references():
+    command = [sys.executable, "benchmarks/cnn.py", "--quick", "--rounds", "1", "--json", "--batch", "8"]
+    figures = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
+    # airbench94's 0.28 PFLOP: 8 epochs of 50,000 pictures, 118 million multiply-adds forward, about three times that.
+    assert figures["reference_pflop"] == pytest.approx(8 * 50_000 * 6 * 118e6 / 1e15, rel=0.05)
+    assert 0 < figures["pflop_over_reference"] < 1
+    assert figures["ours_seconds"] > 0
+    assert 0 < figures["input_share"] < 1
+    assert "convolution" in " ".join(one["operation"] for one in figures["layers"])

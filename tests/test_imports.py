@@ -14,11 +14,13 @@ MAY = {
     "probe": {"cache", "report.rows", "report.details"},
     "extract": {"data", "cache", "report.rows"},
     "finetune": {"data", "cache", "extract", "probe", "report.rows", "report.details"},
+    "cnn": {"data", "extract", "finetune", "probe", "report.rows", "report.details"},
 }
 """What each room may import besides itself and backbench. A stage writes its rows and, beside them, their details."""
 
-MODULES_MAY = {"report/pictures.py": {"cache", "data"}}
-"""What single modules may import beyond their room: the page shows pictures and features where these are at hand."""
+MODULES_MAY = {"report/pictures.py": {"cache", "data"}, "finetune/kinds.py": {"cnn"}}
+"""What single modules may import beyond their room: the page shows pictures and features where these are at hand; a
+checkpoint of cnn is evaluated as any other."""
 
 HEAVY_FORBIDDEN = {"probe": {"timm", "torchvision"}, "cache": {"torch", "timm"}, "report": {"torch", "timm"}}
 

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 import cache.cli
+import cnn.cli
 import data.cli
 import extract.cli
 import finetune.cli
@@ -21,6 +22,7 @@ COMMANDS = {
     "probe": probe.cli.main,
     "report": report.cli.main,
     "finetune": finetune.cli.main,
+    "cnn": cnn.cli.main,
     "python -m data": data.cli.main,
     "python -m cache": cache.cli.main,
 }
@@ -54,7 +56,7 @@ BLOCKS = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
 
 
 @pytest.mark.parametrize(
-    "line", [*pasteable(BLOCKS), *re.findall(r"`((?:extract|probe|finetune|python -m \w+) [^`.…]+)`", README)]
+    "line", [*pasteable(BLOCKS), *re.findall(r"`((?:extract|probe|finetune|cnn|python -m \w+) [^`.…]+)`", README)]
 )
 def test_readmes_commands_are_understood(line):
     if not pasteable(line) or "..." in line or "NAME" in line:

@@ -1,5 +1,6 @@
 """Small pictures to tune timm's tiny models on, and the command, in this process or in one to be killed."""
 
+import importlib
 import multiprocessing
 import os
 
@@ -55,17 +56,17 @@ def tune(*args, code=0, **how):
     return result
 
 
-def in_child(words) -> multiprocessing.Process:
-    """The command in a process of its own, from a server that has imported all and trained nothing."""
+def in_child(words, room="finetune") -> multiprocessing.Process:
+    """The room's command in a process of its own, from a server that has imported all and trained nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.tuning", "accelerate", "timm", "finetune.run"])
-    process = context.Process(target=_child, args=(words,))
+    context.set_forkserver_preload(["tests.tuning", "accelerate", "timm", "finetune.run", "cnn.run"])
+    process = context.Process(target=_child, args=(words, room))
     process.start()
     return process
 
 
-def _child(words):
+def _child(words, room):
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    main(words)
+    importlib.import_module(f"{room}.cli").main(words)

@@ -1,0 +1,3 @@
+from cnn.cli import main
+
+main(prog_name="python -m cnn")

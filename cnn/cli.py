@@ -1,0 +1,178 @@
+"""``cnn``: train the CIFAR network from scratch, and use what came of it."""
+
+import json
+from pathlib import Path
+
+import click
+
+from backbench import Faults, UsageError, options
+from finetune.options import checkpoint, download, precision
+from finetune.options import dataset as one_dataset
+
+SIZES = ("small", "base", "large", "reference")
+
+
+@click.group(cls=options.Group)
+def main():
+    """A small convolutional network for small pictures, from scratch: what transfer learning is compared with.
+
+    \b
+    Examples:
+      cnn train --dataset cifar100
+      cnn train --dataset cifar10 --size large --runs 3
+      cnn evaluate --checkpoint runs/cifar100/cnn_base-42 --dataset cifar100
+      cnn features --checkpoint runs/cifar100/cnn_base-42 --dataset cifar100
+    """
+
+
+@main.command()
+@click.option("--dataset", "datasets", multiple=True, required=True, help="An image set or folder:PATH. Repeat.")
+@click.option(
+    "--size",
+    type=click.Choice(SIZES),
+    default="base",
+    show_default=True,
+    help="Of the network and its recipe. reference: airbench94's, to compare with.",
+)
+@click.option("--epochs", type=click.IntRange(1), help="Passes over train.  [default: the size's pictures seen]")
+@click.option("--batch-size", type=click.IntRange(2), help="Pictures a step.  [default: the size's]")
+@click.option("--runs", type=click.IntRange(1), default=1, show_default=True, help="Of the seeds from --seed on.")
+@click.option(
+    "--train-share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Of each class's train pictures; as many are seen in all.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["study", "usual"]),
+    default="study",
+    show_default=True,
+    help="study: chosen on val. usual: val is trained on too, and nothing chosen.",
+)
+@click.option("--pixels", type=int, help="A side, to which pictures are brought.  [default: 32]")
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Any other setting of cnn/recipe.py.")
+@precision
+@click.option(
+    "--compile",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="auto: where the run is long enough for it and there is a C++ compiler.",
+)
+@click.option(
+    "--save-every",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    help="Seconds between savings; 0: after every step.",
+)
+@download
+@options.data_root
+@options.results_dir
+@options.out("The run's folder, instead of runs/<dataset>/cnn_<size>-<seed>.")
+@options.device
+@options.seed
+@options.overwrite
+@options.as_json
+def train(
+    datasets, size, epochs, batch_size, runs, train_share, split, pixels, settings, precision, device, results_dir,
+    data_root, download, out, seed, as_json, **how,
+):  # fmt: skip
+    """Train the network: chosen on val, tested once. Killed at any moment, the same command goes on.
+
+    \b
+    Examples:
+      cnn train --dataset cifar100
+      cnn train --dataset digits --size small --epochs 8
+      cnn train --dataset cifar10 --split usual --runs 3
+      cnn train --dataset cifar100 --train-share 0.1
+    """
+    if out and (len(datasets), runs) != (1, 1):
+        raise UsageError("--out names one run, but several are asked for.")
+    from cnn import recipe, run
+    from data import registry
+    from finetune.evaluate import table
+
+    faults, found, strategy = Faults(), [], run.strategy(split, train_share)
+    with faults.collect():
+        registry.check(*datasets)
+    with faults.collect():
+        made = recipe.make(size, settings, epochs=epochs, batch_size=batch_size, pixels=pixels, strategy=strategy)
+    faults.stop()
+    for name in dict.fromkeys(datasets):
+        with faults.collect():
+            found += run.train(
+                name,
+                made,
+                seeds=range(seed, seed + runs),
+                split=split,
+                share=train_share,
+                place=lambda *pair: out or run.default_out(Path("runs"), *pair),
+                results_dir=results_dir,
+                data_root=data_root,
+                download=download,
+                device=device,
+                precision=precision,
+                **how,
+            )
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    elif found:
+        click.echo(table(found))
+        if runs > 1:
+            click.echo("\n".join(run.means(found)))
+    faults.stop()
+
+
+@main.command()
+@checkpoint
+@one_dataset
+@click.option("--views", type=click.Choice(["none", "flip", "all"]), help="At test time.  [default: the run's]")
+@precision
+@download
+@options.data_root
+@options.results_dir
+@options.device
+@options.as_json
+def evaluate(checkpoint, dataset, precision, device, as_json, **how):
+    """The row of a checkpoint again, or on another set of the same classes.
+
+    \b
+    Example:
+      cnn evaluate --checkpoint runs/cifar100/cnn_base-42 --dataset cifar100
+    """
+    from finetune import apply, model, run
+    from finetune.evaluate import table
+
+    if precision == "auto":
+        precision = model.read_about(model.folder_of(checkpoint))["precision"]
+    accelerator, _ = run.accelerator(device, precision)
+    found = [apply.row(checkpoint, dataset, accelerator, **how)]
+    click.echo(json.dumps(found, indent=2) if as_json else table(found))
+
+
+@main.command()
+@checkpoint
+@one_dataset
+@download
+@options.data_root
+@options.cache_dir
+@options.out("The feature file, instead of <cache-dir>/<dataset>/cnn_<size>+<size>-scratch.h5.")
+@options.device
+@options.overwrite
+@options.as_json
+def features(checkpoint, dataset, device, as_json, **how):
+    """A feature file of the network's penultimate layer: all that probe does works on it.
+
+    \b
+    Example:
+      cnn features --checkpoint runs/cifar100/cnn_base-42 --dataset cifar100
+    """
+    from backbench.devices import pick_device
+    from finetune import apply
+
+    figures = apply.features(checkpoint, dataset, device=pick_device(device), **how)
+    shown = f"{figures['n']:,} images x {figures['dim']:,} features  {figures['path']}"
+    click.echo(json.dumps(figures, indent=2) if as_json else shown)

@@ -1,0 +1,124 @@
+"""Pictures as they are trained on: all in memory, normalised and varied a batch at a time on the device."""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from backbench import UserError
+from backbench.devices import memory
+from backbench.progress import progress
+from extract.pixels import Pixels, Reader
+
+AT_A_TIME = 1000
+"""Pictures read at a time."""
+
+SHRUNK = 4
+"""Times larger than the network's side from which a user is told what is lost."""
+
+MOST_MEMORY = 0.5
+"""Share of the memory that the pictures may take."""
+
+
+def read(imageset, backbone) -> torch.Tensor:
+    """(N, H, W, 3) uint8 of all pictures, as extract sees them at the backbone's input size.
+
+    Raises UserError naming those that can't be read, or where all of them don't fit into memory.
+    """
+    way, n = Pixels(backbone), len(imageset)
+    need, there = n * 3 * way.size[0] * way.size[1], memory(torch.device("cpu"))
+    if need > MOST_MEMORY * there:
+        raise UserError(
+            f"{imageset.name}: {n:,} pictures of {way.size[0]} x {way.size[1]} pixels take {need >> 20:,} MB, more "
+            f"than half of the {there >> 20:,} MB here. This network trains from memory: a smaller --pixels, or "
+            "finetune, which reads them from disk."
+        )
+    _warn(imageset, way.size)
+    found = torch.empty((n, *way.size, 3), dtype=torch.uint8)
+    with ThreadPoolExecutor(8) as pool, progress(n, f"reading {imageset.name}") as advance:
+        reader = Reader(imageset, pool)
+        for start in range(0, n, AT_A_TIME):
+            rows = np.arange(start, min(start + AT_A_TIME, n))
+            (batch,), faults = reader.read(rows, np.zeros(len(rows), int), [way])
+            if unreadable := [str(fault) for fault in faults if fault]:
+                raise UserError(*(f"{one} Mend it or take it out, then run the same command." for one in unreadable))
+            found[start : start + len(rows)] = batch.permute(0, 2, 3, 1)
+            advance(len(rows))
+    return found
+
+
+def _warn(imageset, size: tuple[int, int]) -> None:
+    """Say so where pictures are far larger than the network sees them: of a sample, the middle one."""
+    sides = sorted(max(imageset.read(i).size) for i in range(0, len(imageset), max(1, len(imageset) // 15)))
+    if sides and (middle := sides[len(sides) // 2]) > SHRUNK * max(size):
+        print(
+            f"Warning: pictures of {imageset.name} are about {middle} pixels a side; this network sees them at "
+            f"{size[0]} x {size[1]}. --pixels takes more of them; finetune and probe suit such pictures better.",
+            file=sys.stderr,
+        )
+
+
+def statistics(pictures: torch.Tensor) -> tuple[tuple, tuple]:
+    """Mean and standard deviation of each channel on the 0..1 scale, of (N, H, W, 3) uint8, to four digits.
+
+    Exact: from the counts of all 256 levels.
+    """
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    counts = torch.stack([torch.bincount(pictures[..., c].flatten(), minlength=256) for c in range(3)]).double()
+    share = counts / counts.sum(1, keepdim=True)
+    mean = share @ levels
+    std = (share @ levels**2 - mean**2).clamp(min=1e-8).sqrt()
+    return tuple(round(m, 4) for m in mean.tolist()), tuple(max(round(s, 4), 1e-4) for s in std.tolist())
+
+
+def resized(pictures: torch.Tensor, side: int) -> torch.Tensor:
+    """(N, H, W, 3) uint8 at ``side`` pixels, by the mean over the area of each."""
+    if pictures.shape[1] == side:
+        return pictures
+    made = torch.empty((len(pictures), side, side, 3), dtype=torch.uint8, device=pictures.device)
+    for rows in torch.arange(len(pictures)).split(AT_A_TIME):
+        batch = pictures[rows].permute(0, 3, 1, 2).float()
+        batch = torch.nn.functional.interpolate(batch, (side, side), mode="bilinear", antialias=True)
+        made[rows] = batch.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1)
+    return made
+
+
+def reflected(at: torch.Tensor, side: int) -> torch.Tensor:
+    """Places outside 0..side-1 mirrored at the edge pixels, -1 to 1, as reflection padding does."""
+    return side - 1 - (side - 1 - at.abs()).abs()
+
+
+class Varied:
+    """``varied(rows, epoch, draw)``: a batch (B, 3, H, W), normalised, each picture varied anew.
+
+    Flips alternate (Jordan 2024, section 3.6): a random half of the pictures is mirrored in even epochs, the other half
+    in odd ones, so that in any two epochs each is seen both ways. Every picture is moved by up to ``translate`` pixels
+    each way, reflected at the edges, and a square of ``cutout`` pixels a side is set to the mean.
+    """
+
+    def __init__(self, pictures, mean, std, *, seed: int, translate: int, cutout: int, flip: bool = True, dtype=None):
+        device = pictures.device
+        self.pictures, self.translate, self.cutout = pictures, translate, cutout
+        self.side, self.dtype = pictures.shape[1], dtype or torch.float32
+        self.scale = (1 / (255 * torch.tensor(std))).to(device)
+        self.shift = (torch.tensor(mean) / torch.tensor(std)).to(device)
+        bits = np.random.default_rng((seed, 1)).integers(0, 2, len(pictures)) if flip else None
+        self.bits = None if bits is None else torch.from_numpy(bits).to(device)
+
+    def __call__(self, rows: torch.Tensor, epoch: int, draw: np.random.Generator) -> torch.Tensor:
+        n, side, device = len(rows), self.side, self.pictures.device
+        grid = torch.arange(side, device=device)
+        moves = torch.from_numpy(draw.integers(-self.translate, self.translate + 1, (2, n, 1))).to(device)
+        down, across = grid + moves[0], grid + moves[1]
+        if self.bits is not None:
+            mirrored = ((self.bits[rows] + epoch) % 2 == 1)[:, None]
+            across = torch.where(mirrored, side - 1 - across, across)
+        down, across = reflected(down, side), reflected(across, side)
+        x = self.pictures[rows[:, None, None], down[:, :, None], across[:, None, :]]  # (B, H, W, 3)
+        x = (x * self.scale - self.shift).to(self.dtype)
+        if self.cutout:
+            corner = torch.from_numpy(draw.integers(1 - self.cutout, side, (2, n, 1))).to(device)
+            inside = (grid >= corner) & (grid < corner + self.cutout)  # (2, B, side)
+            x = x.masked_fill((inside[0][:, :, None] & inside[1][:, None, :])[..., None], 0)
+        return x.permute(0, 3, 1, 2)  # channels last already

@@ -1,0 +1,112 @@
+"""How to train the CIFAR network: every setting of a run, the presets, and what of them a user may change."""
+
+from dataclasses import dataclass, fields, replace
+
+from backbench import UsageError
+from cnn.model import LEAST_SIDE, SIZES
+from cnn.views import VIEWS
+from finetune.recipe import fault, parsed
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of one run. Rates of SGD are for the sum of a batch's losses, so that they fit any batch size."""
+
+    name: str
+    strategy: str = "scratch"  # what it is trained on: scratch, all of train; share-0.1, a tenth; usual, val as well
+    images: int = 250_000  # pictures seen in all, from which the epochs follow
+    epochs: int = 0  # 0: from ``images``, at most MOST_EPOCHS
+    batch_size: int = 500
+    lr: float = 0.12  # of filters: the share of a weight's norm that one step changes, at the start
+    momentum: float = 0.75
+    lr_bias: float = 0.053  # of the norms' and the first layer's biases
+    lr_head: float = 0.67
+    momentum_sgd: float = 0.85
+    weight_decay: float = 2e-6  # of biases and head, a picture
+    warmup: float = 0.0  # share of the run in which rates rise from 0; after it they fall to 0 in a line
+    smoothing: float = 0.2
+    norm_momentum: float = 0.1  # share of a batch in the running statistics
+    whiten_bias: float = 0.375  # share of the run in which the first layer's bias trains
+    translate: int = 2  # pixels each way, at the full size
+    flip: bool = True
+    cutout: int = 0  # pixels a side; 0: none
+    pixels: int = 32  # a side, at which all pictures are brought to the network
+    early_scale: float = 0.75  # of that, in the first part of the run; 1: the full size from the start
+    early_share: float = 0.5  # of the epochs that are made at that size
+    views: str = "all"  # at test time, see cnn.views
+
+
+PRESETS = {
+    "small": Recipe("small", images=200_000),
+    "base": Recipe("base", images=300_000),
+    "large": Recipe("large", images=1_000_000, translate=4, cutout=12),
+    # airbench94, its Muon version of 2024: eight epochs of 50,000, batch 2,000.
+    "reference": Recipe(
+        "reference", images=400_000, batch_size=2000, lr=0.24, momentum=0.6, norm_momentum=0.4, early_scale=1.0
+    ),
+}
+
+MOST_EPOCHS = 60
+"""However few pictures there are."""
+
+LEAST_STEPS = 8
+"""Of an epoch: where fewer batches fit, they are smaller."""
+
+_RANGES = {
+    "images": (1, 10**9), "epochs": (0, 10_000), "batch_size": (2, 65_536), "lr": (0, 10), "momentum": (0, 0.999),
+    "lr_bias": (0, 100), "lr_head": (0, 100), "momentum_sgd": (0, 0.999), "weight_decay": (0, 1), "warmup": (0, 0.9),
+    "smoothing": (0, 0.9), "norm_momentum": (0.001, 1), "whiten_bias": (0, 1), "translate": (0, 16), "cutout": (0, 64),
+    "early_scale": (0.1, 1), "early_share": (0, 1),
+    "pixels": (LEAST_SIDE, 256),
+}  # fmt: skip
+"""Least and largest value of every number."""
+
+
+def make(size: str, settings: tuple[str, ...] = (), **changes) -> Recipe:
+    """The preset with ``KEY=VALUE`` settings and ``changes`` that are not None. Raises UsageError with every fault."""
+    recipe = PRESETS[size]
+    known = {field.name: field.type for field in fields(Recipe) if field.name not in ("name", "strategy")}
+    changes, faults = parsed(settings, known, {key: value for key, value in changes.items() if value is not None})
+    faults += [found for key, value in changes.items() if (found := _fault(key, known.get(key), value))]
+    if faults:
+        raise UsageError(*faults)
+    recipe = replace(recipe, **changes)
+    if recipe.translate >= recipe.pixels // 2:
+        raise UsageError(f"translate={recipe.translate}: less than half of pixels={recipe.pixels} was expected.")
+    return recipe
+
+
+def _fault(key: str, kind, value) -> str | None:
+    if key == "views":
+        return None if value in VIEWS else f"views={value}: one of {', '.join(VIEWS)} was expected."
+    if key == "flip":
+        return None if isinstance(value, bool) else f"flip={value}: true or false was expected."
+    return None if key == "strategy" else fault(key, kind, value, _RANGES[key])
+
+
+def fitted(recipe: Recipe, n: int) -> Recipe:
+    """The recipe for ``n`` training pictures: its epochs, and a batch of which a few fit."""
+    epochs = recipe.epochs or max(1, min(MOST_EPOCHS, round(recipe.images / n)))
+    batch = max(2, min(recipe.batch_size, n // LEAST_STEPS))
+    return replace(recipe, epochs=epochs, images=epochs * n, batch_size=batch)
+
+
+def rate(recipe: Recipe, done: float) -> float:
+    """Factor of all rates when the share ``done`` (0..1) of the run is over."""
+    if done < recipe.warmup:
+        return done / recipe.warmup
+    return (1 - done) / (1 - recipe.warmup)
+
+
+def bias_rate(recipe: Recipe, done: float) -> float:
+    """Factor of the first layer's bias's rate, which falls to 0 sooner."""
+    return max(0.0, 1 - done / recipe.whiten_bias) if recipe.whiten_bias else 0.0
+
+
+def side(recipe: Recipe, epoch: int) -> int:
+    """Pixels a side in an epoch."""
+    early = epoch < round(recipe.early_share * recipe.epochs)
+    return max(LEAST_SIDE, round(recipe.early_scale * recipe.pixels)) if early else recipe.pixels
+
+
+assert set(PRESETS) == set(SIZES)

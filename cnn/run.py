@@ -1,0 +1,59 @@
+"""Several seeds of one recipe on one image set, which is read once for all."""
+
+from pathlib import Path
+
+import numpy as np
+
+from backbench import UsageError
+from backbench.allocator import keep_freed_memory
+from cnn import job, pictures
+from cnn.recipe import Recipe
+from data import registry
+from extract.study import default_path
+from finetune.run import accelerator
+
+
+def strategy(split: str, share: float) -> str:
+    """The word for what of a set is trained on; see ``cnn.recipe.Recipe``."""
+    words = (["usual"] if split == "usual" else []) + ([f"share-{share:g}"] if share < 1 else [])
+    return "-".join(words) or "scratch"
+
+
+def default_out(runs_dir: Path, dataset: str, recipe: Recipe, seed: int) -> Path:
+    """``<runs_dir>/<dataset>/cnn_<size>-<seed>``, with the strategy where it isn't ``scratch``."""
+    words = [f"cnn_{recipe.name}", *([] if recipe.strategy == "scratch" else [recipe.strategy]), str(seed)]
+    return default_path(runs_dir, dataset, "-".join(words)).with_suffix("")
+
+
+def train(
+    name: str, recipe: Recipe, *, seeds, split: str, share: float, place, results_dir, data_root, download, device,
+    precision, **how,
+) -> list[dict]:  # fmt: skip
+    """The rows of a recipe on a set, one for each of ``seeds``; ``place(dataset, recipe, seed)`` names the folder.
+
+    The seed decides the split too, where the set's rule draws one, as everywhere. Raises UserError.
+    """
+    accelerated, precision = accelerator(device, precision)
+    if accelerated.num_processes > 1:
+        raise UsageError("cnn trains in one process: pictures of 32 pixels don't fill several. Leave accelerate out.")
+    keep_freed_memory()
+    held, ids, found = None, None, []
+    for seed in seeds:
+        imageset = registry.load(name, data_root=data_root, seed=seed, download=download)
+        imageset = job.prepared(imageset, split=split, share=share)
+        if held is None or ids != imageset.ids:
+            held, ids = pictures.read(imageset, job.network(recipe, 2, 0)), imageset.ids
+        settings = job.Settings(accelerated, precision, seed=seed, **how)
+        folder = Path(place(imageset.name, recipe, seed))
+        found.append(job.Job(imageset, recipe, settings, folder, held=held).row(results_dir))
+    return found
+
+
+def means(rows: list[dict]) -> list[str]:
+    """A line for each data set: mean and standard deviation over its runs."""
+    lines = []
+    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        tops = [100 * row["top1"] for row in rows if row["dataset"] == dataset]
+        spread = f" (standard deviation {np.std(tops, ddof=1):.2f})" if len(tops) > 1 else ""
+        lines.append(f"{dataset}: mean top-1 of {len(tops)} runs {np.mean(tops):.2f} %{spread}")
+    return lines

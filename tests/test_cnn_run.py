@@ -1,0 +1,184 @@
+"""``cnn``, from the command to the row, the checkpoint and its uses; killed for real and gone on with."""
+
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import timm
+import torch
+from click.testing import CliRunner
+
+import probe.cli
+import report.cli
+from cnn.cli import main
+from finetune import state
+from report import details, rows
+from tests import tuning
+
+QUICK = ("--size", "small", "--pixels", "12", "--device", "cpu")
+
+
+def cnn(*words, code=0, of=main):
+    result = CliRunner().invoke(of, [str(word) for word in words])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Two runs on digits, and their rows."""
+    folder = tmp_path_factory.mktemp("cnn")
+    before = os.getcwd()
+    os.chdir(folder)  # its runs/ and results/
+    try:
+        words = ("train", "--dataset", "digits", *QUICK, "--epochs", "4", "--runs", "2", "--precision", "float32")
+        result = cnn(*words, "--json")
+    finally:
+        os.chdir(before)
+    return folder, json.loads(result.stdout), words
+
+
+def test_it_learns_digits(done):
+    folder, found, _ = done
+    assert [row["seed"] for row in found] == [42, 43]
+    for row in found:
+        assert (row["stage"], row["model"], row["method"]) == ("cnn", "cnn_small", "cnn/small")
+        assert row["top1"] > 0.8
+        assert row["top1_low"] < row["top1"] < row["top1_high"]
+        assert row["chosen"].startswith("epoch ")
+        assert row["steps"] == 4 * (row["n_train"] // row["protocol"]["batch_size"])
+        assert row["train_flops"] > 6 * row["macs"] * 4 * row["n_train"] * 0.8
+    kept = rows.read(folder / "results")
+    assert [row["top1"] for row in kept] == [row["top1"] for row in found]
+    beside = details.of(folder / "results", kept[0])
+    assert np.mean(np.equal(beside["predicted"], beside["labels"])) == pytest.approx(found[0]["top1"])
+
+
+def test_a_finished_run_is_not_made_again_and_another_is_refused(done, monkeypatch):
+    folder, found, words = done
+    monkeypatch.chdir(folder)
+    result = cnn(*words)
+    assert "already complete" in result.stderr
+    tops = [100 * row["top1"] for row in found]
+    assert (
+        f"mean top-1 of 2 runs {np.mean(tops):.2f} % (standard deviation {np.std(tops, ddof=1):.2f})" in result.stdout
+    )
+    error = cnn(*words, "--set", "smoothing=0.1", code=1).output
+    assert "recipe.smoothing: there it was 0.2, now 0.1" in error
+
+
+def test_evaluate_gives_the_row_again_by_either_command(done, tmp_path):
+    folder, (row, _), _ = done
+    how = ("--checkpoint", folder / "runs/digits/cnn_small-42", "--dataset", "digits", "--device", "cpu", "--json")
+    same = ("stage", "method", "top1", "balanced", "nll", "val_top1", "temperature", "n_train", "macs", "train_flops")
+    import finetune.cli
+
+    for command in (main, finetune.cli.main):
+        (found,) = json.loads(cnn("evaluate", *how, "--results-dir", tmp_path, of=command).stdout)
+        assert {key: found[key] for key in same} == {
+            key: pytest.approx(row[key]) if isinstance(row[key], float) else row[key] for key in same
+        }
+    (found,) = json.loads(cnn("evaluate", *how, "--results-dir", tmp_path, "--views", "none").stdout)
+    assert found["protocol"]["views"] == "none"
+    assert found["nll"] != row["nll"]
+
+
+def test_features_are_what_probe_works_on(done, tmp_path):
+    folder, (row, _), _ = done
+    how = ("--checkpoint", folder / "runs/digits/cnn_small-42", "--dataset", "digits", "--device", "cpu")
+    cnn("features", *how, "--cache-dir", tmp_path / "cache")
+    words = ("--features", tmp_path / "cache", "--results-dir", tmp_path, "--json", "--method", "logistic")
+    (found,) = json.loads(cnn(*words, of=probe.cli.main).stdout)
+    assert found["model"] == "cnn_small+small-scratch"
+    assert found["features"]["weights"] == "tuned on digits, cnn/small, seed 42"
+    assert found["n_test"] == row["n_test"]
+    assert found["top1"] > row["top1"] - 0.05  # better features than chance's
+
+
+def test_timm_loads_the_checkpoint_and_report_shows_it(done):
+    folder, *_ = done
+    path = folder / "runs/digits/cnn_small-42/model.safetensors"
+    model = timm.create_model("cnn_small", num_classes=10, checkpoint_path=path)
+    assert model(torch.randn(2, 3, 12, 12)).shape == (2, 10)
+    shown = cnn("table", "--results-dir", folder / "results", "--format", "csv", of=report.cli.main).stdout
+    assert "cnn_small" in shown
+    assert "cnn/small" in shown
+    from report import study
+    from report.answers import answers
+
+    said = [one for one in answers(study.load(folder / "results")) if "fine-tuning" in one["question"]]
+    assert any("from scratch reaches cnn_small" in line for line in said[0]["answer"])
+
+
+def test_a_tenth_and_the_usual_split_have_rows_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("train", "--dataset", "digits", *QUICK, "--epochs", "1", "--json", "--precision", "float32")
+    (tenth,) = json.loads(cnn(*words, "--train-share", "0.1").stdout)
+    assert (tenth["method"], tenth["n_train"]) == ("cnn/small/share-0.1", 125)
+    (usual,) = json.loads(cnn(*words, "--split", "usual").stdout)
+    assert (usual["method"], usual["n_val"], usual["val_top1"]) == ("cnn/small/usual", 0, None)
+    assert usual["n_train"] + usual["n_test"] == 1797
+    assert usual["protocol"]["chosen_on"] == "nothing: the last epoch's weights"
+    assert sorted(path.name for path in (tmp_path / "runs/digits").iterdir()) == [
+        "cnn_small-share-0.1-42", "cnn_small-usual-42",
+    ]  # fmt: skip
+
+
+ALL = ("cutout=3", "early_scale=0.8", "early_share=0.5", "warmup=0.1", "batch_size=8", "pixels=12", "translate=2")
+
+
+def test_killed_twice_the_weights_are_those_of_an_unbroken_run(tmp_path):
+    tuning.pictures(tmp_path / "images", train=30)
+    words = ["train", "--dataset", f"folder:{tmp_path / 'images'}", "--size", "small", "--device", "cpu"]
+    words += ["--epochs", "4", "--results-dir", tmp_path / "results", "--save-every", "0"]
+    words += [word for one in ALL for word in ("--set", one)]
+    words = [str(word) for word in words]
+
+    def child(name):  # a process of its own, in the precision that this machine is fastest in
+        return tuning.in_child([*words, "--out", str(tmp_path / name)], "cnn")
+
+    child("whole").join()
+    kept, seen = tmp_path / "killed" / state.FILE, set()
+    for _ in range(2):
+        process = child("killed")
+        before = kept.stat().st_mtime_ns if kept.exists() else 0
+        while process.is_alive() and not (kept.exists() and kept.stat().st_mtime_ns != before):
+            time.sleep(0.005)
+        time.sleep(0.1)
+        assert process.is_alive(), "it ended before it was killed"
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        seen.add(state.about(tmp_path / "killed")["progress"]["updates"])
+    assert len(seen) == 2  # it got further between kills
+    child("killed").join()
+    ours, theirs = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("killed", "whole"))
+    assert ours == theirs
+    assert not kept.exists()
+
+
+def test_a_loss_that_is_not_finite_is_said_and_leaves_nothing(tmp_path, monkeypatch):
+    tuning.pictures(tmp_path / "images", train=30)
+    words = ("train", "--dataset", f"folder:{tmp_path / 'images'}", *QUICK, "--out", tmp_path / "run", "--epochs", "2")
+    words += ("--precision", "float32", "--set", "lr_head=100", "--set", "momentum_sgd=0.999", "--save-every", "0")
+    monkeypatch.setattr("cnn.train.Trainer._gradients", lambda self, x, y: torch.tensor(float("nan")))
+    error = cnn(*words, "--results-dir", tmp_path / "results", code=1).output
+    assert "the loss is not finite in epoch 1. Nothing is kept. Try a lower --set lr=" in error
+    assert not list((tmp_path / "run").iterdir())
+    assert not (tmp_path / "results").exists()
+
+
+def test_what_is_asked_wrongly_is_said_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    error = cnn("train", "--dataset", "digits", "--dataset", "cifar10", "--out", "x", code=2).output
+    assert "--out names one run" in error
+    error = cnn("train", "--dataset", "digit", *QUICK, code=2).output
+    assert "Did you mean digits?" in error
+    error = cnn(
+        "train", "--dataset", "digits", "--set", "lr=-1", "--set", "momentums=2", "--pixels", "3", code=2
+    ).output
+    assert all(word in error for word in ("lr=-1", "Did you mean momentum", "pixels=3"))
+    error = cnn("evaluate", "--checkpoint", tmp_path, "--dataset", "digits", code=1).output
+    assert "A checkpoint is a folder" in error
