@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from backbench import columns, options
+from backbench import Faults, columns, options
 
 
 @click.group(cls=options.Group)
@@ -121,6 +121,39 @@ def download(name: str, data_root: Path):
 
     registry.check(name)
     click.echo(downloads.get(name, data_root))
+
+
+@main.command("map")
+@click.argument("source")
+@click.argument("target")
+@options.data_root
+def propose(source: str, target: str, data_root: Path):
+    """Propose which class of SOURCE is which of TARGET, by their names, as CSV to correct by hand.
+
+    Names alone mislead (a mouse may be an animal), and only the nearest is proposed. Of a set that isn't here, the
+    classes are known for openimages alone.
+
+    \b
+    To paste:
+      python -m data map caltech101 openimages > map.csv
+    """
+    import csv
+    import sys
+
+    from data import maps, registry
+
+    faults, classes = Faults(), []
+    for name in (source, target):
+        with faults.collect():
+            listed = list(maps.openimages()) if name == "openimages" else None
+            classes.append(listed or registry.load(name, data_root=data_root).class_names)
+    faults.stop()
+    pairs = maps.propose(*classes)
+    csv.writer(sys.stdout, lineterminator="\n").writerows([maps.HEADER, *pairs])
+    alone = sorted({*classes[0]} - {a for a, _ in pairs})
+    click.echo(f"{len(pairs)} pairs proposed; none for {len(alone)} of {source}: {', '.join(alone[:10])}", err=True)
+    if path := maps.shipped(source, target):
+        click.echo(f"One made by hand comes with backbench and is used by itself: {path}", err=True)
 
 
 def _sums(*counts: int) -> list[str]:

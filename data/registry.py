@@ -63,4 +63,6 @@ def missing(name: str, data_root: Path) -> str:
     if source.has_download:
         command = f"python -m data download {name} --data-root {shlex.quote(str(data_root))}"
         return f"{looked} Get it with: {command} (or extract --dataset {name} --download)"
+    if source.made_by:
+        return f"{looked} Build it with: {source.made_by} --data-root {shlex.quote(str(data_root))}"
     return f"{looked} It has no public download: put its class folders there, or name its parent with --data-root"
