@@ -60,7 +60,9 @@ def read(path: str | Path) -> list[tuple[str, str]]:
             lines = [(at, [cell.strip() for cell in line]) for at, line in enumerate(csv.reader(file), 1) if line]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"the class map {path} can't be read: {reason}. CSV of {','.join(HEADER)} is expected") from None
+        raise UserError(
+            f"the class map {path} can't be read: {reason}. CSV of {','.join(HEADER)} is expected"
+        ) from None
     if not lines or lines[0][1] != HEADER:
         found = ",".join(lines[0][1])[:80] if lines else "nothing"
         raise UserError(f"{path}:1: {found} where the header {','.join(HEADER)} is expected")

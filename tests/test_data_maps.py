@@ -1,5 +1,7 @@
 """Maps between class lists: those shipped, one's own with all that can be wrong in it, and proposals by name."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,15 +18,9 @@ CALTECH = [
     if "clutter" not in line
 ]
 
-CIFAR = """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
-caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
-forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
-mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
-possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
-sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree
-wolf woman worm""".split()
+CIFAR = (Path(__file__).parent / "cifar100_classes.txt").read_text().split()
 
-OFFICE = "backpack bike calculator headphones keyboard laptop monitor mouse mug projector".split()
+OFFICE = ["backpack", "bike", "calculator", "headphones", "keyboard", "laptop", "monitor", "mouse", "mug", "projector"]
 
 LISTS = {"caltech256": CALTECH, "cifar100": CIFAR, "openimages": list(maps.openimages()), "office_shift": OFFICE}
 
@@ -87,8 +83,15 @@ def test_every_fault_at_once(tmp_path):
     assert "'hat'. Did you mean hut?" in str(raised.value)
 
 
-@pytest.mark.parametrize(("text", "said"), [("", "nothing where the header"), ("a,b\n", "a,b where the header"),
-                                            ("source_class,target_class\n", "no pair"), ("\xff", "can't be read")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "nothing where the header"),
+        ("a,b\n", "a,b where the header"),
+        ("source_class,target_class\n", "no pair"),
+        ("\xff", "can't be read"),
+    ],
+)
 def test_files_that_are_no_map(tmp_path, text, said):
     path = tmp_path / "map.csv"
     path.write_bytes(text.encode("latin-1"))
@@ -98,7 +101,7 @@ def test_files_that_are_no_map(tmp_path, text, said):
 
 def test_which_map_is_taken(tmp_path):
     assert maps.between("caltech256", CALTECH, "office_shift/dslr", OFFICE).names == sorted(OFFICE)
-    assert maps.between("here", ["a", "b", "c"], "there", ["c", "a"]).of_target.tolist() == [0, 1]
+    assert maps.between("here", ["a", "b", "c"], "there", ["c", "a"]).of_target.tolist() == [1, 0]
     own = write(tmp_path, "003.backpack,mug")
     assert maps.between("caltech256", CALTECH, "office_shift", OFFICE, file=own).names == ["mug"]
     with pytest.raises(UserError, match=r"python -m data map here there > map.csv"):
