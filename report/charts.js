@@ -84,6 +84,30 @@ function trace(chart, series, at) {
   };
 }
 
+// The normal quantile of a share in percent, to 0.0005: M. Abramowitz & I. Stegun (1964), 26.2.23.
+function probit(percent) {
+  const share = Math.min(Math.max(percent / 100, 5e-4), 1 - 5e-4), tail = Math.min(share, 1 - share);
+  const t = Math.sqrt(-2 * Math.log(tail));
+  const z = t - (2.515517 + 0.802853 * t + 0.010328 * t * t) / (1 + 1.432788 * t + 0.189269 * t * t + 0.001308 * t ** 3);
+  return share < 0.5 ? -z : z;
+}
+
+const PROBIT_TICKS = [1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95, 98, 99, 99.5];
+
+// A trace with its points, and the ends of their intervals, where a probit axis has them.
+function onProbit(drawn, points) {
+  const to = (at, name) => ({
+    type: "data", symmetric: false, thickness: 1, width: 3,
+    array: points.map((point) => typeof point[`${name}high`] === "number" ? probit(point[`${name}high`]) - probit(point[at]) : 0),
+    arrayminus: points.map((point) => typeof point[`${name}low`] === "number" ? probit(point[at]) - probit(point[`${name}low`]) : 0),
+  });
+  const bare = drawn.mode === "lines";
+  return {
+    ...drawn, x: drawn.x.map(probit), y: drawn.y.map(probit),
+    error_x: bare ? undefined : to("x", "x_"), error_y: bare ? undefined : to("y", ""),
+  };
+}
+
 function drawChart(chart, box) {
   const ends = chart.series.flatMap((series) => series.points.map((point) => point.x)).filter((x) => x > 0);
   const decades = ends.length ? Math.log10(Math.max(...ends) / Math.min(...ends)) : 0;
@@ -95,8 +119,12 @@ function drawChart(chart, box) {
       xaxis: { title: { text: plain(chart.x) }, type: chart.log ? "log" : "linear", ...(chart.log && decades < 3 ? steps(Math.min(...ends), Math.max(...ends)) : {}) },
       yaxis: { title: { text: plain(chart.y) } },
     };
+  if (chart.probit) {
+    for (const axis of [axes.xaxis, axes.yaxis]) Object.assign(axis, { tickvals: PROBIT_TICKS.map(probit), ticktext: PROBIT_TICKS.map(String), zeroline: false });
+  }
   const only = chart.series.length === 1 || chart.kind === "cost";
-  Plotly.react(box, chart.series.map((series, at) => trace(chart, series, at)), layout({ ...axes, height, showlegend: !only }), CONFIG);
+  const draw = (series, at) => chart.probit ? onProbit(trace(chart, series, at), series.points) : trace(chart, series, at);
+  Plotly.react(box, chart.series.map(draw), layout({ ...axes, height, showlegend: !only }), CONFIG);
   box.removeAllListeners?.("plotly_click");
   box.on("plotly_click", (event) => origin(event.points[0].customdata || []));
 }
