@@ -100,7 +100,7 @@ def drop(source: np.ndarray, target: np.ndarray, *, seed: int, paired: bool = Fa
         before, after = source.mean(), target.mean()
         for name, value, draws in (
             ("drop", before - after, a - b),
-            ("relative_drop", 1 - after / before, 1 - b / a),
+            ("relative_drop", 1 - after / before if before else np.nan, 1 - b / a),
         ):
             ends = np.percentile(draws[np.isfinite(draws)], [2.5, 97.5]) if np.isfinite(value) else (np.nan, np.nan)
             found |= {name: float(value), f"{name}_low": float(ends[0]), f"{name}_high": float(ends[1])}
