@@ -111,8 +111,17 @@ def registry_name(given: str) -> str:
 
 def run(request: Request, targets, shifts) -> tuple[list[dict], Faults]:
     """The rows, added to the results, and the faults met: what fails stops nothing else. What can't be evaluated by its
-    nature (no classes in common, its own set) is in ``request.skipped``."""
+    nature (no classes in common, its own set) is in ``request.skipped``.
+
+    Raises UserError, before any work, with everything that is wrong in the request itself."""
     found, faults = [], Faults()
+    for name in [*targets, *([request.unknown] if request.unknown else [])]:
+        with faults.collect():
+            request.imageset(name, request.things[0])
+    if request.map_file:
+        with faults.collect():
+            maps.read(request.map_file)
+    faults.stop()
     for thing in request.things:
         for name in targets:
             with faults.collect():

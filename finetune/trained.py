@@ -99,7 +99,7 @@ class Head(Trained):
         return head.load(self.folder)
 
     def place(self, imageset, cache_dir: Path) -> Path:
-        return default_path(cache_dir, imageset.name, layout.label(self.identity))
+        return default_path(cache_dir, imageset.name, self.model)
 
     def backbone(self, device):
         """The frozen backbone of the head's features, and how to extract. Raises UserError where it can't be had."""
@@ -186,6 +186,13 @@ def logits(network, n_classes: int):
     return Logits()
 
 
+NEEDED = {
+    **dict.fromkeys(("model", "weights", "weights_sha256", "dataset", "dataset_digest", "pooling"), str),
+    **{"precision": str, "dtype": str, "transform": dict, "seed": int, "input_scale": int | float},
+}
+"""What a head's identity must hold for other images to be extracted alike."""
+
+
 def find(heads: Path, runs: Path) -> tuple[list[Trained], Faults]:
     """Every head below ``heads`` and checkpoint below ``runs``, by folder; and why some can't be used."""
     found, faults = [], Faults()
@@ -202,15 +209,10 @@ def find(heads: Path, runs: Path) -> tuple[list[Trained], Faults]:
 def _head(folder: Path) -> Trained:
     saved = head.load(folder)
     identity = saved.identity
-    needed = ("model", "weights", "weights_sha256", "transform", "dataset", "dataset_digest", "pooling")
-    wrong = [key for key in needed if not isinstance(identity.get(key), dict if key == "transform" else str)]
-    if wrong or not isinstance(identity.get("seed"), int):
-        raise UserError(
-            f"{folder / head.ABOUT} is damaged: {', '.join(wrong) or 'seed'} of its identity not as written."
-        )
-    seed = saved.row.get("seed")
-    made = Head(folder, saved.classes, identity, saved.row, layout.label(identity), saved.method, seed)
-    return made
+    if wrong := [key for key, kind in NEEDED.items() if not isinstance(identity.get(key), kind)]:
+        raise UserError(f"{folder / head.ABOUT} is damaged: its identity's {', '.join(wrong)} not as probe writes it.")
+    label, seed = layout.label({**layout.PLAIN, **identity}), saved.row.get("seed")
+    return Head(folder, saved.classes, identity, saved.row, label, saved.method, seed)
 
 
 def _checkpoint(folder: Path) -> Trained | None:
