@@ -92,7 +92,16 @@ function probit(percent) {
   return share < 0.5 ? -z : z;
 }
 
-const PROBIT_TICKS = [1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95, 98, 99, 99.5];
+// As charts.probit_ticks, for the points and the ends of their intervals.
+function probitTicks(chart, at, name) {
+  const ends = chart.series.flatMap((series) => series.points.flatMap((point) => [point[at], point[`${name}low`], point[`${name}high`]]))
+    .filter((value) => typeof value === "number");
+  const [low, high] = [Math.min(...ends) - 1, Math.max(...ends) + 1];
+  const step = [1, 2, 5, 10].find((one) => high - low <= 8 * one) || 20;
+  const all = new Set([...Array(Math.ceil(100 / step) - 1).keys()].map((i) => (i + 1) * step).concat(step > 2 ? [1, 2, 5, 95, 98, 99] : []));
+  const shown = [...all].filter((tick) => tick >= low && tick <= high);
+  return { tickvals: shown.map(probit), ticktext: shown.map(String), zeroline: false };
+}
 
 // A trace with its points, and the ends of their intervals, where a probit axis has them.
 function onProbit(drawn, points) {
@@ -120,7 +129,8 @@ function drawChart(chart, box) {
       yaxis: { title: { text: plain(chart.y) } },
     };
   if (chart.probit) {
-    for (const axis of [axes.xaxis, axes.yaxis]) Object.assign(axis, { tickvals: PROBIT_TICKS.map(probit), ticktext: PROBIT_TICKS.map(String), zeroline: false });
+    Object.assign(axes.xaxis, probitTicks(chart, "x", "x_"));
+    Object.assign(axes.yaxis, probitTicks(chart, "y", ""));
   }
   const only = chart.series.length === 1 || chart.kind === "cost";
   const draw = (series, at) => chart.probit ? onProbit(trace(chart, series, at), series.points) : trace(chart, series, at);

@@ -45,9 +45,6 @@ UNITS = {"extract_seconds": 1, "parameters": 1e6, "macs": 1e9}
 
 TOP1 = "top-1 on test, %"
 
-PROBIT_TICKS = (1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95, 98, 99, 99.5)
-"""Percent that may be named on a probit axis."""
-
 
 def charts(study: Study) -> list[dict]:
     """All charts that the rows can fill, in the order of ``KINDS``."""
@@ -247,6 +244,13 @@ def _on_target(study: Study, source: str, target: str, some: list[dict]) -> dict
         "elsewhere", None, x=f"{printable(source)}: {TOP1}", y=f"{printable(target)}: top-1, %",
         title=f"{source} to {target}", caption=caption, by=(source, target), named=True, probit=True, series=series,
     )  # fmt: skip
+
+
+def probit_ticks(low: float, high: float) -> list[float]:
+    """Percent to be named on a probit axis between two: about eight evenly spaced, and close to the ends of all."""
+    step = next((step for step in (1, 2, 5, 10) if high - low <= 8 * step), 20)
+    found = {*range(step, 100, step), *((1, 2, 5, 95, 98, 99) if step > 2 else ())}
+    return [tick for tick in sorted(found) if low <= tick <= high]
 
 
 def _shift(study: Study) -> list[dict]:

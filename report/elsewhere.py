@@ -159,16 +159,16 @@ def cells(record: dict) -> tuple[str, ...]:
     return (
         text.printable(text.backbone(record["model"], record["input_scale"])),
         text.printable(record["method"]),
-        points(record["source_top1"]),
+        with_ends(record, "source_top1"),
         with_ends(record, "top1"),
-        points(record["top1_mapped"]),
+        "=" if record["top1_mapped"] == record["top1"] else with_ends(record, "top1_mapped"),
         with_ends(record, "drop"),
         with_ends(record, "drop_apart"),
-        points(record["relative_drop"]),
+        with_ends(record, "relative_drop"),
         "" if signed is None else f"{100 * signed:+.1f}",
         points(record["ece"]),
         points(record["ece_scaled"]),
-        points(record["auroc_msp"]),
+        with_ends(record, "auroc_msp"),
     )
 
 
@@ -195,15 +195,21 @@ def write(found: list[dict], form: str, file: TextIO) -> None:
     else:
         for key in dict.fromkeys((record["source"], record["target"]) for record in found):
             here = [record for record in found if (record["source"], record["target"]) == key]
-            lines = [HEAD, *map(cells, here)]
+            lines = _filled([HEAD, *map(cells, here)])
             title = f"{text.printable(key[0])} to {text.printable(key[1])}, {here[0]['n'] or 0:,} images"
             if form == "md":
                 shown = ["| " + " | ".join(map(text.escaped, cell)) + " |" for cell in lines]
-                shown.insert(1, "| --- | --- |" + " ---: |" * (len(HEAD) - 2))
+                shown.insert(1, "| --- | --- |" + " ---: |" * (len(lines[0]) - 2))
                 file.write("\n".join([f"**{text.escaped(title)}**", "", *shown, "", ""]))
             else:
                 file.write(f"{title}\n\n{columns(lines)}\n\n")
         file.writelines(f"- {note}\n" if form == "md" else f"{note}\n" for note in NOTES)
+
+
+def _filled(lines: list[tuple[str, ...]]) -> list[list[str]]:
+    """Without the columns that have a title only."""
+    kept = [i for i in range(len(HEAD)) if any(line[i] for line in lines[1:])]
+    return [[line[i] for i in kept] for line in lines]
 
 
 def nothing(results_dir: Path) -> UserError:

@@ -102,7 +102,7 @@ def _probit(axes, chart: dict) -> None:
         low, high = there(min(found)) - 0.15, there(max(found)) + 0.15
         (axes.set_xscale if name == "x" else axes.set_yscale)("function", functions=(there, lambda z: 100 * ndtr(z)))
         ends(100 * ndtr(low), 100 * ndtr(high))
-        axis.set_major_locator(FixedLocator([tick for tick in charts.PROBIT_TICKS if low <= there(tick) <= high]))
+        axis.set_major_locator(FixedLocator(charts.probit_ticks(100 * ndtr(low), 100 * ndtr(high))))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_locator(NullLocator())
 

@@ -191,6 +191,14 @@ def test_charts_answers_and_closeup_know_of_it(results):
         closeup.choose(rows.read(results), "fair", dataset="there", method="logistic, from nowhere")
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [(90, 97, list(range(90, 98))), (80, 96, list(range(80, 97, 2))), (3, 99, [5, 20, 40, 60, 80, 95, 98, 99])],
+)
+def test_probit_axes_name_a_few_shares(low, high, ticks):
+    assert charts.probit_ticks(low, high) == ticks
+
+
 def test_pictures_made_worse_are_curves_of_their_own(study):
     from report.study import load
 
