@@ -6,6 +6,7 @@ and, for a checkpoint, its digest.
 """
 
 import math
+import re
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -72,6 +73,8 @@ class Trained:
             path = self.place(wanted, cache_dir)
         if not path.exists():
             backbone, settings = self.backbone(device)
+            if getattr(wanted, "shift", None):  # noise has another spread, and means to
+                settings = replace(settings, input_guard=False)
             extract_one(wanted, backbone, path, settings)
         with open_file(path) as file:
             if file.identity["dataset_digest"] != wanted.digest:
@@ -103,25 +106,25 @@ class Head(Trained):
 
     def backbone(self, device):
         """The frozen backbone of the head's features, and how to extract. Raises UserError where it can't be had."""
-        identity = {**layout.PLAIN, **self.identity}
-        weights = predict.weights_option(identity)
-        if str(identity["weights"]).startswith("file "):
-            raise UserError(
-                f"{self.folder} stands on weights of your own, {weights}: extract the other images first, with "
-                + predict.command(identity, "THE-OTHER-SET")
-            )
-        seed = int(identity["weights"].removeprefix("random, seed ")) if weights == "random" else identity["seed"]
+        identity = self.identity
+        weights, drawn = predict.weights_option(identity), re.fullmatch(r"random, seed (\d{1,10})", identity["weights"])
+        if identity["weights"].startswith(("file ", "tuned on ")):
+            how = predict.command(identity, "THE-OTHER-SET")
+            if identity["weights"].startswith("tuned"):
+                how = "finetune features --checkpoint ITS-RUN --dataset THE-OTHER-SET"
+            raise UserError(f"{self.folder} stands on weights of your own: extract the other images first, with {how}")
+        seed = int(drawn[1]) if drawn else identity["seed"]
         scale = identity["input_scale"]
         backbone = replace(backbones.create(identity["model"], weights=weights, seed=seed), scale=scale)
         backbone = layers.tap(backbone, identity["layer"], identity["pool"])
-        views = identity["views"]
+        views = re.fullmatch(r"mean(\d{1,3})", identity["views"])
         settings = lane.Settings(
             device=device,
             precision="auto" if (identity["precision"], device.type) == ("float16", "cpu") else identity["precision"],
             dtype=identity["dtype"],
             input_guard=scale == 1,
             seed=identity["seed"],
-            views=int(views.removeprefix("mean")) if views.startswith("mean") else 1,
+            views=int(views[1]) if views else 1,
         )
         transform = {k: list(v) if isinstance(v, tuple) else v for k, v in backbone.config.items()}
         made = {"model": backbone.name, "weights": backbone.weights, "weights_sha256": backbone.weights_sha256}
@@ -187,10 +190,15 @@ def logits(network, n_classes: int):
 
 
 NEEDED = {
-    **dict.fromkeys(("model", "weights", "weights_sha256", "dataset", "dataset_digest", "pooling"), str),
-    **{"precision": str, "dtype": str, "transform": dict, "seed": int, "input_scale": int | float},
+    **dict.fromkeys(("model", "weights", "weights_sha256", "dataset", "dataset_digest"), str),
+    **dict.fromkeys(("pooling", *layout.PLAIN), str),
+    **{"transform": dict, "seed": int, "input_scale": int | float},
 }
 """What a head's identity must hold for other images to be extracted alike."""
+
+
+KNOWN = {"precision": ("float32", "bfloat16", "float16"), "dtype": ("float32", "float16")}
+"""The values of it that there are."""
 
 
 def find(heads: Path, runs: Path) -> tuple[list[Trained], Faults]:
@@ -208,10 +216,12 @@ def find(heads: Path, runs: Path) -> tuple[list[Trained], Faults]:
 
 def _head(folder: Path) -> Trained:
     saved = head.load(folder)
-    identity = saved.identity
-    if wrong := [key for key, kind in NEEDED.items() if not isinstance(identity.get(key), kind)]:
+    identity = {**layout.PLAIN, **saved.identity}
+    wrong = [key for key, kind in NEEDED.items() if not isinstance(identity.get(key), kind)]
+    wrong += [key for key, known in KNOWN.items() if identity.get(key) not in known]
+    if wrong:
         raise UserError(f"{folder / head.ABOUT} is damaged: its identity's {', '.join(wrong)} not as probe writes it.")
-    label, seed = layout.label({**layout.PLAIN, **identity}), saved.row.get("seed")
+    label, seed = layout.label(identity), saved.row.get("seed", identity["seed"])
     return Head(folder, saved.classes, identity, saved.row, label, saved.method, seed)
 
 

@@ -98,7 +98,9 @@ def _probit(axes, chart: dict) -> None:
         return ndtri(np.clip(np.asarray(percent, float) / 100, 5e-4, 1 - 5e-4))
 
     for axis, name, ends in ((axes.xaxis, "x", axes.set_xlim), (axes.yaxis, "y", axes.set_ylim)):
-        found = [point[name] for series in chart["series"] for point in series["points"]]
+        of = (name, "x_low", "x_high") if name == "x" else (name, "low", "high")
+        found = [point.get(key) for series in chart["series"] for point in series["points"] for key in of]
+        found = [value for value in found if value is not None]
         low, high = there(min(found)) - 0.15, there(max(found)) + 0.15
         (axes.set_xscale if name == "x" else axes.set_yscale)("function", functions=(there, lambda z: 100 * ndtr(z)))
         ends(100 * ndtr(low), 100 * ndtr(high))

@@ -202,6 +202,25 @@ def test_images_that_changed_since_training_are_refused(home, first, tmp_path):
     assert "was trained on other images of folder-images" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"weights": "file mine.pth"}, "stands on weights of your own"),
+        ({"weights": "tuned on images, x"}, "finetune features --checkpoint"),
+        ({"views": 3, "precision": "int4"}, "its identity's views, precision not as probe writes it"),
+        ({"input_scale": None}, "its identity's input_scale not as probe writes it"),
+    ],
+)
+def test_heads_whose_features_cannot_be_made_here_say_why(home, first, tmp_path, changes, says):
+    shutil.copytree(home / "heads", tmp_path / "heads")
+    for path in tmp_path.glob("heads/*/*-logistic/head.json"):
+        about = json.loads(path.read_text())
+        about["identity"] |= changes
+        path.write_text(json.dumps(about))
+    where = ["--heads", tmp_path / "heads", "--runs", tmp_path / "none", "--cache-dir", tmp_path / "cache"]
+    assert says in there(home, *where, code=1).stderr
+
+
 def test_damaged_things_stop_no_others(home, first, tmp_path):
     shutil.copytree(home / "heads", tmp_path / "heads")
     next(tmp_path.glob("heads/*/*-ridge/head.json")).write_text("{")
