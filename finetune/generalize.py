@@ -92,15 +92,18 @@ def choose(things, *, sources=(), models=(), methods=()) -> list:
             for name in given
             if name not in known
         ]
-    if faults:
-        raise UsageError(*faults)
-    return [
+    chosen = [
         thing
         for thing in things
         if (not flat or thing.source in flat)
         and (not models or thing.model in models)
         and (not methods or thing.method in methods)
     ]
+    if not (chosen or faults):
+        faults.append("nothing trained is all of that: --source, --model and --method leave nothing together.")
+    if faults:
+        raise UsageError(*faults)
+    return chosen
 
 
 def registry_name(given: str) -> str:
@@ -113,7 +116,8 @@ def run(request: Request, targets, shifts) -> tuple[list[dict], Faults]:
     """The rows, added to the results, and the faults met: what fails stops nothing else. What can't be evaluated by its
     nature (no classes in common, its own set) is in ``request.skipped``.
 
-    Raises UserError, before any work, with everything that is wrong in the request itself."""
+    Raises UserError, before any work, with everything that is wrong in the request itself.
+    """
     found, faults = [], Faults()
     for name in [*targets, *([request.unknown] if request.unknown else [])]:
         with faults.collect():
@@ -149,11 +153,11 @@ def _on_target(request: Request, thing, name: str):
         return None
     source, target = request.own(thing), thing.on(imageset, cache_dir=request.cache_dir, device=request.device)
     started = time.perf_counter()
-    known = groups.of_target[target.labels] >= 0
-    if not known.any():
-        request.skipped.append(f"{who}: it has no image of a class that corresponds")
+    known, groups = groups.of_target[target.labels] >= 0, elsewhere.present(groups, target)
+    if not known.any() or not (groups.of_source[source.labels] >= 0).any():
+        request.skipped.append(f"{who}: there is no image of a class that corresponds, in it or in the source's test")
         return None
-    figures, beside = _assess(thing, source, target, elsewhere.present(groups, target), seed=request.seed)
+    figures, beside = _assess(thing, source, target, groups, seed=request.seed)
     others = target.scores[~known]
     told = {"unknown": f"{imageset.name}, classes without a counterpart"}
     if not len(others) and (others_name := request.unknown or _unknown(request, thing)):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 import extract.cli
 import probe.cli
+from backbench import UsageError
 from cache.features import open_file
 from finetune import evaluate, generalize, model, trained
 from finetune.cli import main
@@ -180,6 +182,16 @@ def test_names_that_fit_nothing_are_told_at_once(home):
     assert "--dataset or --shift is missing" in invoke(main, *words(home), code=2).stderr
     empty = ["--heads", home / "none", "--runs", home / "none", "--dataset", "digits"]
     assert "probe --features cache --save heads" in invoke(main, "generalize", *empty, code=1).stderr
+
+
+def test_names_that_fit_nothing_together():
+    things = [
+        SimpleNamespace(source="a", model="m", method="x"),
+        SimpleNamespace(source="folder-b", model="m", method="y"),
+    ]
+    assert generalize.choose(things, sources=["folder:/some/b"]) == things[1:]
+    with pytest.raises(UsageError, match="leave nothing together"):
+        generalize.choose(things, sources=["a"], methods=["y"])
 
 
 def test_features_of_other_weights_are_refused(home, first, tmp_path):
