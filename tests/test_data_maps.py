@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -56,6 +56,15 @@ def test_shipped_maps_know_an_animal_from_a_device():
     for name in ("002.american-flag", "063.electric-guitar-101", "106.horseshoe-crab", "178.school-bus"):
         assert name not in caltech
     assert caltech["007.bat"] == "Bat"
+
+
+def test_the_real_sets_correspond_to_the_last_image(shared_data):
+    caltech, office = (registry.load(name, data_root=shared_data) for name in ("caltech256", "office_shift"))
+    found = maps.between("caltech256", caltech.class_names, "office_shift", office.class_names)
+    assert found.names == sorted(OFFICE)
+    assert (found.of_source[caltech.labels] >= 0).all()
+    assert (found.of_target[office.labels] >= 0).all()
+    assert caltech.class_names[found.of_source.tolist().index(found.names.index("mug"))] == "041.coffee-mug"
 
 
 def test_groups_by_hand(tmp_path):
@@ -121,6 +130,7 @@ def test_proposals_by_name():
     ]  # fmt: skip
 
 
+@settings(max_examples=40)
 @given(st.lists(st.text(max_size=8), max_size=6), st.lists(st.text(max_size=8), max_size=6))
 def test_proposals_are_pairs_of_the_lists(a, b):
     for source, target in maps.propose(a, b):
