@@ -158,12 +158,12 @@ def _on_target(request: Request, thing, name: str):
         request.skipped.append(f"{who}: there is no image of a class that corresponds, in it or in the source's test")
         return None
     figures, beside = _assess(thing, source, target, groups, seed=request.seed)
-    others = target.scores[~known]
-    told = {"unknown": f"{imageset.name}, classes without a counterpart"}
-    if not len(others) and (others_name := request.unknown or _unknown(request, thing)):
-        others, told["unknown"] = _unknown_scores(request, thing, others_name), others_name
+    others, told = target.scores[~known], f"{imageset.name}, classes without a counterpart"
+    if request.unknown or not len(others):
+        told = request.unknown or _unknown(request, thing)
+        others = _unknown_scores(request, thing, told) if told else others
     if len(others):
-        figures |= told | elsewhere.unknown(target.scores[known], others)
+        figures |= {"unknown": told} | elsewhere.unknown(target.scores[known], others)
     figures |= {"target": imageset.name, "shift": None}
     return thing, imageset, target, figures, beside, started
 

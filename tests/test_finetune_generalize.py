@@ -153,6 +153,12 @@ def test_the_target_alone_has_all_of_its_images(home, first):
         assert len(file.ids) == 28
 
 
+def test_a_set_of_unknown_classes_may_be_named(home, first):
+    made = as_json(there(home, "--unknown", "digits", "--method", "logistic", "--json"))
+    assert [(row["unknown"], row["n_unknown"]) for row in made] == [("digits", 1797)]
+    assert made[0]["auroc_msp"] != first[0]["auroc_msp"]
+
+
 def test_shifts_are_paired_and_named_by_their_level(home, first):
     done = invoke(main, *words(home, "--shift", "resolution", "--method", "logistic", "--json"))
     found = as_json(done)
