@@ -50,7 +50,8 @@ def get(name: str, data_root: str | Path) -> Path:
     if found := source.find(data_root):
         return found
     if not source.has_download:
-        raise UserError(f"{name} has no public download" if source.places else f"{name} needs no download")
+        how = f": {source.made_by}" if source.made_by else ""
+        raise UserError(f"{name} has no public download{how}" if source.places else f"{name} needs no download")
     where, home = _download(name), data_root / name
     target = home / where.folder
     with writing(home):

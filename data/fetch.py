@@ -5,6 +5,7 @@ import errno
 import hashlib
 import http.client
 import os
+import re
 import time
 import urllib.error
 import urllib.request
@@ -27,22 +28,32 @@ CHUNK = 1 << 20
 MB = 1_000_000
 
 
-def fetch(url: str, path: Path, *, md5: str) -> Path:
+class Refused(UserError):
+    """What the server doesn't give, with its ``code``: 404 and the like."""
+
+    def __init__(self, fault: str, code: int):
+        super().__init__(fault)
+        self.code = code
+
+
+def fetch(url: str, path: Path, *, md5: str | None = None, quiet: bool = False) -> Path:
     """Download ``url`` to ``path``, through ``path``.part, which a later call goes on from.
 
     A broken connection is taken up again where it stopped (HTTP Range), or from the start where the server knows no
-    ranges. Raises UserError for no network, a refusal, a wrong md5, a full disk or a folder without write permission.
+    ranges. Without ``md5`` what is at ``path`` is taken as it is, and a download is checked against the server's ETag
+    where that is an md5, as with files that S3 and Google's storage hold in one piece. ``quiet`` shows no progress.
+    Raises Refused, and UserError for no network, a wrong md5, a full disk or a folder without write permission.
     """
     part = path.with_name(path.name + ".part")
     with writing(part):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and _md5(path) == md5:
+        if path.exists() and md5 in (None, md5_of(path)):
             return path
-        _download(url, part)
-        found = _md5(part)
-        if found != md5:
+        etag = _download(url, part, quiet=quiet)
+        wanted, found = md5 or etag, md5_of(part)
+        if wanted and found != wanted:
             part.unlink()
-            raise UserError(f"{url} came with md5 {found} where {md5} is expected; removed it: try again")
+            raise UserError(f"{url} came with md5 {found} where {wanted} is expected; removed it: try again")
         part.replace(path)
     return path
 
@@ -59,12 +70,13 @@ def writing(path: Path) -> Iterator[None]:
         raise UserError(f"can't write {where}: {error.strerror or error}. Choose another --data-root") from error
 
 
-def _download(url: str, part: Path) -> None:
+def _download(url: str, part: Path, *, quiet: bool) -> str | None:
+    """The md5 that the server tells, or None."""
     best, fruitless = part.stat().st_size if part.exists() else 0, 0
     while True:
-        trouble = _continue(url, part)
+        trouble, etag = _continue(url, part, quiet=quiet)
         if trouble is None:
-            return
+            return etag
         size = part.stat().st_size if part.exists() else 0
         fruitless = fruitless + 1 if size <= best else 0
         best = max(best, size)
@@ -73,8 +85,8 @@ def _download(url: str, part: Path) -> None:
         time.sleep(WAIT * 2 ** max(0, fruitless - 1))
 
 
-def _continue(url: str, part: Path) -> str | None:
-    """One connection. Returns what broke it, or None when the file is whole."""
+def _continue(url: str, part: Path, *, quiet: bool) -> tuple[str | None, str | None]:
+    """One connection. Returns what broke it, or None when the file is whole, and the md5 that the server tells."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": f"backbench/{__version__}"})
     if have:
@@ -86,24 +98,25 @@ def _continue(url: str, part: Path) -> str | None:
             if error.code == 416 and have:  # nothing after what we have: whole, or not this file
                 if error.headers.get("Content-Range") != f"bytes */{have}":
                     part.unlink()
-                    return "the server's file is shorter than what was here"
-                return None
+                    return "the server's file is shorter than what was here", None
+                return None, _etag(error.headers)
             if error.code < 500 and error.code not in (408, 429):
-                raise UserError(f"can't get {url}: {error.code} {error.reason}") from error
-            return f"{error.code} {error.reason}"
+                raise Refused(f"can't get {url}: {error.code} {error.reason}", error.code) from error
+            return f"{error.code} {error.reason}", None
     except (OSError, http.client.HTTPException) as error:
-        return f"no connection ({getattr(error, 'reason', error)})"
+        return f"no connection ({getattr(error, 'reason', error)})", None
     with answer:
         if answer.status != 206 or not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             have = 0
         length = answer.headers.get("Content-Length")
         whole = None if length is None else have + int(length)
-        with part.open("ab" if have else "wb") as file, _megabytes(part.stem, whole, have) as advance:
+        shown = None if quiet else whole
+        with part.open("ab" if have else "wb") as file, _megabytes(part.stem, shown, have) as advance:
             while True:
                 try:
                     chunk = answer.read(CHUNK)
                 except (OSError, http.client.HTTPException) as error:
-                    return f"the connection broke ({error})"
+                    return f"the connection broke ({error})", None
                 if not chunk:
                     break
                 file.write(chunk)
@@ -111,7 +124,15 @@ def _continue(url: str, part: Path) -> str | None:
             size = file.tell()
             file.flush()
             os.fsync(file.fileno())
-    return None if whole in (None, size) else f"the connection closed after {size:,} of {whole:,} bytes"
+    if whole not in (None, size):
+        return f"the connection closed after {size:,} of {whole:,} bytes", None
+    return None, _etag(answer.headers)
+
+
+def _etag(headers) -> str | None:
+    """The md5 in an ETag; None where it is something else, as of a file uploaded in parts."""
+    tag = headers.get("ETag", "").strip('"').lower()
+    return tag if re.fullmatch("[0-9a-f]{32}", tag) else None
 
 
 @contextlib.contextmanager
@@ -134,7 +155,8 @@ def _megabytes(label: str, whole: int | None, have: int):
         yield more_bytes
 
 
-def _md5(path: Path) -> str:
+def md5_of(path: Path) -> str:
+    """Of a file's content, hex."""
     digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):

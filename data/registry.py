@@ -56,6 +56,12 @@ def load(name: str, *, data_root: str | Path, seed: int = 42, download: bool = F
     return source.load(name, found, seed=seed, exif=exif)
 
 
+def there(name: str, data_root: str | Path) -> bool:
+    """Whether a registered set lies under ``data_root``, or in a package."""
+    source = sources.SETS[name]
+    return not source.places or source.find(Path(data_root)) is not None
+
+
 def missing(name: str, data_root: Path) -> str:
     """What to tell a user whose ``data_root`` lacks the set: where it was looked for, and how to get it."""
     source = sources.SETS[name]
@@ -63,4 +69,6 @@ def missing(name: str, data_root: Path) -> str:
     if source.has_download:
         command = f"python -m data download {name} --data-root {shlex.quote(str(data_root))}"
         return f"{looked} Get it with: {command} (or extract --dataset {name} --download)"
+    if source.made_by:
+        return f"{looked} Build it with: {source.made_by} --data-root {shlex.quote(str(data_root))}"
     return f"{looked} It has no public download: put its class folders there, or name its parent with --data-root"

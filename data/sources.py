@@ -34,6 +34,8 @@ class Source:
     images: int
     """Size of the whole set, to tell what is missing."""
     has_download: bool = True
+    made_by: str = ""
+    """The command that builds it, where there is one."""
 
     def find(self, data_root: Path) -> Path | None:
         """The first of ``places`` that exists under ``data_root``. Raises UserError where that can't be looked up."""
@@ -67,6 +69,21 @@ def office(name: str, found: Path, *, seed: int, exif: str) -> ImageSet:
             raise UserError(f"{found} lacks {', '.join(missing)}: name the others alone, as in office_shift/dslr")
     listed = listing.class_folders(found, prefixes=prefixes)
     return _on_disk(name, listed, np.full(len(listed.ids), splits.TEST, np.int8), "", exif)
+
+
+def elsewhere(name: str, found: Path, *, seed: int, exif: str) -> ImageSet:
+    """Class folders of which every image is test, even of one class: what is trained on another set is tested there."""
+    listed = listing.class_folders(found)
+    if not listed.ids:
+        raise UserError(f"{name} in {found}: no images in class folders")
+    return _on_disk(name, listed, np.full(len(listed.ids), splits.TEST, np.int8), None, exif)
+
+
+def unknown(name: str, found: Path, *, seed: int, exif: str) -> ImageSet:
+    """The pictures of the one folder ``found``, of no class that the rest of its set has. All are test."""
+    siblings = frozenset(listing.folders(found.parent)) - {found.name}
+    listed = listing.class_folders(found.parent, leave_out=siblings)
+    return _on_disk(name, listed, np.full(len(listed.ids), splits.TEST, np.int8), None, exif)
 
 
 def digits(name: str, found: None, *, seed: int, exif: str) -> ImageSet:
@@ -147,7 +164,8 @@ def _split_of(ids: list[str]) -> np.ndarray:
 
 def _on_disk(name, listed, split, rule, exif) -> ImageSet:
     try:
-        splits.check(listed.labels, split, listed.class_names, rule=rule)
+        if rule is not None:
+            splits.check(listed.labels, split, listed.class_names, rule=rule)
     except UserError as error:
         raise UserError(*(f"{name} in {listed.root}: {fault}" for fault in error.faults)) from error
     sha = imageset.digest(listed.ids, listed.labels, split, listed.class_names, sizes=listed.sizes)
@@ -179,6 +197,26 @@ SETS = {
     "office_shift/amazon": Source(office, ("office_shift/amazon",), 10, 958, has_download=False),
     "office_shift/dslr": Source(office, ("office_shift/dslr",), 10, 157, has_download=False),
     "office_shift/webcam": Source(office, ("office_shift/webcam",), 10, 295, has_download=False),
+    "openimages": Source(
+        elsewhere, ("openimages",), 0, 0, has_download=False, made_by="python -m data openimages --for caltech256"
+    ),
+    "caltech256/clutter": Source(
+        unknown,
+        ("caltech256/256_ObjectCategories/257.clutter", "256_ObjectCategories/257.clutter"),
+        classes=1,
+        images=827,
+        has_download=False,
+        made_by="python -m data download caltech256",
+    ),
+    "caltech101/background": Source(
+        unknown,
+        ("caltech101/101_ObjectCategories/BACKGROUND_Google", "101_ObjectCategories/BACKGROUND_Google"),
+        classes=1,
+        images=467,
+        has_download=False,
+        made_by="python -m data download caltech101",
+    ),
     "digits": Source(digits, (), 10, 1_797, has_download=False),
 }
-"""The registered sets. Sizes: facts.md's totals, torchvision's Caltech101, CIFAR's page, the ten Office classes."""
+"""The registered sets. Sizes: facts.md's totals, torchvision's Caltech101, CIFAR's page, the ten Office classes.
+Open Images' subset is as large as it was asked for."""

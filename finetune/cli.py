@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from backbench import UsageError, options
-from finetune.options import checkpoint, dataset, download, precision
+from backbench import UsageError, UserError, options
+from finetune.options import checkpoint, dataset, download, elsewhere, precision, training
 
 
 @click.group(cls=options.Group)
@@ -19,68 +19,13 @@ def main():
       finetune full --model phase2 --dataset caltech256 --strategy gradual
       finetune simple --preset published --model resnet50 --dataset cifar100
       finetune evaluate --checkpoint runs/digits/resnet50-simple-lp-ft-42 --dataset digits
+      finetune generalize --dataset openimages
       accelerate launch --num_processes 4 -m finetune full --model vit_base --dataset caltech256
     """
 
 
-def _training(command):
-    """The options of both presets' commands."""
-    for option in reversed(
-        (
-            click.option("--model", "models", multiple=True, help="A name as extract knows it, or phase2. Repeat."),
-            click.option("--dataset", "datasets", multiple=True, help="A registered image set or folder:PATH. Repeat."),
-            click.option(
-                "--strategy",
-                type=click.Choice(["lp-ft", "full", "gradual", "discriminative"]),
-                help="lp-ft: all weights, from the probe's head. full: all weights, from a fresh head. gradual: the "
-                "head, then stage by stage from the top. discriminative: lower rates towards the stem.  "
-                "[default: lp-ft; published: full]",
-            ),
-            click.option("--preset", type=click.Choice(["published"]), help="The published study's settings instead."),
-            click.option("--epochs", type=int, help="Passes over train.  [default: the preset's]"),
-            click.option("--lr", type=float, help="Learning rate.  [default: the preset's]"),
-            click.option("--batch-size", type=int, help="Images a step.  [default: the preset's]"),
-            click.option(
-                "--wise", metavar="SHARE", help="WiSE-FT: weights are SHARE tuned, the rest the start's; auto: by val."
-            ),
-            click.option(
-                "--set", "settings", metavar="KEY=VALUE", multiple=True, help="Any other setting of finetune/recipe.py."
-            ),
-            click.option("--weights", default="auto", show_default=True, help="As of extract."),
-            click.option("--micro-batch", type=click.IntRange(2), help="Images at a time.  [default: as many as fit]"),
-            click.option("--grad-checkpointing", is_flag=True, help="Less memory, about a third more work."),
-            precision,
-            click.option("--workers", type=click.IntRange(0), help="Processes that make pictures."),
-            click.option(
-                "--save-every",
-                type=click.FloatRange(0),
-                default=30.0,
-                show_default=True,
-                help="Seconds between savings; 0: after every step.",
-            ),
-            click.option("--tracker", help="tensorboard, or another that accelerate knows and is installed."),
-            click.option("--onnx", is_flag=True, help="Write model.onnx too, checked against PyTorch."),
-            click.option(
-                "--exif", type=click.Choice(["ignore", "apply"]), default="ignore", show_default=True,
-                help="EXIF orientation.",
-            ),
-            download,
-            options.data_root,
-            options.cache_dir,
-            options.results_dir,
-            options.out("The run's folder, instead of runs/<dataset>/<model>-<preset>-<strategy>-<seed>."),
-            options.device,
-            options.seed,
-            options.overwrite,
-            options.as_json,
-        )
-    ):  # fmt: skip
-        command = option(command)
-    return command
-
-
 @main.command()
-@_training
+@training
 def simple(**given):
     """One short recipe, the same for every architecture, so that they compare (Phase 2).
 
@@ -93,7 +38,7 @@ def simple(**given):
 
 
 @main.command()
-@_training
+@training
 def full(**given):
     """Everything that raises accuracy, at three times the epochs (Phase 3).
 
@@ -186,6 +131,55 @@ def features(checkpoint, dataset, device, as_json, **how):
         click.echo(json.dumps(figures, indent=2))
     else:
         click.echo(f"{figures['n']:,} images x {figures['dim']:,} features  {figures['path']}")
+
+
+@main.command()
+@elsewhere
+def generalize(datasets, shifts, heads, runs, sources, models, methods, as_json, device, unknown, **how):
+    """Everything that was trained, on images of another source: what of its accuracy is left?
+
+    Probe heads (probe --save heads) and checkpoints are found by themselves. New images are seen once a backbone; the
+    same command again takes milliseconds a head. Classes are matched by maps that are shipped (caltech256 and cifar100
+    to openimages, caltech256 to office_shift), by equal names, or by --map FILE: python -m data map proposes one.
+
+    \b
+    Examples:
+      finetune generalize --dataset openimages
+      finetune generalize --dataset office_shift/amazon --dataset office_shift/dslr --dataset office_shift/webcam
+      finetune generalize --shift resolution --shift blur --source caltech256
+    """
+    if not (datasets or shifts):
+        raise UsageError("--dataset or --shift is missing.", "For example: finetune generalize --dataset openimages")
+    from backbench.allocator import keep_freed_memory
+    from backbench.devices import pick_device
+    from data import registry
+    from finetune import generalize as evaluation
+    from finetune import shift, trained
+
+    registry.check(*datasets, *sources, *([unknown] if unknown else []))
+    place = pick_device(device)
+    things, faults = trained.find(heads, runs)
+    if not things:
+        faults.stop()
+        raise UserError(
+            f"nothing trained lies under {heads} or {runs}. Make heads with: probe --features cache --save heads; or "
+            "checkpoints with: finetune simple --model resnet50 --dataset caltech256"
+        )
+    chosen = evaluation.choose(things, sources=sources, models=models, methods=methods)
+    keep_freed_memory()
+    request = evaluation.Request(chosen, place, sources=sources, unknown=unknown, **how)
+    shifts = dict.fromkeys(name for given in shifts for name in (shift.LEVELS if given == "all" else [given]))
+    found, met = evaluation.run(request, list(dict.fromkeys(datasets)), list(shifts))
+    faults.errors += met.errors
+    for line in dict.fromkeys(request.skipped):
+        click.echo(f"Passed over: {line}", err=True)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    elif found:
+        click.echo(evaluation.table(found))
+    if not (found or faults.errors):
+        raise UserError("nothing could be evaluated: see what was passed over, and why.")
+    faults.stop()
 
 
 def _show(rows: list[dict], as_json: bool) -> None:

@@ -48,7 +48,7 @@ def predict(head_folder: str | Path, features_path: str | Path) -> Prediction:
     """
     saved = load(head_folder)
     with features.open_file(features_path) as file:
-        _compare(saved, file, Path(head_folder))
+        compare(saved, file, Path(head_folder))
         rows = np.flatnonzero(file.done == layout.DONE)
         index = {name: k for k, name in enumerate(saved.classes)}
         labels = np.array([index.get(name, -1) for name in file.class_names])[file.labels[rows]]
@@ -70,7 +70,7 @@ def predict(head_folder: str | Path, features_path: str | Path) -> Prediction:
 
 def _apply(saved: Saved, part: Part, counts: np.ndarray, file) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Each row's class (N,) and its probability (N,), and the scores of the rows that count (n, K)."""
-    temperature = _temperature(saved.row)
+    temperature = temperature_of(saved.row)
     said, probability = np.empty(len(part), np.int64), np.empty(len(part))
     kept = [np.empty((0, len(saved.classes)), np.float32)]
     for at, x in part.blocks(BLOCK):
@@ -88,16 +88,16 @@ def _apply(saved: Saved, part: Part, counts: np.ndarray, file) -> tuple[np.ndarr
     return said, probability, np.concatenate(kept)
 
 
-def _temperature(row: dict) -> float:
+def temperature_of(row: dict) -> float:
     """That of the row, 1 where it has none to be believed."""
     found, (low, high) = row.get("temperature"), TEMPERATURES
     return found if isinstance(found, float) and low <= found <= high else 1.0
 
 
-def _compare(saved: Saved, file, folder: Path) -> None:
+def compare(saved: Saved, file, folder: Path) -> None:
     """Raise UserError naming every difference that makes the file's features none of the head's."""
     fitted = {**layout.PLAIN, **saved.identity}
-    lines = [line for key in COMPARED for line in _differences(key, fitted.get(key), file.identity[key])]
+    lines = unlike(saved.identity, file.identity)
     dim = len(saved.head.mean)
     if dim != file.features.shape[1]:
         lines.append(f"features: the head takes {dim} of them, the file has {file.features.shape[1]}")
@@ -105,7 +105,7 @@ def _compare(saved: Saved, file, folder: Path) -> None:
         raise UserError(
             f"{file.path} holds features that the head in {folder} was not fitted on:\n  "
             + "\n  ".join(lines)
-            + f"\nMake the right ones: {_command(saved.identity, file.identity['dataset'])}"
+            + f"\nMake the right ones: {command(saved.identity, file.identity['dataset'])}"
         )
     for key in ROUNDING:
         for line in _differences(key, fitted.get(key), file.identity[key]):
@@ -119,6 +119,12 @@ def _compare(saved: Saved, file, folder: Path) -> None:
         )
 
 
+def unlike(fitted: dict, identity: dict) -> list[str]:
+    """Every difference between the identity that a head was fitted on and another that makes the features no match."""
+    fitted = {**layout.PLAIN, **fitted}
+    return [line for key in COMPARED for line in _differences(key, fitted.get(key), identity.get(key))]
+
+
 def _differences(key: str, ours, theirs) -> list[str]:
     if isinstance(ours, dict) and isinstance(theirs, dict):
         return [
@@ -127,7 +133,17 @@ def _differences(key: str, ours, theirs) -> list[str]:
     return [] if ours == theirs else [f"{key}: the head was fitted with {ours!r}, the file has {theirs!r}"]
 
 
-def _command(identity: dict, dataset: str) -> str:
+def weights_option(identity: dict) -> str:
+    """What extract's ``--weights`` was for features of this identity: offline, hub, random or the file's name."""
+    weights = str(identity.get("weights"))
+    if weights.startswith("file "):
+        return weights.removeprefix("file ")
+    if weights.startswith("random"):
+        return "random"
+    return "offline" if " " in weights else "hub"  # PyPI packages carry a version
+
+
+def command(identity: dict, dataset: str) -> str:
     """The extract command whose features would suit a head of this identity."""
     kind, dash, given = dataset.partition("-")
     own = dash and kind in ("folder", "wds", "hf")
@@ -135,13 +151,9 @@ def _command(identity: dict, dataset: str) -> str:
         f"extract --model {identity.get('model')}",
         f"--dataset {f'{kind}:PATH-OF-{given}' if own else dataset}",
     ]
-    weights = str(identity.get("weights"))
-    if weights.startswith("file "):
-        words.append(f"--weights {weights.removeprefix('file ')}")
-    elif weights.startswith("random"):
-        words.append(f"--weights random --{weights.removeprefix('random, ')}")
-    else:
-        words.append("--weights offline" if " " in weights else "--weights hub")  # PyPI packages carry a version
+    words.append(f"--weights {weights_option(identity)}")
+    if words[-1] == "--weights random":
+        words.append(f"--{str(identity['weights']).removeprefix('random, ')}")
     transform = identity.get("transform")
     if isinstance(transform, dict) and transform.get("exif") == "apply":
         words.append("--exif apply")

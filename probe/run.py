@@ -229,11 +229,16 @@ def probe_all(
         if seeds > 1 and not shots:
             raise UsageError("--seeds repeats the draw of --shots: without those there is nothing to draw.")
     faults.stop()
-    found = []
+    found, named = [], {Path(pattern) for pattern in patterns}
     for path in features.find(patterns):
         with faults.collect(), features.open_file(path) as file:
+            if path not in named and not (file.split < 2).any():
+                print(f"{path}: passed over, a set for testing heads trained on another", file=sys.stderr)
+                continue
             check(file)
             good.append(path)
+    if not (good or faults.errors):
+        raise UserError("only sets for testing heads trained on another were found: there is nothing to fit on")
     wanted = tasks(good, methods, seed=settings.seed, shots=shots, seeds=seeds)
     for task, result in run(wanted, settings, jobs=jobs, scheduler=scheduler):
         with faults.collect():

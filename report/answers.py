@@ -8,6 +8,7 @@ that would fill what is missing.
 import shlex
 
 from backbench import UserError
+from report import elsewhere as others
 from report import text
 from report.compare import LEVEL, NOT_TOLD, paired
 from report.study import LOW_RESOLUTION, Study
@@ -104,10 +105,11 @@ def resolution(study: Study) -> dict:
     question = "Does it hold at high and at low resolution?"
     low = [name for name in study.datasets if name in LOW_RESOLUTION and study.best(name)]
     high = [name for name in study.datasets if name not in LOW_RESOLUTION and study.best(name)]
+    smaller, shown = _made_smaller(study)
     if not (low and high):
         wanted = [*([] if high else ["caltech256"]), *([] if low else ["cifar100"])]
         run = [f"extract --model study --dataset {name}" for name in wanted]
-        return _answer(question, run=[*run, "probe --features cache"])
+        return _answer(question, answer=smaller, evidence=shown, run=[*run, "probe --features cache"])
     said, evidence, sure = [], [], []
     a, b = high[0], low[0]
     first, second = study.best(a), study.best(b)
@@ -131,7 +133,8 @@ def resolution(study: Study) -> dict:
         for name in missing
         if "(input x" not in name
     ]
-    return _answer(question, answer=said, evidence=evidence, sure=sure, run=[*run, *(["probe"] if run else [])])
+    run += ["probe"] if run else []
+    return _answer(question, answer=[*said, *smaller], evidence=[*evidence, *shown], sure=sure, run=run)
 
 
 def _agreement(pairs: list[tuple[float, float]]) -> tuple[list[str], str]:
@@ -209,21 +212,48 @@ def _gain(study: Study, probed: dict, tuned: dict) -> tuple[str, list[str]]:
 
 def elsewhere(study: Study) -> dict:
     """What survives on images from another source?"""
-    said, evidence = [], []
-    rows = [(i, row) for i, row in enumerate(study.rows) if row.get("target") is not None and _has_drop(row)]
-    for target in dict.fromkeys(str(row["target"]) for _, row in rows):
-        i, row = max(((i, r) for i, r in rows if str(r["target"]) == target), key=lambda pair: pair[1]["top1"])
-        source = text.printable(row.get("source") or row["dataset"])
-        name = f"{text.printable(row['model'])} ({text.printable(row['method'])})"
+    said, evidence, sure = [], [], []
+    by_target: dict[tuple, list[dict]] = {}
+    for record in others.records(study.rows, study.results_dir):
+        by_target.setdefault((record["source"], record["target"]), []).append(record)
+    for (source, target), found in by_target.items():
+        best = found[0]
+        name = f"{text.printable(best['model'])} ({text.printable(best['method'])})"
+        top1, lost = text.accuracy(best, "top1"), others.with_ends(best, "drop")
         said.append(
-            f"Of the {100 * row['source_top1']:.1f} % of {name} on {source}, {text.accuracy(row, 'top1')} % are left "
-            f"on {text.printable(target)}."
+            f"Of the {100 * best['source_top1']:.1f} % of {name} on {text.printable(source)}, {top1} % are left on "
+            f"{text.printable(target)}" + (f": {lost} points lost." if best["drop_low"] is not None else ".")
         )
-        evidence.append({"text": f"{name} on {text.printable(target)}: {text.accuracy(row, 'top1')} %", "rows": [i]})
-    run = [] if rows else ["finetune generalize --dataset openimages"]
-    sure = ["The best head on each target is named; the chart shows all."] if rows else []
+        evidence.append({"text": f"{name} on {text.printable(target)}: {top1} %", "rows": [study.where(best["row"])]})
+        if above := [r for r in found if r["robustness"] is not None]:
+            most = max(above, key=lambda r: r["robustness"])
+            sure.append(
+                f"{text.printable(target)}: furthest above the line of all {len(found)} is "
+                f"{text.printable(most['model'])} ({text.printable(most['method'])}), by "
+                f"{100 * most['robustness']:.1f} points."
+            )
+    run = [] if by_target else ["finetune generalize --dataset openimages"]
+    sure = ["The best head on each target is named; the chart shows all.", *sure] if by_target else []
     return _answer("What survives on images from elsewhere?", answer=said, evidence=evidence, sure=sure, run=run)
 
 
-def _has_drop(row: dict) -> bool:
-    return all(isinstance(row.get(name), int | float) for name in ("top1", "source_top1"))
+LOW = 32
+"""Pixels on the shorter side at which pictures made smaller are asked about."""
+
+
+def _made_smaller(study: Study) -> tuple[list[str], list[dict]]:
+    """By source: who keeps most at ``LOW`` pixels, and from what."""
+    by_source: dict[str, list[dict]] = {}
+    for row in others.newest(study.rows, shifts=True):
+        if row["shift"] == "resolution" and row.get("level") == LOW:
+            by_source.setdefault(others.pair(row)[0], []).append(row)
+    said, evidence = [], []
+    for source, rows in by_source.items():
+        best = max(rows, key=lambda row: row["top1"])
+        name = f"{text.printable(best['model'])} ({text.printable(best['method'])})"
+        said.append(
+            f"On {text.printable(source)} brought down to {LOW} pixels, {name} is the best of {len(rows)}: "
+            f"{text.accuracy(best, 'top1')} % of {100 * best['source_top1']:.1f} %."
+        )
+        evidence.append({"text": f"{name}, {LOW} pixels: {text.accuracy(best, 'top1')} %", "rows": [study.where(best)]})
+    return said, evidence

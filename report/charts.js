@@ -84,6 +84,39 @@ function trace(chart, series, at) {
   };
 }
 
+// The normal quantile of a share in percent, to 0.0005: M. Abramowitz & I. Stegun (1964), 26.2.23.
+function probit(percent) {
+  const share = Math.min(Math.max(percent / 100, 5e-4), 1 - 5e-4), tail = Math.min(share, 1 - share);
+  const t = Math.sqrt(-2 * Math.log(tail));
+  const z = t - (2.515517 + 0.802853 * t + 0.010328 * t * t) / (1 + 1.432788 * t + 0.189269 * t * t + 0.001308 * t ** 3);
+  return share < 0.5 ? -z : z;
+}
+
+// As charts.probit_ticks, for the points and the ends of their intervals.
+function probitTicks(chart, at, name) {
+  const ends = chart.series.flatMap((series) => series.points.flatMap((point) => [point[at], point[`${name}low`], point[`${name}high`]]))
+    .filter((value) => typeof value === "number");
+  const [low, high] = [Math.min(...ends) - 1, Math.max(...ends) + 1];
+  const step = [1, 2, 5, 10].find((one) => high - low <= 8 * one) || 20;
+  const all = new Set([...Array(Math.ceil(100 / step) - 1).keys()].map((i) => (i + 1) * step).concat(step > 2 ? [1, 2, 5, 95, 98, 99] : []));
+  const shown = [...all].filter((tick) => tick >= low && tick <= high);
+  return { tickvals: shown.map(probit), ticktext: shown.map(String), zeroline: false };
+}
+
+// A trace with its points, and the ends of their intervals, where a probit axis has them.
+function onProbit(drawn, points) {
+  const to = (at, name) => ({
+    type: "data", symmetric: false, thickness: 1, width: 3,
+    array: points.map((point) => typeof point[`${name}high`] === "number" ? probit(point[`${name}high`]) - probit(point[at]) : 0),
+    arrayminus: points.map((point) => typeof point[`${name}low`] === "number" ? probit(point[at]) - probit(point[`${name}low`]) : 0),
+  });
+  const bare = drawn.mode === "lines";
+  return {
+    ...drawn, x: drawn.x.map(probit), y: drawn.y.map(probit),
+    error_x: bare ? undefined : to("x", "x_"), error_y: bare ? undefined : to("y", ""),
+  };
+}
+
 function drawChart(chart, box) {
   const ends = chart.series.flatMap((series) => series.points.map((point) => point.x)).filter((x) => x > 0);
   const decades = ends.length ? Math.log10(Math.max(...ends) / Math.min(...ends)) : 0;
@@ -95,8 +128,13 @@ function drawChart(chart, box) {
       xaxis: { title: { text: plain(chart.x) }, type: chart.log ? "log" : "linear", ...(chart.log && decades < 3 ? steps(Math.min(...ends), Math.max(...ends)) : {}) },
       yaxis: { title: { text: plain(chart.y) } },
     };
+  if (chart.probit) {
+    Object.assign(axes.xaxis, probitTicks(chart, "x", "x_"));
+    Object.assign(axes.yaxis, probitTicks(chart, "y", ""));
+  }
   const only = chart.series.length === 1 || chart.kind === "cost";
-  Plotly.react(box, chart.series.map((series, at) => trace(chart, series, at)), layout({ ...axes, height, showlegend: !only }), CONFIG);
+  const draw = (series, at) => chart.probit ? onProbit(trace(chart, series, at), series.points) : trace(chart, series, at);
+  Plotly.react(box, chart.series.map(draw), layout({ ...axes, height, showlegend: !only }), CONFIG);
   box.removeAllListeners?.("plotly_click");
   box.on("plotly_click", (event) => origin(event.points[0].customdata || []));
 }

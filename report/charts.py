@@ -8,6 +8,7 @@ Accuracies are in percent. A kind without points is not there; ``NOTHING`` says 
 
 from itertools import combinations
 
+from report import elsewhere
 from report.study import Study, pareto
 from report.text import printable
 
@@ -19,6 +20,7 @@ KINDS = {
     "path": "Regularisation paths",
     "curve": "Learning curves",
     "elsewhere": "Images from elsewhere",
+    "shift": "Pictures made worse",
 }
 
 NOTHING = {
@@ -29,6 +31,7 @@ NOTHING = {
     "path": "probe --features cache --method logistic",
     "curve": "probe --features cache --curve 0.03,0.1,0.3,1",
     "elsewhere": "finetune generalize --dataset openimages",
+    "shift": "finetune generalize --shift resolution --shift blur",
 }
 """The command that makes what a kind shows."""
 
@@ -47,7 +50,7 @@ def charts(study: Study) -> list[dict]:
     """All charts that the rows can fill, in the order of ``KINDS``."""
     made = [chart for dataset in study.datasets for chart in _of_dataset(study, dataset)]
     made += [_sets(study, *pair) for pair in combinations(study.datasets, 2)]
-    made += _elsewhere(study)
+    made += _elsewhere(study) + _shift(study)
     made = [chart | {"id": _id(chart)} for chart in made if any(series["points"] for series in chart["series"])]
     return sorted(made, key=lambda chart: list(KINDS).index(chart["kind"]))
 
@@ -210,21 +213,76 @@ def _curve(study: Study, dataset: str) -> dict:
 
 
 def _elsewhere(study: Study) -> list[dict]:
-    by_target: dict[tuple, dict] = {}
-    for i, row in enumerate(study.rows):
-        if row.get("target") is not None and "top1" in row and row.get("source_top1") is not None:
-            pair = str(row.get("source") or row["dataset"]), str(row["target"])
-            points = by_target.setdefault(pair, {}).setdefault(_method(row), [])
-            points.append(_point(row | {"rows": [i]}, _percent(row["source_top1"])))
-    caption = "Accuracy on images from elsewhere against accuracy on the source's own test images."
+    by_pair: dict[tuple, list[dict]] = {}
+    for row in elsewhere.newest(study.rows):
+        by_pair.setdefault(elsewhere.pair(row), []).append(row)
+    return [_on_target(study, *key, some) for key, some in by_pair.items()]
+
+
+def _on_target(study: Study, source: str, target: str, some: list[dict]) -> dict:
+    by_method: dict[str, list] = {}
+    for row in some:
+        ends = {f"x_{end}": _percent(row.get(f"source_top1_{end}")) for end in ("low", "high")}
+        point = _point(row | {"rows": [study.where(row)]}, _percent(row["source_top1"]), **ends)
+        by_method.setdefault(row["method"], []).append(point)
+    series = [_series(name, points) for name, points in by_method.items()]
+    if laid := elsewhere.line(some):
+        shares = sorted(row["source_top1"] for row in some)
+        ends = [max(shares[0] - 0.02, 0.01), *shares, min(shares[-1] + 0.005, 0.999)]
+        along = [
+            {
+                "x": _percent(share),
+                "y": _percent(elsewhere.foretold(share, laid)),
+                "label": "the line of all",
+                "rows": [],
+            }
+            for share in ends
+        ]
+        series.append(_series("the line of all", along, "lines"))
+    caption = (
+        "Accuracy on images from elsewhere against accuracy on the source's own test images of the same classes, on "
+        "probit axes. What lies above the line of all is robust beyond what its accuracy at home foretells."
+    )
+    return _chart(
+        "elsewhere", None, x=f"{printable(source)}: {TOP1}", y=f"{printable(target)}: top-1, %",
+        title=f"{source} to {target}", caption=caption, by=(source, target), named=True, probit=True, series=series,
+    )  # fmt: skip
+
+
+def probit_ticks(low: float, high: float) -> list[float]:
+    """Percent to be named on a probit axis between two: about eight evenly spaced, and close to the ends of all."""
+    step = next((step for step in (1, 2, 5, 10) if high - low <= 8 * step), 20)
+    found = {*range(step, 100, step), *((1, 2, 5, 95, 98, 99) if step > 2 else ())}
+    return [tick for tick in sorted(found) if low <= tick <= high]
+
+
+def _shift(study: Study) -> list[dict]:
+    """One chart a source and kind of shift; the clean pictures stand at strength 0, but for resolution at its own."""
+    by_kind: dict[tuple, dict] = {}
+    for row in elsewhere.newest(study.rows, shifts=True):
+        kind, at = str(row["shift"]), {"rows": [study.where(row)]}
+        x = row.get("level") if kind == "resolution" else row.get("strength")
+        if not isinstance(x, int | float):
+            continue
+        points = by_kind.setdefault((elsewhere.pair(row)[0], kind), {}).setdefault(
+            f"{row['model']}, {row['method']}", {} if kind == "resolution" else {0: _clean(row, at)}
+        )
+        points[x] = _point(row | at, x)
+    caption = "Top-1 on the source's own test images, made worse on purpose."
     return [
         _chart(
-            "elsewhere", None, x=f"{printable(source)}: {TOP1}", y=f"{printable(target)}: top-1, %",
-            title=f"{source} to {target}", caption=caption, by=(source, target), named=True,
-            series=[_series(name, points) for name, points in found.items()],
+            "shift", None, title=f"{source}: {kind}", caption=caption, by=(source, kind), log=kind == "resolution",
+            x="pixels left on the shorter side" if kind == "resolution" else "strength (0: clean)",
+            series=[
+                _series(name, [points[x] for x in sorted(points)], "lines+markers") for name, points in found.items()
+            ],
         )
-        for (source, target), found in by_target.items()
+        for (source, kind), found in by_kind.items()
     ]  # fmt: skip
+
+
+def _clean(row: dict, at: dict) -> dict:
+    return _point(row | at | {f"top1{end}": row.get(f"source_top1{end}") for end in ("", "_low", "_high")}, 0)
 
 
 def tidy(chart: dict) -> list[dict]:

@@ -12,6 +12,7 @@ from typing import TextIO
 import click
 
 from backbench import UsageError, UserError, options
+from report.options import output_options, page_options, table_options
 
 ENDINGS = {".md": "md", ".csv": "csv", ".json": "json", ".tex": "latex"}
 """What --out's ending says of the format."""
@@ -20,50 +21,8 @@ MOST_BYTES = 15_000_000
 """A page is not meant to be larger."""
 
 
-def _output_options(command, *, forms=("terminal", "md", "csv"), results=True):
-    for option in (
-        *([options.results_dir] if results else []),
-        options.out("Write it to this file instead of stdout."),
-        options.as_json,
-        click.option(
-            "--format",
-            "form",
-            type=click.Choice(forms),
-            help="How to write it.  [default: what --out ends in, else terminal]",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def _table_options(command):
-    everything = click.option(
-        "--all", "everything", is_flag=True, help="Also the published backbones that have no rows here."
-    )
-    return everything(_output_options(command, forms=("terminal", "md", "latex", "csv")))
-
-
-def _page_options(command):
-    for option in (
-        options.results_dir,
-        options.cache_dir,
-        options.data_root,
-        click.option("--dataset", "datasets", multiple=True, help="folder:PATH whose pictures to show. Repeat."),
-        click.option(
-            "--pictures",
-            type=click.IntRange(0),
-            default=1500,
-            show_default=True,
-            help="Thumbnails a data set, at most; 0 for none.",
-        ),
-        click.option("--umap", is_flag=True, help="Maps by UMAP instead of PCA: minutes, needs umap-learn."),
-    ):
-        command = option(command)
-    return command
-
-
 @click.group(cls=options.Group, invoke_without_command=True)
-@_table_options
+@table_options
 @click.pass_context
 def main(ctx, **given):
     """Show what was measured: accuracy with its interval and seconds, the published figures beside them.
@@ -83,7 +42,7 @@ def main(ctx, **given):
 
 
 @main.command()
-@_table_options
+@table_options
 def table(form: str | None, everything: bool, as_json: bool, out: Path | None, results_dir: Path):
     """Print the study's table: backbones down, data sets across.
 
@@ -104,7 +63,7 @@ def table(form: str | None, everything: bool, as_json: bool, out: Path | None, r
 
 @main.command()
 @click.option("--dataset", "datasets", multiple=True, help="Repeat for several.  [default: all]")
-@_output_options
+@output_options
 def compare(datasets: tuple[str, ...], form: str | None, as_json: bool, out: Path | None, results_dir: Path):
     """Test each backbone against the best, on the same test images.
 
@@ -124,6 +83,27 @@ def compare(datasets: tuple[str, ...], form: str | None, as_json: bool, out: Pat
         raise UserError(_nothing_yet(results_dir, extracted=bool(found)))
     records = comparisons.compare(found, results_dir, datasets=datasets)
     _show(lambda file: comparisons.write(records, form, file), out)
+
+
+@main.command()
+@click.option("--shifts", is_flag=True, help="Of pictures made worse, instead of other sets.")
+@output_options
+def elsewhere(shifts: bool, form: str | None, as_json: bool, out: Path | None, results_dir: Path):
+    """What survives on images from elsewhere: drops with their intervals, effective robustness, calibration.
+
+    \b
+    To paste:
+      report elsewhere
+      report elsewhere --format csv --out elsewhere.csv
+    """
+    form = _form(form, as_json, out)
+    from report import elsewhere as others
+    from report import rows
+
+    found = others.records(rows.read(results_dir), results_dir, shifts=shifts)
+    if not found:
+        raise others.nothing(results_dir)
+    _show(lambda file: others.write(found, form, file), out)
 
 
 @main.command()
@@ -152,7 +132,7 @@ def details(model: str, dataset: str | None, method: str | None, results_dir: Pa
 @main.command()
 @click.argument("a", type=options.PATH)
 @click.argument("b", type=options.PATH)
-@functools.partial(_output_options, results=False)
+@functools.partial(output_options, results=False)
 def diff(a: Path, b: Path, form: str | None, as_json: bool, out: Path | None):
     """Compare two results folders: which heads changed, by how much, and whether that is more than chance.
 
@@ -215,7 +195,7 @@ def figures(out: Path, forms: tuple[str, ...], results_dir: Path):
 
 @main.command()
 @click.option("--out", type=options.PATH, default=Path("report.html"), show_default=True, help="The file to write.")
-@_page_options
+@page_options
 def page(out: Path, **how):
     """Write the study as one HTML file that needs nothing else: answers, table, charts, pictures, origins.
 
@@ -234,7 +214,7 @@ def page(out: Path, **how):
 
 @main.command()
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
-@_page_options
+@page_options
 def serve(port: int, results_dir: Path, **how):
     """Show the page at an address of this machine only, renewed while a study runs. Ctrl-C ends it.
 

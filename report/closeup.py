@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TextIO
 
 from backbench import UsageError, UserError, columns, suggest
-from report import details, text
+from report import details, elsewhere, text
 from report.compare import newest
 
 MOST = 10
@@ -18,10 +18,11 @@ CALIBRATION = ("nll", "ece", "nll_scaled", "ece_scaled", "temperature")
 def choose(rows: list[dict], model: str, *, dataset: str | None = None, method: str | None = None) -> dict:
     """The row of that model that has details, on that data set, of that method or the one with the best top-1.
 
-    Of several of one method the newest counts. A model with wrongly scaled input is named as tables show it. Raises
-    UsageError with what there is.
+    Of several of one method the newest counts. Where ``dataset`` is named, heads that were trained on another set and
+    tested on it are there too, as ``logistic, from caltech256``. A model with wrongly scaled input is named as tables
+    show it. Raises UsageError with what there is.
     """
-    told = newest(rows)
+    told = newest(rows) | ({} if dataset is None else elsewhere.heads(rows))
     if not told:
         raise UserError("No row has details. Run, for example:\n  probe --features cache")
     asked = {"data set": dataset, "backbone": model, "method": method}
@@ -61,6 +62,7 @@ def look(row: dict, results_dir: Path, content: dict | None = None) -> dict:
         **{key: row[key] for key in ("dataset", "model")},
         "input_scale": scale,
         **{key: row[key] for key in ("method", "seed", "created")},
+        **({"source": row.get("source")} if row.get("target") else {}),
         "n_test": len(content["labels"]),
         **{key: row.get(key) for key in ("top1", "top1_low", "top1_high", "converged")},
         "calibration": {key: row.get(key) for key in CALIBRATION} | {"bins": content["calibration"]},

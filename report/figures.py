@@ -70,6 +70,8 @@ def _draw(chart: dict, path: Path) -> None:
             axes.set(xlabel=chart["x"], ylabel=chart["y"])
             if chart["log"]:
                 _log(axes, chart)
+            if chart.get("probit"):
+                _probit(axes, chart)
         if len(chart["series"]) > 1 and chart["kind"] != "cost":
             figure.legend(loc="outside lower center", ncols=2, fontsize=7)
         figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
@@ -84,6 +86,27 @@ def _log(axes, chart: dict) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(ends) < 1000 * min(ends) else (1,), numticks=12))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _probit(axes, chart: dict) -> None:
+    """Both axes as normal quantiles of a share in percent, which are given in full percent where there is room."""
+    import numpy as np
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    from scipy.special import ndtr, ndtri
+
+    def there(percent):
+        return ndtri(np.clip(np.asarray(percent, float) / 100, 5e-4, 1 - 5e-4))
+
+    for axis, name, ends in ((axes.xaxis, "x", axes.set_xlim), (axes.yaxis, "y", axes.set_ylim)):
+        of = (name, "x_low", "x_high") if name == "x" else (name, "low", "high")
+        found = [point.get(key) for series in chart["series"] for point in series["points"] for key in of]
+        found = [value for value in found if value is not None]
+        low, high = there(min(found)) - 0.15, there(max(found)) + 0.15
+        (axes.set_xscale if name == "x" else axes.set_yscale)("function", functions=(there, lambda z: 100 * ndtr(z)))
+        ends(100 * ndtr(low), 100 * ndtr(high))
+        axis.set_major_locator(FixedLocator(charts.probit_ticks(100 * ndtr(low), 100 * ndtr(high))))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_locator(NullLocator())
 
 
 def _series(axes, chart: dict, series: dict, i: int) -> None:

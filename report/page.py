@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from backbench import UserError, __version__
-from report import answers, charts, table, text
+from report import answers, charts, elsewhere, table, text
 from report.study import Study
 
 FOLDER = Path(__file__).parent
@@ -52,6 +52,7 @@ def build(study: Study, close: dict, *, served: bool = False) -> str:
         n_rows=len(study.rows),
         answers=answers.answers(study),
         table=_table(study),
+        elsewhere=_elsewhere(study),
         kinds=[_kind(name, title, made) for name, title in charts.KINDS.items()],
         datasets=list(map(text.printable, study.datasets)),
         n_heads=len(close["heads"]),
@@ -138,6 +139,19 @@ def _cells(study: Study, record: dict | None, dataset) -> list[dict]:
         for name, value in zip(table.BESIDE, shown.published, strict=True):
             cells.append({"text": value, "sort": record.get(name), "rows": []})
     return cells
+
+
+def _elsewhere(study: Study) -> dict:
+    """The table of drops: its head, and lines by source and target, each a title, cells and the place of its row."""
+    found: dict[tuple, list] = {}
+    for record in elsewhere.records(study.rows, study.results_dir):
+        line = {"cells": elsewhere.cells(record), "row": study.where(record["row"])}
+        found.setdefault((record["source"], record["target"], record["n"]), []).append(line)
+    named = [
+        (f"{text.printable(source)} to {text.printable(target)}" + (f", {n:,} images" if n else ""), lines)
+        for (source, target, n), lines in found.items()
+    ]
+    return {"head": elsewhere.HEAD, "targets": named, "notes": elsewhere.NOTES}
 
 
 def _key(record: dict) -> tuple:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from backbench import UserError
-from report import compare, details, rows, table, text
+from report import compare, details, elsewhere, rows, table, text
 
 COSTS = Path(__file__).with_name("costs.csv")
 """Parameters and multiply-adds of the backbones known by name, made by benchmarks/costs.py."""
@@ -102,7 +102,7 @@ def load(results_dir: Path, *, everything: bool = False) -> Study:
     found = rows.read(results_dir)
     frame = table.tidy(found, everything=everything, origins=True)
     records = [_enriched(record, found) for record in table.records(frame) if record["rows"]]
-    return Study(results_dir, found, frame, records, compare.newest(found))
+    return Study(results_dir, found, frame, records, compare.newest(found) | elsewhere.heads(found))
 
 
 def key(record: dict) -> tuple[str, str, str]:

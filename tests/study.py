@@ -105,4 +105,13 @@ def build(folder: Path) -> dict[str, Path]:
         features=source["features"], device="cpu", seconds=0.1,
     )  # fmt: skip
     rows.append(results, made)
+    shifts = {"source": "here", "source_top1": 0.9, "source_top1_low": 0.8, "source_top1_high": 0.95}
+    for kind, strength, level, top1 in (("resolution", 3, 64, 0.8), ("resolution", 4, 32, 0.5), ("blur", 1, 1, 0.7)):
+        figures = shifts | {"target": f"here+{kind}-{level}", "shift": kind, "strength": strength, "level": level}
+        figures |= {"top1": top1, "top1_low": top1 - 0.1, "top1_high": top1 + 0.1, "drop": 0.9 - top1}
+        made = rows.make(
+            "generalize", dataset=figures["target"], model="good", method="logistic", seed=42, protocol={},
+            figures=figures, features=source["features"], device="cpu", seconds=0.1,
+        )  # fmt: skip
+        rows.append(results, made)
     return {"results": results, "cache": cache_dir, "pictures": root}

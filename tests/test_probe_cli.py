@@ -171,7 +171,6 @@ def nan(path):
     [
         (nan, "NaN or infinite features in 2 of 240 rows: 0005.jpg, 0007.jpg"),
         (lambda p: toy(p, k=1), "one class only, 'class 0'"),
-        (lambda p: toy(p, split=np.full(240, 2)), "This set is for testing"),
         (lambda p: toy(p, split=np.repeat([0, 2], 120)), "no images in val"),
         (lambda p: toy(p, labels=np.repeat([0, 1, 2, 3], 60)), "2 classes have no image in train"),
         (lambda p: p.write_bytes(b"no feature file"), "can't be read as HDF5"),
@@ -184,6 +183,17 @@ def test_a_file_that_cannot_be_probed_does_not_stop_the_others(probe, tmp_path, 
     assert says in result.stderr
     assert "a.h5" in result.stderr
     assert len(json.loads(result.stdout)) == 1
+
+
+def test_sets_that_are_only_for_testing_are_passed_over_unless_named(probe, tmp_path):
+    toy(tmp_path / "a.h5", split=np.full(240, 2))
+    toy(tmp_path / "b.h5")
+    result = probe("--features", tmp_path, "--json")
+    assert "a.h5: passed over" in result.stderr
+    assert len(json.loads(result.stdout)) == 1
+    assert "This set is for testing" in probe("--features", tmp_path / "a.h5", code=1).stderr
+    (tmp_path / "b.h5").unlink()
+    assert "there is nothing to fit on" in probe("--features", tmp_path, code=1).stderr
 
 
 def test_all_that_is_wrong_with_a_file_is_said_at_once(probe, tmp_path):

@@ -164,7 +164,7 @@ def test_blocks_change_nothing(tmp_path, stored, rng):
 
 @pytest.mark.parametrize("said", [None, "0.25", True, float("inf"), -1.0, {}, 1e-300])
 def test_a_temperature_not_to_be_believed_is_1(tmp_path, said):
-    assert predict._temperature({"temperature": said}) == predict._temperature({}) == 1.0
+    assert predict.temperature_of({"temperature": said}) == predict.temperature_of({}) == 1.0
 
 
 def test_a_head_or_a_file_that_is_none_is_told(tmp_path, stored):

@@ -1,0 +1,109 @@
+"""Pictures made worse on purpose, the same in every run: blur, noise, JPEG and low resolution at five strengths.
+
+Blur, noise and JPEG are those of D. Hendrycks & T. Dietterich (2019), Benchmarking neural network robustness to common
+corruptions and perturbations, with its levels for ImageNet. They are meant for pictures of 224 pixels: a larger one is
+first brought to that on its shorter side, or resizing after them would undo what they did.
+"""
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from data.imageset import ImageSet
+from data.splits import TEST
+
+SIDE = 224
+"""Pixels of the shorter side at which blur, noise and JPEG are laid on."""
+
+LEVELS = {
+    "resolution": (224, 128, 64, 32, 16),
+    "blur": (1, 2, 3, 4, 6),
+    "noise": (0.08, 0.12, 0.18, 0.26, 0.38),
+    "jpeg": (25, 18, 15, 10, 7),
+}
+"""By strength, 1 to 5. resolution: pixels of the shorter side that are left, enlarged again to the size it had. blur:
+standard deviation of the Gaussian in pixels. noise: standard deviation of Gaussian noise, black to white being 1. jpeg:
+libjpeg's quality, 1..100."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class View(ImageSet):
+    """Some images of a set, all of them test, as they are or made worse. Made by ``view``."""
+
+    origin: ImageSet
+    rows: np.ndarray
+    shift: str | None = None
+    strength: int = 0
+    seed: int = 42
+
+    def read(self, i: int) -> Image.Image:
+        """As ``ImageSet.read``."""
+        image = self.origin.read(int(self.rows[i]))
+        if self.shift is None:
+            return image
+        return worse(image, self.shift, self.strength, seed=self.seed, id=self.ids[i])
+
+
+def view(origin: ImageSet, rows: np.ndarray, what: str, *, shift: str | None = None, strength: int = 0, seed: int = 42):
+    """The images ``rows`` (N,) of ``origin`` as a set of its own, ``<name>+<what>``: its features are never taken for
+    the origin's, nor for those of another shift, strength or seed."""
+    levels = [shift, strength, LEVELS[shift][strength - 1], seed] if shift else None
+    told = [origin.digest, rows.tolist(), levels]
+    return View(
+        name=f"{origin.name}+{what}",
+        ids=[origin.ids[i] for i in rows],
+        labels=origin.labels[rows],
+        split=np.full(len(rows), TEST, np.int8),
+        class_names=origin.class_names,
+        digest=hashlib.sha256(json.dumps(told).encode()).hexdigest(),
+        exif=origin.exif,
+        root=origin.root,
+        files=None if origin.files is None else [origin.files[i] for i in rows],
+        pixels=None if origin.pixels is None else origin.pixels[rows],
+        origin=origin,
+        rows=rows,
+        shift=shift,
+        strength=strength,
+        seed=seed,
+    )
+
+
+def shifted(origin: ImageSet, rows: np.ndarray, shift: str, strength: int, *, seed: int) -> View:
+    """The images ``rows`` at a strength from 1 to 5, named after the level: ``caltech256+blur-6``."""
+    level = LEVELS[shift][strength - 1]
+    return view(origin, rows, f"{shift}-{level:g}", shift=shift, strength=strength, seed=seed)
+
+
+def worse(image: Image.Image, shift: str, strength: int, *, seed: int, id: str) -> Image.Image:
+    """A PIL RGB image at ``LEVELS[shift][strength - 1]``. Noise depends on ``seed``, ``id``, shift and strength alone.
+
+    Lower resolution leaves the size as it is, and a picture that has no more pixels than that untouched.
+    """
+    level = LEVELS[shift][strength - 1]
+    if shift == "resolution":
+        return _resized(image, level).resize(image.size, Image.Resampling.BICUBIC)
+    image = _resized(image, SIDE)
+    if shift == "blur":
+        return image.filter(ImageFilter.GaussianBlur(level))
+    if shift == "jpeg":
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=level)
+        return Image.open(file).convert("RGB")
+    key = hashlib.sha256(f"{seed}:{shift}:{strength}:{id}".encode()).digest()
+    noise = np.random.default_rng(int.from_bytes(key[:16], "big")).normal(
+        scale=255 * level, size=(*image.size[::-1], 3)
+    )
+    return Image.fromarray(np.clip(np.rint(np.asarray(image) + noise), 0, 255).astype(np.uint8))
+
+
+def _resized(image: Image.Image, shorter: int) -> Image.Image:
+    """With at most so many pixels on the shorter side."""
+    short = min(image.size)
+    if short <= shorter:
+        return image
+    size = [max(1, round(side * shorter / short)) for side in image.size]
+    return image.resize(size, Image.Resampling.BICUBIC)

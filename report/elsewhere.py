@@ -1,0 +1,218 @@
+"""What survives on images from elsewhere: what each trained thing loses on each target, and whether that is more than
+its accuracy at home foretells."""
+
+import csv
+import json
+from pathlib import Path
+from statistics import NormalDist
+from typing import TextIO
+
+from backbench import UserError, columns
+from report import details, text
+
+FIELDS = (
+    "source", "target", "shift", "level", "model", "input_scale", "method", "seed", "created", "n", "n_source",
+    "source_top1", "source_top1_low", "source_top1_high", "top1", "top1_low", "top1_high",
+    "source_top1_mapped", "top1_mapped", "top1_mapped_low", "top1_mapped_high",
+    "balanced", "balanced_low", "balanced_high",
+    "drop", "drop_low", "drop_high", "relative_drop", "relative_drop_low", "relative_drop_high",
+    "robustness", "drop_apart", "drop_apart_low", "drop_apart_high",
+    "ece", "ece_scaled", "nll", "nll_scaled", "temperature", "source_ece_scaled",
+    "unknown", "n_unknown", "auroc_msp", "auroc_msp_low", "auroc_msp_high", "auroc_energy", "auroc_energy_low",
+    "auroc_energy_high",
+)  # fmt: skip
+"""A record's keys. Shares are 0..1. ``robustness``: top-1 above the line of all (see ``line``). ``drop_apart``: how
+much more is dropped than by the best on that target, with its paired bootstrap interval; the best has none."""
+
+FEWEST = 3
+"""Things on which a line is laid: through two it goes by itself."""
+
+NORMAL = NormalDist()
+
+
+def newest(rows: list[dict], *, shifts: bool = False) -> list[dict]:
+    """The newest row of every trained thing and target: of targets, or with ``shifts`` of pictures made worse."""
+    found = {}
+    for row in sorted(rows, key=lambda row: str(row["created"])):
+        if (
+            row.get("target") is not None
+            and _are_shares(row, "top1", "source_top1")
+            and bool(row.get("shift")) == shifts
+        ):
+            found[(*pair(row), row["model"], row["method"], row["seed"], str(row.get("trained")))] = row
+    return list(found.values())
+
+
+def pair(row: dict) -> tuple[str, str]:
+    """Source and target."""
+    return str(row.get("source") or row["dataset"]), str(row["target"])
+
+
+def _are_shares(row: dict, *names: str) -> bool:
+    return all(isinstance(row.get(name), int | float) and 0 <= row[name] <= 1 for name in names)
+
+
+def probit(share: float, n: int | None = None) -> float:
+    """The normal quantile of an accuracy; of 0 and 1 that of half an image of ``n``."""
+    least = 0.5 / (n or 1000)
+    return NORMAL.inv_cdf(min(max(share, least), 1 - least))
+
+
+def line(rows: list[dict]) -> tuple[float, float] | None:
+    """Slope and intercept of the least-squares line through all rows of a source and target, on probit axes; None for
+    fewer than ``FEWEST`` or where all are equally good at home.
+
+    J. Miller et al. (2021), Accuracy on the line: what a better head gains elsewhere as it gains at home. What lies
+    above it is effectively robust (R. Taori et al. 2020, Measuring robustness to natural distribution shifts).
+    """
+    points = [(probit(row["source_top1"], row.get("n_source")), probit(row["top1"], row.get("n"))) for row in rows]
+    if len(points) < FEWEST:
+        return None
+    mx, my = (sum(of) / len(points) for of in zip(*points, strict=True))
+    spread = sum((x - mx) ** 2 for x, _ in points)
+    if spread < 1e-12:
+        return None
+    slope = sum((x - mx) * (y - my) for x, y in points) / spread
+    return slope, my - slope * mx
+
+
+def foretold(share: float, of: tuple[float, float], n: int | None = None) -> float:
+    """The accuracy on the target that the line gives one at home."""
+    return NORMAL.cdf(of[0] * probit(share, n) + of[1])
+
+
+def records(rows: list[dict], results_dir: Path, *, shifts: bool = False) -> list[dict]:
+    """By source and target, the best first: records with the keys of ``FIELDS``, and ``row``."""
+    by_pair: dict[tuple, list[dict]] = {}
+    for row in newest(rows, shifts=shifts):
+        by_pair.setdefault(pair(row), []).append(row)
+    found = []
+    for (source, target), some in sorted(by_pair.items()):
+        some = sorted(some, key=lambda row: (-row["top1"], row["model"], row["method"]))
+        laid = line(some)
+        for row in some:
+            record = {key: row.get(key) for key in FIELDS} | {"source": source, "target": target, "row": row}
+            record["input_scale"] = (row["features"] or {}).get("input_scale") or 1.0
+            if laid:
+                record["robustness"] = row["top1"] - foretold(row["source_top1"], laid, row.get("n_source"))
+            if row is not some[0]:
+                record |= _apart(row, some[0], results_dir)
+            found.append(record)
+    return found
+
+
+def _apart(row: dict, best: dict, results_dir: Path) -> dict:
+    """The difference of the two drops, where both were measured on the same images of either set."""
+    import numpy as np
+
+    from backbench import statistics
+
+    sides, same = [], []
+    try:
+        for one in (row, best):
+            content = details.of(results_dir, one)
+            right, ids = content["source"]["right"], content["source"]["ids_digest"]
+            sides.append((np.array(right) == 1, np.equal(content["predicted"], content["labels"])))
+            same.append((ids, len(right), content["ids_digest"], len(content["labels"])))
+    except (UserError, KeyError, TypeError):  # rows of others, or without their details
+        return {}
+    if same[0] != same[1] or sides[0][0].ndim != 1 or not len(sides[0][0]):
+        return {}
+    ends = statistics.drops_apart(*sides, seed=0)
+    return dict(zip(("drop_apart", "drop_apart_low", "drop_apart_high"), ends, strict=True))
+
+
+def heads(rows: list[dict]) -> dict[tuple[str, str, str], dict]:
+    """As ``report.compare.newest``, of rows on other sets' images: the method says where it was trained."""
+    return {
+        (row["dataset"], text.backbone(row["model"], (row["features"] or {}).get("input_scale")), named(row)): row
+        for row in newest(rows)
+        if row.get("details")
+    }
+
+
+def named(row: dict) -> str:
+    return f"{row['method']}, from {pair(row)[0]}"
+
+
+def points(value, low=None, high=None) -> str:
+    """A share in points, with its interval where it has one."""
+    if value is None:
+        return ""
+    ends = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{100 * value:.1f}{ends}"
+
+
+def with_ends(record: dict, name: str) -> str:
+    return points(*(record.get(f"{name}{end}") for end in ("", "_low", "_high")))
+
+
+HEAD = (
+    "trained", "method", "at home %", "top-1 %", "mapped %", "drop, points", "to the best's", "of it %", "above line",
+    "ECE %", "scaled", "AUROC %",
+)  # fmt: skip
+
+
+def cells(record: dict) -> tuple[str, ...]:
+    """A record as ``HEAD`` titles it."""
+    signed = record["robustness"]
+    return (
+        text.printable(text.backbone(record["model"], record["input_scale"])),
+        text.printable(record["method"]),
+        with_ends(record, "source_top1"),
+        with_ends(record, "top1"),
+        "=" if record["top1_mapped"] == record["top1"] else with_ends(record, "top1_mapped"),
+        with_ends(record, "drop"),
+        with_ends(record, "drop_apart"),
+        with_ends(record, "relative_drop"),
+        "" if signed is None else f"{100 * signed:+.1f}",
+        points(record["ece"]),
+        points(record["ece_scaled"]),
+        with_ends(record, "auroc_msp"),
+    )
+
+
+NOTES = (
+    "At home: top-1 on the source's test images of the same classes. Mapped: among the classes that correspond alone.",
+    "Drop: 95 % percentile bootstrap, each set's images for themselves; to the best's: the difference of two drops, "
+    "both on the same images, paired.",
+    "Of it: the drop's share of the accuracy at home. Above line: effective robustness, points above the least-squares "
+    "line of all on probit axes.",
+    "ECE: before and after the temperature found on the source's val. AUROC: known classes told from unknown ones by "
+    "the greatest probability.",
+)
+
+
+def write(found: list[dict], form: str, file: TextIO) -> None:
+    """Write records as ``terminal`` or ``md`` to be read, or in full precision as ``csv``, ``json``."""
+    plain = [{key: record[key] for key in FIELDS} for record in found]
+    if form == "json":
+        file.write(json.dumps(plain, indent=2, allow_nan=False) + "\n")
+    elif form == "csv":
+        lines = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        lines.writeheader()
+        lines.writerows(plain)
+    else:
+        for key in dict.fromkeys((record["source"], record["target"]) for record in found):
+            here = [record for record in found if (record["source"], record["target"]) == key]
+            lines = _filled([HEAD, *map(cells, here)])
+            title = f"{text.printable(key[0])} to {text.printable(key[1])}, {here[0]['n'] or 0:,} images"
+            if form == "md":
+                shown = ["| " + " | ".join(map(text.escaped, cell)) + " |" for cell in lines]
+                shown.insert(1, "| --- | --- |" + " ---: |" * (len(lines[0]) - 2))
+                file.write("\n".join([f"**{text.escaped(title)}**", "", *shown, "", ""]))
+            else:
+                file.write(f"{title}\n\n{columns(lines)}\n\n")
+        file.writelines(f"- {note}\n" if form == "md" else f"{note}\n" for note in NOTES)
+
+
+def _filled(lines: list[tuple[str, ...]]) -> list[list[str]]:
+    """Without the columns that have a title only."""
+    kept = [i for i in range(len(HEAD)) if any(line[i] for line in lines[1:])]
+    return [[line[i] for i in kept] for line in lines]
+
+
+def nothing(results_dir: Path) -> UserError:
+    return UserError(
+        f"{results_dir} holds nothing measured on images from elsewhere. Run: finetune generalize --dataset openimages"
+    )

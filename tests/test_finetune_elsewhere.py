@@ -1,0 +1,75 @@
+"""Figures of a head on other classes' images, worked out by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.maps import Groups
+from finetune import elsewhere
+from finetune.trained import Scores
+
+BIKES = Groups(["bike", "mug"], np.array([0, 0, 1, -1]), np.array([1, -1, 0]))
+"""Source: mountain bike, touring bike, mug, yo-yo. Target: mug, tulip, bike."""
+
+CLASSES = ["mountain bike", "touring bike", "mug", "yo-yo"]
+
+
+def logits(*shares):
+    return np.log(np.array(shares, np.float32))
+
+
+def test_a_group_has_the_probability_of_its_classes():
+    """0.3 + 0.3 of bikes is more than 0.35 of mug, which alone is the highest single class."""
+    scores = logits([0.3, 0.3, 0.35, 0.05])
+    np.testing.assert_allclose(np.exp(elsewhere.collapse(scores, BIKES, mapped=False)), [[0.6, 0.35, 0.05]], rtol=1e-6)
+    np.testing.assert_allclose(np.exp(elsewhere.collapse(scores, BIKES, mapped=True)), [[0.6, 0.35]], rtol=1e-6)
+
+
+@given(st.lists(st.lists(st.floats(-50, 50), min_size=4, max_size=4), min_size=1, max_size=5))
+def test_single_classes_keep_their_logits_and_shares_their_sum(rows):
+    scores = np.array(rows, np.float32)
+    alone = Groups(["a", "b", "c", "d"], np.arange(4), np.arange(4))
+    assert (elsewhere.collapse(scores, alone, mapped=True) == scores).all()
+    whole = np.logaddexp.reduce(scores.astype(float), axis=1)
+    np.testing.assert_allclose(np.logaddexp.reduce(elsewhere.collapse(scores, BIKES, mapped=False), axis=1), whole)
+
+
+def test_both_readings_by_hand():
+    """Target: a bike said to be a yo-yo, but a bike before a mug; a mug that is right; a tulip that doesn't count."""
+    target = Scores(
+        logits([0.2, 0.1, 0.1, 0.6], [0.1, 0.1, 0.7, 0.1], [0.25] * 4), np.array([2, 0, 1]), ["b", "m", "t"], {}
+    )
+    source = Scores(
+        logits([0.8, 0.1, 0.05, 0.05], [0.1, 0.1, 0.7, 0.1], [0.1, 0.1, 0.1, 0.7]),
+        np.array([1, 2, 3]),
+        ["1", "2", "3"],
+        {},
+    )
+    figures, beside = elsewhere.assess(source, target, BIKES, CLASSES, t=1.0, seed=0)
+    assert (figures["n"], figures["n_source"]) == (2, 2)  # the yo-yo of the source has no counterpart
+    assert (figures["top1"], figures["top1_mapped"]) == (0.5, 1.0)
+    assert (figures["source_top1"], figures["source_top1_mapped"]) == (1.0, 1.0)  # touring said as mountain is a bike
+    assert (figures["drop"], figures["drop_mapped"], figures["relative_drop"]) == (0.5, 0.0, 0.5)
+    # Sure of the yo-yo by 0.6, wrongly, and of the mug by 0.7, rightly: two bins of one image each.
+    assert figures["ece"] == pytest.approx((0.6 + 0.3) / 2)
+    assert figures["nll"] == pytest.approx(-(np.log(0.3) + np.log(0.7)) / 2)
+    assert beside["class_names"] == ["bike", "mug", "yo-yo"]
+    assert (beside["predicted"], beside["labels"]) == ([2, 1], [0, 1])
+    assert beside["source"]["right"] == [1, 1]
+    assert figures["surest_errors"] == [{"id": "b", "label": "bike", "predicted": "yo-yo", "confidence": 0.6}]
+
+
+def test_groups_without_an_image_are_other_classes():
+    """No bike in the target: its classes are ones that a head may be wrong by."""
+    target = Scores(logits([0.3, 0.3, 0.35, 0.05]), np.array([0]), ["m"], {})
+    found = elsewhere.present(BIKES, target)
+    assert (found.names, found.of_source.tolist(), found.of_target.tolist()) == (["mug"], [-1, -1, 0, -1], [0, -1, -1])
+
+
+def test_unknown_images_by_hand():
+    """Sure of the known and evenly split on the unknown: both scores tell them apart; energy alone by the level."""
+    found = elsewhere.unknown(np.array([[5.0, 0, 0], [0, 6.0, 0]]), np.array([[0.0, 0, 0]]))
+    assert (found["auroc_msp"], found["auroc_energy"], found["n_unknown"]) == (1, 1, 1)
+    found = elsewhere.unknown(np.array([[1.0, 0, 0]]), np.array([[5.0, 5.0, 5.0]]))
+    assert (found["auroc_msp"], found["auroc_energy"]) == (1, 0)

@@ -1,0 +1,210 @@
+"""Drops, lines through all and paired differences of drops, from rows made by hand."""
+
+import csv
+import io
+import json
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+
+from backbench import UsageError, statistics
+from report import answers, charts, closeup, details, elsewhere, rows, study
+
+NORMAL = NormalDist()
+
+
+def row(results, model, right_home, right_there, *, target="there", created=None, with_details=True, **figures):
+    """A row as finetune generalize writes it, of heads that are right where it is said."""
+    home, there = np.array(right_home, bool), np.array(right_there, bool)
+    shares = {"source_top1": float(home.mean()), "top1": float(there.mean())}
+    shares |= {"n": len(there), "n_source": len(home), "source": "here", "target": target, "shots": None, "shift": None}
+    made = rows.make(
+        "generalize", dataset=target, model=model, method="logistic", seed=42, protocol={}, device="cpu", seconds=0.1,
+        features=None, figures=shares | {f"top1_{end}": shares["top1"] for end in ("low", "high")}
+        | statistics.drop(home, there, seed=0) | figures,
+    )  # fmt: skip
+    if created:
+        made["created"] = created
+    if with_details:
+        labels = np.zeros(len(there), int)
+        content = {key: made[key] for key in ("dataset", "model", "method", "seed", "shots")}
+        content |= {
+            "dataset_digest": "d",
+            "class_names": ["a", "b"],
+            "ids_digest": "i",
+            "curve": None,
+            "calibration": None,
+        }
+        content |= {"predicted": (~there).astype(int), "labels": labels, "confusions": []}
+        content |= {"per_class": {"accuracy": [shares["top1"], None], "n": [len(there), 0]}}
+        content |= {"confidence": [0.5] * len(there), "source": {"right": home.astype(int), "ids_digest": "s"}}
+        made["details"] = details.write(results, content)
+    rows.append(results, made)
+    return made
+
+
+def right(n, of):
+    return [True] * n + [False] * (of - n)
+
+
+def test_drop_by_hand():
+    """18 of 20 at home, 12 of 20 there: 0.3 dropped, a third of it. The bootstrap is about as wide as the normal's."""
+    found = statistics.drop(np.array(right(18, 20)), np.array(right(12, 20)), seed=1)
+    assert found["drop"] == pytest.approx(0.3)
+    assert found["relative_drop"] == pytest.approx(1 / 3)
+    half = 1.96 * (0.9 * 0.1 / 20 + 0.6 * 0.4 / 20) ** 0.5
+    assert found["drop_low"] == pytest.approx(0.3 - half, abs=0.03)
+    assert found["drop_high"] == pytest.approx(0.3 + half, abs=0.03)
+    assert found["relative_drop_low"] < 1 / 3 < found["relative_drop_high"]
+
+
+def test_drop_of_the_same_images_is_paired():
+    """One image of 20 is lost: unpaired that is nothing, paired it can't be a gain."""
+    clean, worse = np.array(right(18, 20)), np.array(right(17, 20))
+    paired, apart = (statistics.drop(clean, worse, seed=1, paired=one) for one in (True, False))
+    assert paired["drop"] == apart["drop"] == pytest.approx(0.05)
+    assert paired["drop_low"] == 0
+    assert apart["drop_low"] < -0.1
+    assert statistics.drop(clean, clean, seed=1, paired=True)["drop_high"] == 0
+    nothing = statistics.drop(~np.ones(5, bool), np.ones(5, bool), seed=1)
+    assert np.isnan(nothing["relative_drop"])
+    assert nothing["drop"] == -1
+
+
+def test_intervals_hold_the_truth():
+    """Truth: 0.9 at home, 0.7 there. Of 200 draws of 300 images each, at least 90 % of the intervals hold 0.2."""
+    rng, held = np.random.default_rng(0), 0
+    for seed in range(200):
+        found = statistics.drop(rng.random(300) < 0.9, rng.random(300) < 0.7, seed=seed)
+        held += found["drop_low"] <= 0.2 <= found["drop_high"]
+    assert held >= 180
+
+
+def test_drops_of_two_heads_are_paired_by_image():
+    """b is wrong where a is, and there on one more: on the same images that is one image, and no less than 0."""
+    home, there = np.array(right(18, 20)), np.array(right(10, 20))
+    worse = np.array(right(9, 20))
+    value, low, high = statistics.drops_apart((home, worse), (home, there), seed=1)
+    assert value == pytest.approx(0.05)
+    assert low == 0
+    assert high <= 0.2
+    assert statistics.drops_apart((home, there), (home, there), seed=1) == (0, 0, 0)
+
+
+def test_auroc_by_hand():
+    """Of 2 x 3 pairs 4 are in order and one is tied: 4.5 / 6."""
+    a, low, high = statistics.auroc(np.array([3.0, 1.0]), np.array([0.0, 1.0, 2.0]))
+    assert a == pytest.approx(4.5 / 6)
+    assert 0 <= low < a < high <= 1
+    assert statistics.auroc(np.array([2.0]), np.array([1.0]))[0] == 1
+
+
+def test_the_line_on_probit_axes_by_hand(tmp_path):
+    """Normal quantiles -1, 0, 1 at home and -1.5, -0.5, 0.5 there lie on y = x - 0.5; one more is lifted above."""
+    shares = [{"source_top1": NORMAL.cdf(x), "top1": NORMAL.cdf(x - 0.5)} for x in (-1, 0, 1)]
+    slope, intercept = elsewhere.line(shares)
+    assert (slope, intercept) == (pytest.approx(1), pytest.approx(-0.5))
+    assert elsewhere.foretold(NORMAL.cdf(2), (slope, intercept)) == pytest.approx(NORMAL.cdf(1.5))
+    assert elsewhere.line(shares[:2]) is None
+    assert elsewhere.line([shares[0]] * 3) is None
+    assert elsewhere.probit(1.0, 100) == pytest.approx(NORMAL.inv_cdf(0.995))  # half an image of 100 short of all
+
+
+@pytest.fixture
+def results(tmp_path):
+    row(tmp_path, "old", right(20, 20), right(1, 20), created="2020")
+    row(tmp_path, "good", right(19, 20), right(15, 20), unknown="x", n_unknown=3, auroc_msp=0.8)
+    row(tmp_path, "fair", right(18, 20), right(13, 20))
+    row(tmp_path, "poor", right(15, 20), right(11, 20), ece=0.1, ece_scaled=0.05)
+    row(tmp_path, "old", right(16, 20), right(8, 20))
+    row(tmp_path, "good", right(19, 20), right(10, 10), target="third", with_details=False)
+    return tmp_path
+
+
+def test_records_are_the_newest_best_first_with_paired_differences(results):
+    found = elsewhere.records(rows.read(results), results)
+    assert [(r["target"], r["model"], r["top1"]) for r in found] == [
+        ("there", "good", 0.75), ("there", "fair", 0.65), ("there", "poor", 0.55), ("there", "old", 0.4),
+        ("third", "good", 1.0),
+    ]  # fmt: skip
+    assert found[0]["drop_apart"] is None
+    # fair drops 0.25, good 0.2.
+    assert found[1]["drop_apart"] == pytest.approx(0.05)
+    assert found[1]["drop_apart_low"] <= 0.05 <= found[1]["drop_apart_high"]
+    assert sum(r["robustness"] > 0 for r in found[:4]) in (1, 2, 3)
+    assert found[3]["robustness"] < 0 < found[2]["robustness"]
+    assert found[4]["robustness"] is None
+
+
+def test_heads_on_other_images_are_not_paired(results):
+    made = row(results, "other", right(20, 20), right(12, 20))
+    content = details.of(results, made)
+    content["ids_digest"] = "others"
+    made |= {"created": "2099", "details": details.write(results, content)}
+    rows.append(results, made)
+    found = {r["model"]: r for r in elsewhere.records(rows.read(results), results)}
+    assert found["other"]["drop_apart"] is None
+    assert found["fair"]["drop_apart"] is not None
+
+
+@pytest.mark.parametrize("form", ["terminal", "md", "csv", "json"])
+def test_written_in_every_form(results, form):
+    file = io.StringIO()
+    found = elsewhere.records(rows.read(results), results)
+    elsewhere.write(found, form, file)
+    text = file.getvalue()
+    if form == "json":
+        assert [list(record) for record in json.loads(text)] == [list(elsewhere.FIELDS)] * 5
+    elif form == "csv":
+        assert [line["model"] for line in csv.DictReader(io.StringIO(text))][:2] == ["good", "fair"]
+    else:
+        assert "here to there, 20 images" in text
+        assert "75.0 [75.0, 75.0]" in text.replace("\\", "")
+        assert "80.0" in text  # AUROC
+
+
+def test_rows_of_strangers_break_nothing(tmp_path):
+    row(tmp_path, "a", right(1, 2), right(1, 2))
+    for wrong in ("0.5", None, 7, True and [1]):
+        made = row(tmp_path, "b", right(1, 2), right(1, 2), with_details=False)
+        rows.append(tmp_path, made | {"source_top1": wrong, "model": "c"})
+    rows.append(tmp_path, made | {"details": "../../x", "model": "d", "n": "many"} | {"n": 2})
+    assert [r["model"] for r in elsewhere.records(rows.read(tmp_path), tmp_path)] == ["a", "b", "d"]
+
+
+def test_charts_answers_and_closeup_know_of_it(results):
+    read = study.load(results)
+    (there,) = [c for c in charts.charts(read) if c["id"] == "elsewhere-here-there"]
+    assert there["probit"]
+    assert {(p["label"], p["x"], p["y"]) for p in there["series"][0]["points"]} >= {("old", 80.0, 40.0)}
+    assert there["series"][1]["name"] == "the line of all"
+    assert {p["label"]: p["y"] for p in there["series"][0]["points"]}["good"] == 75.0
+    said = answers.elsewhere(read)
+    assert said["answer"][0].startswith(
+        "Of the 95.0 % of good (logistic) on here, 75.0 [75.0, 75.0] % are left on there: 20.0 ["
+    )
+    assert any("furthest above the line of all 4" in note for note in said["sure"])
+    told = closeup.choose(rows.read(results), "fair", dataset="there")
+    assert closeup.look(told, results)["source"] == "here"
+    with pytest.raises(UsageError):
+        closeup.choose(rows.read(results), "fair", dataset="there", method="logistic, from nowhere")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [(90, 97, list(range(90, 98))), (80, 96, list(range(80, 97, 2))), (3, 99, [5, 20, 40, 60, 80, 95, 98, 99])],
+)
+def test_probit_axes_name_a_few_shares(low, high, ticks):
+    assert charts.probit_ticks(low, high) == ticks
+
+
+def test_pictures_made_worse_are_curves_of_their_own(study):
+    from report.study import load
+
+    read = load(study["results"])
+    made = {c["id"]: c for c in charts.charts(read)}
+    assert [(p["x"], p["y"]) for p in made["shift-here-resolution"]["series"][0]["points"]] == [(32, 50.0), (64, 80.0)]
+    assert [(p["x"], p["y"]) for p in made["shift-here-blur"]["series"][0]["points"]] == [(0, 90.0), (1, 70.0)]
+    assert "brought down to 32 pixels, good (logistic) is the best of 1" in " ".join(answers.resolution(read)["answer"])
+    assert {r["target"] for r in elsewhere.records(read.rows, study["results"])} == {"there <b>"}
