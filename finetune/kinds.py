@@ -34,4 +34,4 @@ def scorer(tuned, views: str | None = None):
         return tuned.model
     from cnn.views import Views
 
-    return Views(tuned.model, views or tuned.about["recipe"]["views"])
+    return Views(tuned.model, views or tuned.about["recipe"]["views"]).eval()

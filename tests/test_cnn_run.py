@@ -182,3 +182,17 @@ def test_what_is_asked_wrongly_is_said_at_once(tmp_path, monkeypatch):
     assert all(word in error for word in ("lr=-1", "Did you mean momentum", "pixels=3"))
     error = cnn("evaluate", "--checkpoint", tmp_path, "--dataset", "digits", code=1).output
     assert "A checkpoint is a folder" in error
+
+
+def test_it_is_found_by_generalize_and_asked_for_the_same_views(done, tmp_path, monkeypatch):
+    """At strength 1 of resolution no digit of 8 x 8 pixels changes: its accuracy is the row's own."""
+    import finetune.cli
+
+    folder, found, _ = done
+    monkeypatch.chdir(tmp_path)
+    words = ("generalize", "--runs", folder / "runs", "--shift", "resolution", "--device", "cpu", "--json")
+    made = json.loads(cnn(*words, of=finetune.cli.main).stdout)
+    assert [(one["method"], one["strength"]) for one in made[::5]] == [("cnn/small", 1)] * 2
+    assert [one["top1"] for one in made[::5]] == [row["top1"] for row in found]
+    assert [one["nll"] for one in made[::5]] == pytest.approx([row["nll"] for row in found], rel=1e-4)
+    assert all(one["source_top1"] == made[0]["source_top1"] for one in made[:5])
