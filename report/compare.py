@@ -1,7 +1,5 @@
 """Paired tests between heads on the same test images: which backbones can these images tell from the best?"""
 
-import csv
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -170,12 +168,8 @@ def paired(a: tuple[Path, dict], b: tuple[Path, dict]):
 
 def write(records: list[dict], form: str, file: TextIO) -> None:
     """Write the records as ``terminal`` or ``md`` to be read, or as they are, in full precision: ``csv``, ``json``."""
-    if form == "json":
-        file.write(json.dumps(records, indent=2, allow_nan=False) + "\n")
-    elif form == "csv":
-        lines = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        lines.writeheader()
-        lines.writerows(records)
+    if form in ("json", "csv"):
+        text.write(records, FIELDS, form, file)
     else:
         _tables(records, file, markdown=form == "md")
 

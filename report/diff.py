@@ -1,7 +1,5 @@
 """Two results folders beside each other: what changed in which heads, and whether that can be told from chance."""
 
-import csv
-import json
 from pathlib import Path
 from typing import TextIO
 
@@ -71,11 +69,9 @@ def _changed(a: dict, b: dict) -> list[str]:
 def write(records: list[dict], form: str, file: TextIO) -> None:
     """Write the records as ``terminal`` or ``md`` to be read, or as they are: ``csv``, ``json``."""
     if form == "json":
-        file.write(json.dumps(records, indent=2, allow_nan=False) + "\n")
+        text.write(records, FIELDS, form, file)
     elif form == "csv":
-        lines = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        lines.writeheader()
-        lines.writerows({**record, "changed": " ".join(record["changed"] or [])} for record in records)
+        text.write([{**record, "changed": " ".join(record["changed"] or [])} for record in records], FIELDS, form, file)
     else:
         lines = [("data set", "backbone", "method", "A top-1 %", "B top-1 %", "B less A, points", "p", "", "changed")]
         lines += map(_line, records)

@@ -1,8 +1,6 @@
 """What survives on images from elsewhere: what each trained thing loses on each target, and whether that is more than
 its accuracy at home foretells."""
 
-import csv
-import json
 from pathlib import Path
 from statistics import NormalDist
 from typing import TextIO
@@ -185,13 +183,8 @@ NOTES = (
 
 def write(found: list[dict], form: str, file: TextIO) -> None:
     """Write records as ``terminal`` or ``md`` to be read, or in full precision as ``csv``, ``json``."""
-    plain = [{key: record[key] for key in FIELDS} for record in found]
-    if form == "json":
-        file.write(json.dumps(plain, indent=2, allow_nan=False) + "\n")
-    elif form == "csv":
-        lines = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        lines.writeheader()
-        lines.writerows(plain)
+    if form in ("json", "csv"):
+        text.write([{key: record[key] for key in FIELDS} for record in found], FIELDS, form, file)
     else:
         for key in dict.fromkeys((record["source"], record["target"]) for record in found):
             here = [record for record in found if (record["source"], record["target"]) == key]

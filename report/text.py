@@ -1,7 +1,10 @@
 """Names and figures as people read them."""
 
+import csv
 import html
+import json
 import re
+from typing import TextIO
 
 UNCONVERGED = "†"
 """Beside the accuracy of a head whose solver stopped before it had converged."""
@@ -42,3 +45,13 @@ def accuracy(record: dict, name: str) -> str:
         return "no interval"
     mark = UNCONVERGED if record.get("converged") is False else ""
     return f"{100 * value:.1f}{mark} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def write(records: list[dict], fields: tuple[str, ...], form: str, file: TextIO) -> None:
+    """Records as they are, in full precision: all of each as ``json``, its ``fields`` as ``csv``."""
+    if form == "json":
+        file.write(json.dumps(records, indent=2, allow_nan=False) + "\n")
+        return
+    lines = csv.DictWriter(file, fields, lineterminator="\n")
+    lines.writeheader()
+    lines.writerows(records)
