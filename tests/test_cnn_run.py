@@ -18,7 +18,7 @@ from finetune import state
 from report import details, rows
 from tests import tuning
 
-QUICK = ("--size", "small", "--pixels", "12", "--device", "cpu")
+QUICK = ("--size", "small", "--pixels", "12", "--device", "cpu", "--batch-size", "64", "--set", "flip=false")
 
 
 def cnn(*words, code=0, of=main):
@@ -34,7 +34,7 @@ def done(tmp_path_factory):
     before = os.getcwd()
     os.chdir(folder)  # its runs/ and results/
     try:
-        words = ("train", "--dataset", "digits", *QUICK, "--epochs", "4", "--runs", "2", "--precision", "float32")
+        words = ("train", "--dataset", "digits", *QUICK, "--epochs", "3", "--runs", "2", "--precision", "float32")
         result = cnn(*words, "--json")
     finally:
         os.chdir(before)
@@ -49,8 +49,8 @@ def test_it_learns_digits(done):
         assert row["top1"] > 0.8
         assert row["top1_low"] < row["top1"] < row["top1_high"]
         assert row["chosen"].startswith("epoch ")
-        assert row["steps"] == 4 * (row["n_train"] // row["protocol"]["batch_size"])
-        assert row["train_flops"] > 6 * row["macs"] * 4 * row["n_train"] * 0.8
+        assert row["steps"] == 3 * (row["n_train"] // row["protocol"]["batch_size"])
+        assert row["train_flops"] > 6 * row["macs"] * 3 * row["n_train"] * 0.5
     kept = rows.read(folder / "results")
     assert [row["top1"] for row in kept] == [row["top1"] for row in found]
     beside = details.of(folder / "results", kept[0])
@@ -87,15 +87,17 @@ def test_evaluate_gives_the_row_again_by_either_command(done, tmp_path):
 
 
 def test_features_are_what_probe_works_on(done, tmp_path):
-    folder, (row, _), _ = done
-    how = ("--checkpoint", folder / "runs/digits/cnn_small-42", "--dataset", "digits", "--device", "cpu")
-    cnn("features", *how, "--cache-dir", tmp_path / "cache")
-    words = ("--features", tmp_path / "cache", "--results-dir", tmp_path, "--json", "--method", "logistic")
+    """Of any set, also one of other classes."""
+    folder, *_ = done
+    tuning.pictures(tmp_path / "images")
+    how = ("--checkpoint", folder / "runs/digits/cnn_small-42", "--dataset", f"folder:{tmp_path / 'images'}")
+    made = json.loads(cnn("features", *how, "--device", "cpu", "--cache-dir", tmp_path / "cache", "--json").stdout)
+    assert (made["n"], made["dim"]) == (57, 192)
+    words = ("--features", tmp_path / "cache", "--results-dir", tmp_path, "--json", "--method", "centroid")
     (found,) = json.loads(cnn(*words, of=probe.cli.main).stdout)
     assert found["model"] == "cnn_small+small-scratch"
     assert found["features"]["weights"] == "tuned on digits, cnn/small, seed 42"
-    assert found["n_test"] == row["n_test"]
-    assert found["top1"] > row["top1"] - 0.05  # better features than chance's
+    assert (found["n_train"], found["n_test"]) == (24, 18)
 
 
 def test_timm_loads_the_checkpoint_and_report_shows_it(done):
