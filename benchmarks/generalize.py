@@ -48,10 +48,9 @@ def measure(model: str, n: int, rounds: int) -> dict:
 
     home = Path(tempfile.mkdtemp())
     place, results = home / "cache", home / "results"
-    _, faults = study.extract_all(
-        [model], ["digits"], place=lambda *pair: study.default_path(place, *pair), results_dir=results,
-        weights="random", data_root=home, device="auto", seed=42, download=False, exif="ignore", on_error="fail", if_busy="refuse",
-    )  # fmt: skip
+    how = {"data_root": home, "device": "auto", "seed": 42, "download": False, "exif": "ignore", "on_error": "fail"}
+    how |= {"place": lambda *pair: study.default_path(place, *pair), "results_dir": results, "weights": "random"}
+    _, faults = study.extract_all([model], ["digits"], if_busy="refuse", **how)
     faults.stop()
     run.probe_all([place], ["ridge"], results_dir=results, settings=run.Settings(), save=home / "heads")[1].stop()
     (head,), device = trained.find(home / "heads", home / "runs")[0], pick_device("auto")
