@@ -7,14 +7,12 @@ first brought to that on its shorter side, or resizing after them would undo wha
 
 import hashlib
 import io
-import json
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from data.imageset import ImageSet
-from data.splits import TEST
+from data.view import View, view
 
 SIDE = 224
 """Pixels of the shorter side at which blur, noise and JPEG are laid on."""
@@ -30,52 +28,14 @@ standard deviation of the Gaussian in pixels. noise: standard deviation of Gauss
 libjpeg's quality, 1..100."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class View(ImageSet):
-    """Some images of a set, all of them test, as they are or made worse. Made by ``view``."""
-
-    origin: ImageSet
-    rows: np.ndarray
-    shift: str | None = None
-    strength: int = 0
-    seed: int = 42
-
-    def read(self, i: int) -> Image.Image:
-        """As ``ImageSet.read``."""
-        image = self.origin.read(int(self.rows[i]))
-        if self.shift is None:
-            return image
-        return worse(image, self.shift, self.strength, seed=self.seed, id=self.ids[i])
-
-
-def view(origin: ImageSet, rows: np.ndarray, what: str, *, shift: str | None = None, strength: int = 0, seed: int = 42):
-    """The images ``rows`` (N,) of ``origin`` as a set of its own, ``<name>+<what>``: its features are never taken for
-    the origin's, nor for those of another shift, strength or seed."""
-    levels = [shift, strength, LEVELS[shift][strength - 1], seed] if shift else None
-    told = [origin.digest, rows.tolist(), levels]
-    return View(
-        name=f"{origin.name}+{what}",
-        ids=[origin.ids[i] for i in rows],
-        labels=origin.labels[rows],
-        split=np.full(len(rows), TEST, np.int8),
-        class_names=origin.class_names,
-        digest=hashlib.sha256(json.dumps(told).encode()).hexdigest(),
-        exif=origin.exif,
-        root=origin.root,
-        files=None if origin.files is None else [origin.files[i] for i in rows],
-        pixels=None if origin.pixels is None else origin.pixels[rows],
-        origin=origin,
-        rows=rows,
-        shift=shift,
-        strength=strength,
-        seed=seed,
-    )
-
-
 def shifted(origin: ImageSet, rows: np.ndarray, shift: str, strength: int, *, seed: int) -> View:
     """The images ``rows`` at a strength from 1 to 5, named after the level: ``caltech256+blur-6``."""
     level = LEVELS[shift][strength - 1]
-    return view(origin, rows, f"{shift}-{level:g}", shift=shift, strength=strength, seed=seed)
+
+    def change(image, id):
+        return worse(image, shift, strength, seed=seed, id=id)
+
+    return view(origin, rows, f"{shift}-{level:g}", change=change, told=[shift, strength, level, seed])
 
 
 def worse(image: Image.Image, shift: str, strength: int, *, seed: int, id: str) -> Image.Image:

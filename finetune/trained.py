@@ -16,11 +16,12 @@ import numpy as np
 from backbench import Faults, UserError
 from cache import layout
 from cache.features import open_file
+from data import view
 from data.imageset import ImageSet
 from extract import backbones, lane, layers
 from extract.run import extract_one
 from extract.study import default_path
-from finetune import kinds, model, shift
+from finetune import kinds, model
 from probe import head, predict
 from probe.parts import Part
 
@@ -66,14 +67,13 @@ class Trained:
 
         Raises UserError where that isn't possible, or what is there was made otherwise.
         """
-        rows = np.flatnonzero(imageset.split == 2) if test_only else np.arange(len(imageset))
         path, wanted = self.place(imageset, cache_dir), imageset
-        if self.own_view or (test_only and not path.exists() and len(rows) < len(imageset)):
-            wanted = shift.view(imageset, rows, "test" if test_only else "all")
+        if self.own_view or (test_only and not path.exists()):
+            wanted = view.plain(imageset, "test" if test_only else "all")
             path = self.place(wanted, cache_dir)
         if not path.exists():
             backbone, settings = self.backbone(device)
-            if getattr(wanted, "shift", None):  # noise has another spread, and means to
+            if getattr(imageset, "change", None):  # noise has another spread, and means to
                 settings = replace(settings, input_guard=False)
             extract_one(wanted, backbone, path, settings)
         with open_file(path) as file:

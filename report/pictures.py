@@ -49,7 +49,7 @@ class Files:
                 with features.open_file(path) as file:
                     self.found[identity_key(file.identity)] = path
                     tested = [file.ids[i] for i in np.flatnonzero((file.split == 2) & (file.done == layout.DONE))]
-                    self.tested[details.ids_digest(tested)] = file.identity, tested
+                    self.tested.setdefault(details.ids_digest(tested), (file.identity, tested))
             except UserError as error:
                 self.faults.append(str(error))
 
@@ -206,13 +206,17 @@ class Thumbnails:
         return self.sets[dataset]
 
     def _load(self, identity: dict):
-        from data import registry
+        from data import registry, view
 
+        dataset, _, what = identity["dataset"].rpartition("+")
+        if what not in view.PLAIN:
+            dataset, what = identity["dataset"], ""
         how = {"data_root": self.data_root, "seed": identity["seed"], "exif": _exif(identity)}
-        for name in [*([identity["dataset"]] if identity["dataset"] in registry.names() else []), *self.more]:
+        for name in [*([dataset] if dataset in registry.names() else []), *self.more]:
             imageset = registry.load(name, **how)
-            if imageset.name != identity["dataset"]:
+            if imageset.name != dataset:
                 continue
+            imageset = view.plain(imageset, what) if what else imageset
             if imageset.digest != identity["dataset_digest"]:
                 raise UserError(f"{name} is not the set that its features were made of")
             return imageset

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import registry
+from data import registry, view
 from finetune import shift
 from tests import tuning
 
@@ -66,7 +66,7 @@ def test_a_view_is_a_set_of_its_own(tmp_path, name):
     given = f"folder:{tuning.pictures(tmp_path / 'images')}" if name == "folder" else name
     origin = registry.load(given, data_root=tmp_path)
     test = np.flatnonzero(origin.split == 2)
-    plain = shift.view(origin, test, "test")
+    plain = view.plain(origin, "test")
     made = [plain, *(shift.shifted(origin, test, "noise", k, seed=s) for k, s in ((1, 1), (2, 1), (1, 2)))]
     assert len({one.digest for one in [origin, *made]}) == 5
     assert made[1].name == f"{origin.name}+noise-0.08"

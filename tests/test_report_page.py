@@ -48,7 +48,16 @@ class Opened:
 
     def everything(self):
         """Scroll to the bottom, so that every chart is drawn."""
-        for part in ("#table", "#charts", "#chart-path", "#chart-elsewhere", "#one", "footer"):
+        for part in (
+            "#table",
+            "#charts",
+            "#chart-path",
+            "#chart-elsewhere",
+            "#chart-shift",
+            "#elsewhere",
+            "#one",
+            "footer",
+        ):
             self.page.locator(part).scroll_into_view_if_needed()
         self.page.wait_for_selector("#head-view .map .plot-container")
         for box in self.page.query_selector_all(".chart .plot"):

@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 
 from backbench import UserError
 from cache import features
-from data import registry
+from data import registry, view
 from report import pictures, rows
 from tests.conftest import IDENTITY
 from tests.study import HOSTILE
@@ -121,3 +121,16 @@ def test_the_page_needs_neither_torch_nor_timm(study, tmp_path):
     code += f"main(['page', *{where!r}], standalone_mode=False)\nprint({{'torch', 'timm'}} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr
+
+
+def test_pictures_of_a_view_are_its_sets(study, tmp_path):
+    """Features of a set's test images alone (+test) show those images; another view's name or digest shows none."""
+    given = f"folder:{study['pictures']}"
+    origin = registry.load(given, data_root=tmp_path)
+    shown = view.plain(origin, "test")
+    identity = {"dataset": shown.name, "dataset_digest": shown.digest, "seed": 42, "transform": {"exif": "ignore"}}
+    thumbs = pictures.Thumbnails(tmp_path, [given], budget=100_000)
+    thumbs.add(identity, shown.ids[:2])
+    assert list(thumbs.made[shown.name]) == shown.ids[:2]
+    thumbs.add(identity | {"dataset": f"{origin.name}+all"}, shown.ids[:2])
+    assert "is not the set that" in thumbs.why[f"{origin.name}+all"]
