@@ -121,6 +121,7 @@ class Head(Trained):
         settings = lane.Settings(
             device=device,
             precision="auto" if (identity["precision"], device.type) == ("float16", "cpu") else identity["precision"],
+            compile="auto" if identity.get("compiled") else "off",  # alike to the last digit, where that can be
             dtype=identity["dtype"],
             input_guard=scale == 1,
             seed=identity["seed"],

@@ -70,6 +70,9 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.faults, self.asked, self.delay, self.etags = {}, {}, [], 0.0, True
 
+    def handle_error(self, *_):
+        """Those who have hung up are not missed."""
+
     @property
     def url(self):
         return f"http://127.0.0.1:{self.server_port}"
@@ -83,6 +86,8 @@ class Handler(BaseHTTPRequestHandler):
         fault = server.faults.get(self.path)
         fault = fault.pop(0) if isinstance(fault, list) and fault else fault
         content = server.files.get(self.path)
+        if fault == "slow":
+            time.sleep(2)
         if content is None or isinstance(fault, int):
             return self.send_error(fault or 404)
         sent = b"<html>moved</html>" if fault in ("html", "html with etag") else content
