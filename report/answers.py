@@ -207,7 +207,9 @@ def _gain(study: Study, probed: dict, tuned: dict) -> tuple[str, list[str]]:
         )
     ends = f"{100 * test.difference:+.1f} [{100 * test.low:+.1f}, {100 * test.high:+.1f}] points"
     told = "" if test.p < LEVEL else ", which these images can't tell from nothing"
-    return f"fine-tuning {name} ({method}) adds {ends} to its probe{told}.", [f"{name}: McNemar's p = {test.p:.3g}."]
+    return f"fine-tuning {name} ({method}) changes its probe's top-1 by {ends}{told}.", [
+        f"{name}: McNemar's p = {test.p:.3g}."
+    ]
 
 
 def elsewhere(study: Study) -> dict:
@@ -221,8 +223,8 @@ def elsewhere(study: Study) -> dict:
         name = f"{text.printable(best['model'])} ({text.printable(best['method'])})"
         top1, lost = text.accuracy(best, "top1"), others.with_ends(best, "drop")
         said.append(
-            f"Of the {100 * best['source_top1']:.1f} % of {name} on {text.printable(source)}, {top1} % are left on "
-            f"{text.printable(target)}" + (f": {lost} points lost." if best["drop_low"] is not None else ".")
+            f"{name} has {100 * best['source_top1']:.1f} % on {text.printable(source)} and {top1} % on "
+            f"{text.printable(target)}" + (f", a drop of {lost} points." if best["drop_low"] is not None else ".")
         )
         evidence.append({"text": f"{name} on {text.printable(target)}: {top1} %", "rows": [study.where(best["row"])]})
         if above := [r for r in found if r["robustness"] is not None]:

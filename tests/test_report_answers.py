@@ -55,7 +55,7 @@ def test_fine_tuning_is_paired_with_its_probe(study):
     from report.study import load
 
     found = answers.fine_tuning(load(study["results"]))
-    assert any("fine-tuning good (full) adds" in sentence for sentence in found["answer"])
+    assert any("fine-tuning good (full) changes its probe's top-1 by" in sentence for sentence in found["answer"])
     (scratch,) = [one for one in found["answer"] if "trained from scratch reaches fair (small)" in one]
     assert "; good (logistic): 100.0 " in scratch  # the best of the others
     assert "2.5 points ahead, which these images can't tell from nothing" in scratch
@@ -68,7 +68,7 @@ def test_elsewhere_and_commands_are_one_word_a_name(study):
 
     read = load(study["results"])
     assert answers.elsewhere(read)["answer"] == [
-        "Of the 90.0 % of good (logistic) on here, 60.0 [50.0, 70.0] % are left on there <b>."
+        "good (logistic) has 90.0 % on here and 60.0 [50.0, 70.0] % on there <b>."
     ]
     commands = [command for one in answers.answers(read) for command in one["run"]]
     assert any(shlex.split(command)[2] == f"poor {HOSTILE}" for command in commands if command.startswith("extract"))

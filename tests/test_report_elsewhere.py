@@ -182,7 +182,7 @@ def test_charts_answers_and_closeup_know_of_it(results):
     assert {p["label"]: p["y"] for p in there["series"][0]["points"]}["good"] == 75.0
     said = answers.elsewhere(read)
     assert said["answer"][0].startswith(
-        "Of the 95.0 % of good (logistic) on here, 75.0 [75.0, 75.0] % are left on there: 20.0 ["
+        "good (logistic) has 95.0 % on here and 75.0 [75.0, 75.0] % on there, a drop of 20.0 ["
     )
     assert any("furthest above the line of all 4" in note for note in said["sure"])
     told = closeup.choose(rows.read(results), "fair", dataset="there")
