@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 UNPACK = ROOT.parent / "shared" / "data" / "unpack"
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and every process that they start with them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run: what fails, fails for all.
 hypothesis.settings.register_profile("fixed", derandomize=True)
