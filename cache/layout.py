@@ -18,7 +18,9 @@ measured figures are attributes of the root group; dictionaries are stored as JS
 """
 
 import hashlib
+import itertools
 import json
+import mmap
 import re
 from pathlib import Path
 
@@ -108,9 +110,21 @@ def checksum(arrays: dict[str, np.ndarray]) -> str:
         if name != "running":
             array = arrays[name]
             digest.update(f"{name}{array.shape}{array.dtype.str}".encode())
-            for block in np.array_split(array, max(1, array.nbytes >> 24)):
+            for block in _blocks(array):
                 digest.update(np.ascontiguousarray(block).view(np.uint8).data if block.size else b"")
     return digest.hexdigest()
+
+
+def _blocks(array: np.ndarray):
+    """The array in parts of some 16 MB; a mapped one is mapped part by part, so that no more than one is in memory."""
+    n = max(1, array.nbytes >> 24)
+    if not (isinstance(array.base, mmap.mmap) and len(array)):  # of a part of a mapped array numpy forgets the offset
+        yield from np.array_split(array, n)
+        return
+    ends = np.linspace(0, len(array), n + 1).astype(int)
+    for start, stop in itertools.pairwise(ends):
+        offset = array.offset + start * array[0].nbytes
+        yield np.memmap(array.filename, array.dtype, "r", int(offset), (stop - start, *array.shape[1:]))
 
 
 def differences(wanted: dict, found: dict, *, versions: bool, than: str = "this run") -> list[str]:

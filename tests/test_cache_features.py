@@ -200,3 +200,14 @@ def test_a_file_from_before_there_was_a_choice_is_the_plain_one():
     assert layout.differences({**plain, "views": "mean5"}, IDENTITY, versions=True) == [
         "views: the file has 'plain', this run 'mean5'"
     ]
+
+
+def test_the_checksum_is_the_same_mapped_or_in_memory_whole_or_in_part(tmp_path):
+    x = np.random.default_rng(0).random((5, 1 << 20), np.float32)  # 20 MB: more than one block
+    mapped = np.memmap(tmp_path / "x", np.float32, "w+", offset=12, shape=x.shape)
+    mapped[:] = x
+    others = {name: np.arange(3) for name in layout.DATASETS}
+    for rows in (slice(None), slice(1, 4)):
+        assert layout.checksum(others | {"features": mapped[rows] if rows.start else mapped}) == layout.checksum(
+            others | {"features": x[rows]}
+        )
