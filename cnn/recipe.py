@@ -46,6 +46,11 @@ PRESETS = {
     ),
 }
 
+"""Measured so far, on CIFAR-10 re-encoded as JPEG, val of the study's split, one run each of ``small`` with 131,250
+pictures (0.015 PFLOP): 84.8 % at lr 0.12, 83.3 % at 0.24. Lower rates, other batches and
+scales were not tried.
+"""
+
 MOST_EPOCHS = 60
 """However few pictures there are."""
 
