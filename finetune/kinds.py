@@ -9,11 +9,18 @@ def stage(timm_name: str) -> str:
 
 
 def method(stage: str, recipe: dict) -> str:
-    """The word for it in rows: ``finetune-simple/lp-ft``, ``cnn/base``, ``cnn/base/usual``."""
+    """The word for it in rows: ``finetune-simple/lp-ft``, with a share of ``--wise`` that was asked for behind it;
+    ``cnn/base``, ``cnn/base/usual``."""
     name, strategy = recipe["name"], recipe["strategy"]
     if stage == "cnn":
         return f"cnn/{name}" if strategy == "scratch" else f"cnn/{name}/{strategy}"
-    return f"finetune-{name}/{strategy}"
+    return f"finetune-{name}/{strategy}" + (f", {wise}" if (wise := wise_of(recipe)) else "")
+
+
+def wise_of(recipe: dict) -> str:
+    """``wise 0.5`` where that share was asked for; nothing where val chose it."""
+    share = recipe.get("wise")
+    return f"wise {share:g}" if isinstance(share, int | float) and share != 1 else ""
 
 
 def prepare(about: dict, folder) -> None:

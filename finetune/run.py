@@ -13,8 +13,9 @@ from backbench.devices import has_bfloat16, pick_device
 from data import registry
 from extract import names
 from extract.study import default_path
+from finetune import kinds
 from finetune.job import Job, Settings
-from finetune.recipe import Recipe
+from finetune.recipe import Recipe, as_dict
 
 LEAST_VAL = 10
 """Images of val below which nothing is chosen on it: one image more or less would be a tenth and more."""
@@ -52,8 +53,9 @@ def accelerator(device: str, precision: str, tracker: str | None = None):
 
 
 def default_out(runs_dir: Path, dataset: str, name: str, recipe: Recipe, seed: int) -> Path:
-    """``<runs_dir>/<dataset>/<model>-<preset>-<strategy>-<seed>``."""
-    return default_path(runs_dir, dataset, f"{name}-{recipe.name}-{recipe.strategy}-{seed}").with_suffix("")
+    """``<runs_dir>/<dataset>/<model>-<preset>-<strategy>-<seed>``, with ``-wise0.5`` where that was asked for."""
+    words = [name, recipe.name, recipe.strategy, kinds.wise_of(as_dict(recipe)).replace(" ", ""), str(seed)]
+    return default_path(runs_dir, dataset, "-".join(filter(None, words))).with_suffix("")
 
 
 def finetune_all(

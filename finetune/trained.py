@@ -5,7 +5,6 @@ no picture is seen twice by the same weights. Files of their own are named after
 and, for a checkpoint, its digest.
 """
 
-import math
 import re
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -232,9 +231,5 @@ def _checkpoint(folder: Path) -> Trained | None:
         return None
     identity = {key: about[key] for key in ("dataset", "dataset_digest", "seed", "transform", "model")}
     method = kinds.method(kinds.stage(about["timm_name"]), about["recipe"])
-    chosen = about.get("chosen")
-    wise = chosen.get("wise") if isinstance(chosen, dict) else None
-    if isinstance(wise, int | float) and math.isfinite(wise) and wise != 1:
-        method += f", wise {wise:g}"
     row = about["row"] | {"sha256": about["sha256"]}
     return Checkpoint(folder, about["classes"], identity, row, about["model"], method, about["seed"])

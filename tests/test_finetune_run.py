@@ -45,7 +45,7 @@ def test_the_row_is_as_the_probes(done, tmp_path):
     words = ["--features", folder / "cache", "--results-dir", tmp_path, "--json"]
     theirs = json.loads(CliRunner().invoke(probe.cli.main, [str(word) for word in words]).stdout)[0]
     assert set(row) >= set(theirs)
-    assert (row["stage"], row["method"], row["model"]) == ("finetune", "finetune-simple/lp-ft", "test_vit")
+    assert (row["stage"], row["method"], row["model"]) == ("finetune", "finetune-simple/lp-ft, wise 0.5", "test_vit")
     assert (row["n_train"], row["n_val"], row["n_test"], row["n_classes"]) == (24, 15, 18, 3)
     kept = rows.read(folder / "results")
     ours = [one for one in kept if one["stage"] == "finetune"]
@@ -100,7 +100,7 @@ def test_features_are_what_probe_works_on(done, tmp_path):
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)[0]
     assert found["model"] == "test_vit+simple-lp-ft"
-    assert found["features"]["weights"] == "tuned on folder-images, finetune-simple/lp-ft, seed 42"
+    assert found["features"]["weights"] == "tuned on folder-images, finetune-simple/lp-ft, wise 0.5, seed 42"
     assert found["n_test"] == row["n_test"]
 
 
@@ -215,6 +215,8 @@ def test_phase2_is_the_studys_five():
     assert names.resolve(["phase2"]) == ["regnety_040", "resnet50", "mlp_mixer", "pvt_v2_b3", "vit_base"]
     place = run.default_out(ROOT / "runs", "office_shift/amazon", "hf-hub:a/b", run.Recipe("simple"), 3)
     assert place.relative_to(ROOT).as_posix() == "runs/office_shift-amazon/hf-hub-a-b-simple-lp-ft-3"
+    assert run.default_out(ROOT, "d", "m", run.Recipe("full", wise=0.5), 3).name == "m-full-lp-ft-wise0.5-3"
+    assert run.default_out(ROOT, "d", "m", run.Recipe("full", wise="auto"), 3).name == "m-full-lp-ft-3"
 
 
 def test_two_processes_come_to_what_one_does(tmp_path):
