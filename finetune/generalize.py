@@ -135,6 +135,7 @@ def run(request: Request, targets, shifts) -> tuple[list[dict], Faults]:
             for strength in range(1, len(shift.LEVELS[name]) + 1):
                 with faults.collect():
                     found.append(_kept(request, *_shifted(request, thing, name, strength)))
+    faults.errors = list({error.faults: error for error in faults.errors}.values())  # met at every strength, said once
     return found, faults
 
 

@@ -100,9 +100,10 @@ def elsewhere(shifts: bool, form: str | None, as_json: bool, out: Path | None, r
     from report import elsewhere as others
     from report import rows
 
-    found = others.records(rows.read(results_dir), results_dir, shifts=shifts)
+    read = rows.read(results_dir)
+    found = others.records(read, results_dir, shifts=shifts)
     if not found:
-        raise others.nothing(results_dir)
+        raise others.nothing(results_dir, shifts=shifts, other=bool(others.newest(read, shifts=not shifts)))
     _show(lambda file: others.write(found, form, file), out)
 
 

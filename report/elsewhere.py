@@ -205,7 +205,8 @@ def _filled(lines: list[tuple[str, ...]]) -> list[list[str]]:
     return [[line[i] for i in kept] for line in lines]
 
 
-def nothing(results_dir: Path) -> UserError:
-    return UserError(
-        f"{results_dir} holds nothing measured on images from elsewhere. Run: finetune generalize --dataset openimages"
-    )
+def nothing(results_dir: Path, *, shifts: bool, other: bool) -> UserError:
+    """What to say where there are no records; ``other``: there are some of the other kind."""
+    what, run = ("pictures made worse", "--shift all") if shifts else ("images from elsewhere", "--dataset openimages")
+    there = f" What was measured is shown by: report elsewhere{'' if shifts else ' --shifts'}" if other else ""
+    return UserError(f"{results_dir} holds nothing measured on {what}. Run: finetune generalize {run}.{there}")

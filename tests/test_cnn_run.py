@@ -198,3 +198,6 @@ def test_it_is_found_by_generalize_and_asked_for_the_same_views(done, tmp_path, 
     assert [one["top1"] for one in made[::5]] == [row["top1"] for row in found]
     assert [one["nll"] for one in made[::5]] == pytest.approx([row["nll"] for row in found], rel=1e-4)
     assert all(one["source_top1"] == made[0]["source_top1"] for one in made[:5])
+    shown = cnn("elsewhere", "--shifts", of=report.cli.main).stdout
+    assert "digits to digits+resolution-16" in shown
+    assert "report elsewhere --shifts" in cnn("elsewhere", of=report.cli.main, code=1).output
