@@ -114,11 +114,11 @@ def run(command: list[str], **how) -> tuple[float, int, str, str]:
         return seconds, used.ru_maxrss * (1 if sys.platform == "darwin" else 1024), out.read(), err.read()
 
 
-def ours(model: str, weights: str, dataset: str, data_root: str) -> dict:
+def ours(model: str, weights: str, dataset: str, data_root: str, *more: str) -> dict:
     """Images/s of the pass, and of extract, the same again, and probe: the whole commands' seconds."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["extract", "--model", model, "--weights", weights, "--dataset", dataset, "--data-root", data_root]
-        command += ["--cache-dir", folder, "--results-dir", folder, "--json"]
+        command += ["--cache-dir", folder, "--results-dir", folder, "--json", *more]
         seconds, peak, out, err = run(command)
         (found,) = json.loads(out)
         say(next((line for line in err.splitlines() if "images/s" in line), "finished before a trial paid"))
@@ -127,6 +127,19 @@ def ours(model: str, weights: str, dataset: str, data_root: str) -> dict:
         probed, *_ = run(["probe", "--features", found["path"], "--results-dir", folder, "--json"])
         say(f"  again {again:.2f} s, probe {probed:.1f} s, peak {peak >> 20:,} MB")
     return found | {"whole": seconds, "again": again, "probe": probed, "peak": peak}
+
+
+def by_thingsvision(python: str, model: str, dataset: str, data_root: str) -> float:
+    """Images/s of thingsvision's extractor on ``PLAIN`` images of a folder set; see with_thingsvision.py."""
+    imageset = load(dataset, data_root)
+    with tempfile.TemporaryDirectory() as folder:
+        for i in Images(imageset, None, PLAIN).which:
+            classes = Path(folder) / str(imageset.labels[i])
+            classes.mkdir(exist_ok=True)
+            shutil.copy(imageset.path(int(i)), classes)
+        script = str(Path(__file__).with_name("with_thingsvision.py"))
+        done = subprocess.run([python, script, folder, model], capture_output=True, check=True)
+    return float(done.stdout)
 
 
 def compare(figures: dict, name: str, case: tuple, data_root: str, repeats: int) -> None:
@@ -149,18 +162,23 @@ def compare(figures: dict, name: str, case: tuple, data_root: str, repeats: int)
     figures["again_seconds"] = median(our["again"] for _, our in pairs)
     if name == "lite0_cifar10":  # of these the one nearest in size to the study's sets
         figures["study_speedup"] = found["study"]
-        figures["memory_60000"] = median(our["peak"] for _, our in pairs)
 
 
 def memory(figures: dict, data_root: str) -> None:
-    """Peak memory on a twelfth of cifar10's images, beside that on all of them."""
-    with tempfile.TemporaryDirectory() as folder:
-        for split, n in (("train", 416), ("test", 84)):
-            for images in (Path(data_root) / "cifar10" / split).iterdir():
-                (Path(folder) / "cifar10" / split / images.name).mkdir(parents=True)
-                for image in sorted(images.iterdir())[:n]:
-                    shutil.copy(image, Path(folder) / "cifar10" / split / images.name)
-        figures["memory_5000"] = ours("tf_efficientnet_lite0", "auto", f"folder:{folder}/cifar10", folder)["peak"]
+    """Peak memory on cifar10's 60,000 images, beside that on a twelfth of them.
+
+    Both as a folder, which loads the same modules, and uncompiled, since the compiler takes memory of its own.
+    """
+    with tempfile.TemporaryDirectory() as few:
+        for images in Path(data_root).glob("cifar10/*/*"):
+            folder = Path(few) / images.relative_to(data_root)
+            folder.mkdir(parents=True)
+            files = sorted(images.iterdir())
+            for image in files[: round(len(files) / 12)]:
+                shutil.copy(image, folder)
+        for n, root in ((5_000, few), (60_000, data_root)):
+            found = ours("mobilenetv3_small_050", "random", f"folder:{root}/cifar10", root, "--compile", "off")
+            figures[f"memory_{n}"] = found["peak"]
     figures["memory_60000_over_5000"] = figures["memory_60000"] / figures["memory_5000"]
 
 
@@ -227,15 +245,19 @@ def say(text: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One object of named figures on stdout.")
 @click.option("--data-root", default="~/.cache/backbench-data", show_default=True, help="Where the image sets lie.")
 @click.option("--repeats", default=3, show_default=True, help="Of either side; the median counts.")
-@click.option("--only", multiple=True, type=click.Choice([*CASES, "workers", "bound"]), help="Repeat.")
-def main(quick, as_json, data_root, repeats, only):
+@click.option("--thingsvision", metavar="PYTHON", help="Of an environment that has it: that way too, once.")
+@click.option("--only", multiple=True, type=click.Choice([*CASES, "memory", "workers", "bound"]), help="Repeat.")
+def main(quick, as_json, data_root, repeats, thingsvision, only):
     """Measure extraction beside the plain way and beside this machine's bound."""
     figures, data_root = {}, str(Path(data_root).expanduser())
     for name, case in CASES.items():
         if (only and name not in only) or (quick and name != "lite0_caltech101"):
             continue
         compare(figures, name, case, data_root, 1 if quick else repeats)
-    if "memory_60000" in figures:
+        if thingsvision:
+            theirs = figures[f"thingsvision_{name}"] = by_thingsvision(thingsvision, case[0], case[2], data_root)
+            figures[f"over_thingsvision_{name}"] = figures[f"ours_{name}"] / theirs
+    if "memory" in only or not (only or quick):
         memory(figures, data_root)
     if "workers" in only or not (only or quick):
         workers(figures, data_root)

@@ -48,6 +48,8 @@ class Step:
     def _gradients(self, pictures, labels, epoch: int, number: int):
         import torch
 
+        from finetune.depthwise import FastDepthwise
+
         n, rank, total = len(labels), self.accelerator.process_index, 0.0
         smoothing = 0.0 if self.mixing.on else self.recipe.smoothing
         for first in range(0, n, self.micro):
@@ -62,7 +64,8 @@ class Step:
                     logits = self.wrapped(x)
                 loss = torch.nn.functional.cross_entropy(logits.float(), y, label_smoothing=smoothing)
                 loss = loss * (len(x) / n)
-                self.accelerator.backward(loss)
+                with FastDepthwise():
+                    self.accelerator.backward(loss)
             total = total + loss.detach()
         return total
 

@@ -48,12 +48,30 @@ function hover(chart, series, point) {
   return `<b>${plain(point.label)}</b><br>${plain(series.name)}<br>${plain(chart.y)}: ${figure(point.y)}${interval(point)}${x}`;
 }
 
-// Beside the markers, above and below by turns: neighbours then overlap less. At the right end to the left of it.
-function places(points) {
-  const order = points.map((_, i) => i).sort((a, b) => points[a].x - points[b].x);
-  const found = [];
-  order.forEach((i, at) => { found[i] = at && at === order.length - 1 ? "top left" : `${at % 2 ? "bottom" : "top"} right`; });
-  return found;
+// Where each point's name stands beside its marker: the first of six places where it meets no other name or marker,
+// as far as that can be told before plotly draws; undefined where there is none.
+function places(chart, points, width) {
+  const size = { x: width - 100, y: 220 };
+  const scale = (at, name) => {
+    const to = chart.probit ? probit : chart.log && at === "x" ? Math.log10 : (value) => value;
+    const ends = points.flatMap((point) => [point[at], point[`${name}low`], point[`${name}high`]]).filter((value) => typeof value === "number").map(to);
+    const low = Math.min(...ends);
+    return (point) => ((to(point[at]) - low) / (Math.max(...ends) - low || 1)) * size[at];
+  };
+  const [x, y] = [scale("x", "x_"), scale("y", "")];
+  const taken = points.map((point) => ({ left: x(point) - 5, right: x(point) + 5, low: y(point) - 5, high: y(point) + 5 }));
+  const meet = (a, b) => a.left < b.right && b.left < a.right && a.low < b.high && b.low < a.high;
+  return new Map(points.map((point) => {
+    const wide = 6.2 * String(point.label).length;
+    const place = ["top right", "bottom right", "top left", "bottom left", "top center", "bottom center"].find((where) => {
+      const left = x(point) + { right: 6, left: -6 - wide, center: -wide / 2 }[where.split(" ")[1]];
+      const low = y(point) + (where.startsWith("top") ? 3 : -16);
+      const box = { left, right: left + wide, low, high: low + 13 };
+      if (left < -20 || box.right > size.x + 40 || taken.some((other) => meet(box, other))) return false;
+      return taken.push(box);
+    });
+    return [point, place];
+  }));
 }
 
 const SHOWN = 8; // series that are on at first; the others wait in the legend
@@ -65,9 +83,9 @@ function steps(low, high) {
   return { tickvals: found, ticktext: found.map((value) => Number(value.toPrecision(1)).toLocaleString("en")) };
 }
 
-function trace(chart, series, at) {
+function trace(chart, series, at, names) {
   const points = series.points;
-  const named = chart.named && series.mode === "markers" && points.length <= 14 && innerWidth > 600;
+  const named = names && series.mode === "markers" && points.length <= 14;
   const shift = (at - (chart.series.length - 1) / 2) * (0.7 / Math.max(chart.series.length, 3));
   const values = { x: points.map((point) => point.x), y: points.map((point) => point.y) };
   const errors = { error_y: bars(points, "y"), error_x: bars(points, "x", "x_") };
@@ -76,7 +94,8 @@ function trace(chart, series, at) {
   } : {};
   return {
     type: "scatter", mode: series.mode + (named ? "+text" : ""), name: plain(series.name), ...values, ...errors, ...turned,
-    text: named ? points.map((point) => plain(point.label)) : undefined, textposition: places(points), textfont: { size: 11 },
+    text: named ? points.map((point) => names.get(point) ? plain(point.label) : "") : undefined,
+    textposition: named ? points.map((point) => names.get(point) || "top right") : undefined, textfont: { size: 11 },
     hoverinfo: "text", hovertext: points.map((point) => hover(chart, series, point)), customdata: points.map((point) => point.rows),
     line: { dash: series.mode === "lines" ? "dot" : DASHES[Math.floor(at / PALETTE.length) % DASHES.length], width: series.mode === "lines" ? 1.5 : 2 },
     marker: { size: 8, color: PALETTE[at % PALETTE.length], symbol: SYMBOLS[at % SYMBOLS.length] },
@@ -133,7 +152,12 @@ function drawChart(chart, box) {
     Object.assign(axes.yaxis, probitTicks(chart, "y", ""));
   }
   const only = chart.series.length === 1 || chart.kind === "cost";
-  const draw = (series, at) => chart.probit ? onProbit(trace(chart, series, at), series.points) : trace(chart, series, at);
+  const marked = chart.series.filter((series) => series.mode === "markers").flatMap((series) => series.points);
+  const names = chart.named && innerWidth > 600 ? places(chart, marked, box.clientWidth) : null;
+  const draw = (series, at) => {
+    const drawn = trace(chart, series, at, names);
+    return chart.probit ? onProbit(drawn, series.points) : drawn;
+  };
   Plotly.react(box, chart.series.map(draw), layout({ ...axes, height, showlegend: !only }), CONFIG);
   box.removeAllListeners?.("plotly_click");
   box.on("plotly_click", (event) => origin(event.points[0].customdata || []));

@@ -99,6 +99,7 @@ def step(model, recipe, size):
     strategies.train_mode(model, recipe)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     optimizer = create_optimizer_v2(strategies.groups(model, recipe), opt="adamw", lr=recipe.lr)
+    optimizer.zero_grad()
     torch.nn.functional.cross_entropy(model(torch.randn(2, 3, size, size)), torch.tensor([0, 1])).backward()
     optimizer.step()
     return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -135,6 +136,18 @@ def test_all_eleven_do_a_step(name, strategy, eleven):
     assert moved == {one for stage in (found[-1:] if strategy == "gradual" else found) for one in stage}
     assert all(parameter in optimizer.state for one, parameter in model.named_parameters() if one in moved)
     optimizer.zero_grad(set_to_none=True)
+
+
+@pytest.mark.parametrize("name", STUDY)
+def test_all_eleven_do_a_step_with_numbers(name):
+    """From random weights, in float32: every stage that is open moves and stays finite, no other."""
+    model = timm.create_model(STUDY[name].split(".")[0], num_classes=3)
+    found, parameters = strategies.stages(model), {*dict(model.named_parameters())}
+    for strategy in STRATEGIES:
+        changed = step(model, make("simple", strategy=strategy), 224)
+        assert changed <= parameters
+        assert [bool(changed & {*stage}) for stage in found] == [strategy != "gradual"] * 5 + [True]
+    assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
 
 
 def test_batchnorm_of_frozen_stages_stays_frozen():
