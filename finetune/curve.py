@@ -31,7 +31,7 @@ def _picture(history: list[dict]) -> bytes:
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
     _line(left, epochs, history, "train_loss", "train, augmented")
-    for name, label in (("val_nll_tuned", "val"), ("val_nll_ema", "val, EMA")):
+    for name, label in (("val_nll_tuned", "val, best temperature"), ("val_nll_ema", "val, EMA, best temperature")):
         _line(left, epochs, history, name, label)
     for name, label in LINES.items():
         _line(right, epochs, history, name, label, factor=100)

@@ -50,7 +50,8 @@ class Diverged(Exception):
 
 
 class Trainer:
-    """``evaluate(model, scale, check)`` gives val top-1 and NLL; ``check()`` is called between its batches.
+    """``evaluate(model, scale, check)`` gives val top-1, for progress, and the NLL that the choice goes by; ``check()``
+    is called between its batches.
 
     ``on_epoch`` is called with the history's row after every epoch. ``start`` is the classifier as it was.
     """
@@ -209,9 +210,9 @@ class Trainer:
         models = {"tuned": self.model} | ({"EMA": self.ema.module} if self.ema is not None and epoch else {})
         found = {weights: self.evaluate(model, scale, self.stopper.check) for weights, model in models.items()}
         # From here on nothing stops: either all of what follows is done, or val is read again.
-        before = at.best.get("val_top1", -1.0)
+        before = max((v for one in at.history for k, v in one.items() if k.startswith("val_top1_")), default=-1.0)
         for weights, (top1, nll) in found.items():
-            if not at.best or (top1, -nll) > (at.best["val_top1"], -at.best["val_nll"]):
+            if not at.best or (-nll, top1) > (-at.best["val_nll"], at.best["val_top1"]):
                 at.best = {"epoch": epoch, "weights": weights, "val_top1": top1, "val_nll": nll, "scale": scale}
                 self.best = {k: tensor.detach().cpu().clone() for k, tensor in models[weights].state_dict().items()}
         top1 = max(one for one, _ in found.values())

@@ -52,12 +52,12 @@ def tidy(rows: list[dict], *, everything: bool = False, origins: bool = False) -
     import pandas as pd
 
     flat = [_flat(row) | {"rows": i} for i, row in enumerate(rows) if own_test(row)]
-    frame = pd.DataFrame(flat, columns=[*KEY, "seed", "created", *COUNTS, *MEANS, "converged", "rows"])
+    frame = pd.DataFrame(flat, columns=[*KEY, "stage", "seed", "created", *COUNTS, *MEANS, "converged", "rows"])
     frame = frame.astype(dict.fromkeys(MEANS, float) | dict.fromkeys(COUNTS, "Int64") | {"converged": "boolean"})
     frame = frame.sort_values("created", kind="stable").drop_duplicates([*KEY, "seed"], keep="last")
     frame["images"] = frame[COUNTS].sum(axis=1)
     frame = frame[frame["images"] == frame.groupby(KEY)["images"].transform("last")]
-    how = {"created": "count"} | dict.fromkeys(COUNTS, "last") | dict.fromkeys(MEANS, "mean")
+    how = {"stage": "last", "created": "count"} | dict.fromkeys(COUNTS, "last") | dict.fromkeys(MEANS, "mean")
     how |= {"converged": "min", "rows": list}
     frame = frame.groupby(KEY, sort=False).agg(how).reset_index().rename(columns={"created": "seeds"})
     if not origins:
@@ -107,7 +107,7 @@ def markdown(frame: "pd.DataFrame") -> str:
         line = [text.escaped(model), text.escaped(method)]
         for dataset in datasets:
             shown = cell(found.get(dataset.name), dataset)
-            line += [" ".join([shown.top1, *shown.note]), shown.balanced, " + ".join(shown.seconds)]
+            line += [" ".join([shown.top1, *shown.note]), shown.balanced, " + ".join(filter(None, shown.seconds))]
             line += shown.published
         table.append(line)
     return "\n".join([*(f"| {' | '.join(line)} |" for line in table), "", *(f"- {n}" for n in footnotes(frame))]) + "\n"
@@ -222,7 +222,7 @@ def cell(record: dict | None, dataset: Dataset) -> Cell:
         text.accuracy(record, "top1"),
         text.accuracy(record, "balanced"),
         (f"({', '.join(note)})",) if note else (),
-        (_seconds(record["extract_seconds"]), _seconds(record["probe_seconds"])),
+        (_seconds(record["extract_seconds"]) if record["stage"] == "probe" else "", _seconds(record["probe_seconds"])),
         published,
     )
 
@@ -237,6 +237,8 @@ def footnotes(frame) -> list[str]:
         notes.append(text.UNCONVERGED_NOTE)
     if (frame["seeds"] > 1).any():
         notes.append("Several seeds: the mean of their figures, and of the ends of their intervals.")
+    if (frame["stage"].dropna() != "probe").any():
+        notes.append("What was trained end to end: the seconds of the whole run.")
     if frame[BESIDE[0]].notna().any():
         notes.append(
             "Published: accuracy on val, of all 256 and 100 classes, no interval given; seconds of its five epochs on "

@@ -200,13 +200,21 @@ def test_a_val_that_collapses_ends_it(folder):
     assert at.best == {"epoch": 3, "weights": "tuned", "val_top1": 0.96, "val_nll": 0.8, "scale": 1.0}
 
 
+def test_the_choice_goes_by_cross_entropy_and_progress_by_top1(folder):
+    found = iter([(0.9, 0.3), (0.5, 0.2), (0.6, 0.4), (0.7, 0.5)])
+    recipe = make("simple", ("patience=3",), epochs=9, strategy="full")
+    at = trainer(folder, recipe, evaluate=lambda *_: next(found)).run()
+    assert at.ended == "no progress in 3 epochs"
+    assert (at.best["epoch"], at.best["val_top1"]) == (1, 0.5)
+
+
 def test_patience_and_ties(folder):
-    """Patience 2 at 0.001; of equal top-1 the lower cross-entropy is taken, of both equal the earlier epoch."""
-    found = iter([(0.5, 1.0), (0.6, 1.0), (0.6005, 0.9), (0.6005, 0.8), (0.1, 0.1)])
+    """Patience 2 at 0.001 of top-1. Of equal cross-entropies the higher top-1 is taken, of both equal the first."""
+    found = iter([(0.7, 0.9), (0.71, 0.8), (0.7101, 0.8), (0.7101, 0.8), (0.1, 0.1)])
     recipe = make("simple", ("patience=2", "min_delta=0.001"), epochs=9, strategy="full")
     at = trainer(folder, recipe, evaluate=lambda *_: next(found)).run()
     assert at.ended == "no progress in 2 epochs"
-    assert at.best["epoch"] == 3
+    assert at.best["epoch"] == 2
     assert [row["epoch"] for row in at.history] == [0, 1, 2, 3]
 
 

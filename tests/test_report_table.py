@@ -82,15 +82,23 @@ def test_csv_is_tidy_and_in_full_precision():
     found = [row("resnet50.a1_in1k", "cifar100", exact), row("mynet", "digits", 0.5, converged=None, features={})]
     head, ours, other = text(found, "csv").splitlines()
     assert head == (
-        "model,input_scale,method,dataset,seeds,n_train,n_val,n_test,top1,top1_low,top1_high,top5,top5_low,top5_high,"
-        "balanced,balanced_low,balanced_high,val_top1,train_top1,extract_seconds,probe_seconds,converged,"
+        "model,input_scale,method,dataset,stage,seeds,n_train,n_val,n_test,top1,top1_low,top1_high,"
+        "top5,top5_low,top5_high,balanced,balanced_low,balanced_high,val_top1,train_top1,extract_seconds,probe_seconds,converged,"
         "published_val_top1,published_seconds"
     )
     assert ours == (
-        "resnet50.a1_in1k,1.0,logistic,cifar100,1,700,100,100,0.30000000000000004,0.28,0.31000000000000005,0.9,0.88,0.91,"
-        "0.20000000000000004,0.18000000000000005,0.21000000000000005,0.5,1.0,12.34,0.8,True,0.5189,475.19"
+        "resnet50.a1_in1k,1.0,logistic,cifar100,probe,1,700,100,100,0.30000000000000004,0.28,0.31000000000000005,"
+        "0.9,0.88,0.91,0.20000000000000004,0.18000000000000005,0.21000000000000005,0.5,1.0,12.34,0.8,True,0.5189,475.19"
     )
     assert other.endswith("0.5,1.0,,0.8,,,")  # no extraction seconds, no word on convergence, nothing published
+
+
+def test_what_was_trained_end_to_end_has_the_seconds_of_its_run():
+    tuned = row("m", "digits", 0.5, features={}) | {"stage": "finetune", "method": "finetune-simple/lp-ft"}
+    shown = text([tuned, row("m", "digits", 0.4)], "md")
+    assert "| m | finetune-simple/lp-ft | 50.0 [48.0, 51.0] | 40.0 [38.0, 41.0] | 0.8 |" in shown
+    assert "| 12.3 + 0.8 |" in shown
+    assert "- What was trained end to end: the seconds of the whole run." in shown
 
 
 def test_the_newest_row_of_a_seed_counts_wherever_it_stands():
