@@ -223,9 +223,9 @@ class Job:
 
     def _choose(self, trainer: Trainer, initial: dict) -> tuple[dict, dict]:
         """What is said of the weights taken, and those: the best epoch's on val, mixed with the start where asked."""
-        best, weights, wise = dict(trainer.at.best), trainer.best, self.recipe.wise
+        best, weights, wise = trainer.at.best, trainer.best, self.recipe.wise
         if wise is None or not best["epoch"]:
-            return best | {"wise": None}, weights
+            return best | {"wise": None}, weights if best["epoch"] else weights | trainer.start  # as the probe had it
         first, found = initial | trainer.start, []
         for share in SHARES if wise == "auto" else (wise,):
             mixed = model.mixed(first, weights, float(share))

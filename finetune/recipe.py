@@ -21,7 +21,8 @@ class Recipe:
     optimizer: str = "adamw"  # timm's name
     lr: float = 1e-4
     weight_decay: float = 0.05
-    head_scale: float = 10.0  # a fresh head's learning rate, as a multiple; the probe's needs none
+    head_scale: float = 10.0  # the head's learning rate, as a multiple
+    probe_scale: float = 0.1  # lp-ft: of the probe's logits, at which its head begins
     layer_decay: float = 1.0  # factor of the learning rate from each of timm's layers to the one below
     schedule: str = "cosine"  # or constant
     warmup_epochs: float = 1.0
@@ -95,7 +96,7 @@ PRESETS = {
 
 _RANGES = {
     "epochs": (1, 10_000), "batch_size": (2, 65_536), "lr": (0, 1e6), "weight_decay": (0, 10), "layer_decay": (0.01, 1),
-    "head_scale": (0.001, 1000),
+    "head_scale": (0.001, 1000), "probe_scale": (0.001, 1),
     "warmup_epochs": (0, 1000), "clip": (0, 1e6), "agc": (0, 10), "smoothing": (0, 0.99), "crop": (0.01, 1),
     "hflip": (0, 1), "color_jitter": (0, 1), "re_prob": (0, 1), "mixup": (0, 100), "cutmix": (0, 100),
     "mix_prob": (0, 1), "drop_path": (0, 0.99), "ema": (0, 1), "final_scale": (0.25, 4), "final_epochs": (0, 10_000),

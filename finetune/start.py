@@ -1,7 +1,7 @@
 """What training starts from: the backbone with a fresh head, or for lp-ft with the probe's, on the cached features.
 
 Kumar et al. (2022), Fine-tuning can distort pretrained features: a fresh head's first gradients spoil the backbone; one
-that is already right doesn't.
+that is already right doesn't. How surely it begins is ``strategies.soften``'s.
 """
 
 import sys

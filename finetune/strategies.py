@@ -47,12 +47,27 @@ def scales(model, recipe: Recipe) -> dict[str, float]:
     """Every parameter's learning rate as a share of the recipe's.
 
     ``discriminative``: from 0.1 at the stem by equal factors a stage to 1 at the head (Howard & Ruder 2018). Otherwise
-    ``layer_decay`` to the power of timm's layers above (Bao et al. 2021, BEiT), which is 1 where that is 1. A head that
-    is fresh has ``head_scale`` of that: it has farther to go than pretrained weights.
+    ``layer_decay`` to the power of timm's layers above (Bao et al. 2021, BEiT), which is 1 where that is 1. The head
+    has ``head_scale`` of that: it has farther to go than pretrained weights.
     """
-    fresh = 1.0 if recipe.strategy == "lp-ft" else recipe.head_scale
     head = head_names(model)
-    return {name: scale * (fresh if name in head else 1.0) for name, scale in _by_depth(model, recipe).items()}
+    return {
+        name: scale * (recipe.head_scale if name in head else 1.0) for name, scale in _by_depth(model, recipe).items()
+    }
+
+
+def soften(model, recipe: Recipe) -> None:
+    """Under ``lp-ft``, shrink the probe's head to ``probe_scale``: it says the same, less surely.
+
+    Y. Ren et al. (2023), How to prepare your task head for finetuning: a head that is sure of all of train gives the
+    backbone no gradient to adapt by.
+    """
+    import torch
+
+    if recipe.strategy == "lp-ft":
+        with torch.no_grad():
+            for parameter in model.get_classifier().parameters():
+                parameter.mul_(recipe.probe_scale)
 
 
 def _by_depth(model, recipe: Recipe) -> dict[str, float]:

@@ -81,6 +81,8 @@ class Trainer:
         self.model, self.recipe, self.images, self.rows, self.accelerator = model, recipe, images, rows, accelerator
         self.evaluate, self.folder, self.identity, self.seed = evaluate, folder, identity, seed
         self.workers, self.save_every, self.on_epoch = workers, save_every, on_epoch
+        self.start = {key: model.state_dict()[key].detach().cpu().clone() for key in strategies.head_names(model)}
+        strategies.soften(model, recipe)
         processes = accelerator.num_processes
         self.batch_size = min(recipe.batch_size, len(rows)) // (2 * processes) * 2 * processes
         if not self.batch_size:
@@ -108,7 +110,6 @@ class Trainer:
         how = {"n_classes": n_classes, "seed": seed, "micro": micro + micro % 2}
         self.step = Step(model, self.optimizer, self.ema, recipe, accelerator, **how)
         self.at = Progress()
-        self.start = {key: model.state_dict()[key].detach().cpu().clone() for key in strategies.head_names(model)}
         self.best: dict = {}
         self.earlier = 0.0  # seconds of training before this process
         self.saved, self.cost = time.monotonic(), 0.0

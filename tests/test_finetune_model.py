@@ -12,8 +12,9 @@ from cache.features import open_file
 from extract import backbones
 from extract.lane import Settings
 from finetune import model as models
-from finetune import start
+from finetune import start, strategies
 from finetune.evaluate import logits
+from finetune.recipe import make
 from probe.head import LinearHead
 from probe.predict import predict
 from probe.run import Settings as Probing
@@ -194,3 +195,26 @@ def test_another_models_weights_are_refused(tmp_path):
         models.load(tmp_path)
     with pytest.raises(UsageError):
         backbones.names.resolve(["no_such_model"])
+
+
+def test_the_probes_head_begins_less_sure_and_is_kept_whole_where_it_is_chosen(tmp_path):
+    """A learning rate that spoils everything: the start is chosen, and says what the probe does, as surely."""
+    tuning.pictures(tmp_path / "images")
+    tuning.tune(tmp_path, "--lr", "1", "--set", "clip=0", "--epochs", "1")
+    about = models.read_about(tmp_path / "run")
+    assert about["chosen"]["epoch"] == 0
+    imageset = tuning.imageset(tmp_path / "images")
+    with open_file(next((tmp_path / "cache").rglob("*.h5"))) as file:
+        head, _ = start.probed(
+            imageset, backbones.create("test_resnet", weights="random"), file.path, Settings(device=torch.device("cpu"))
+        )
+    made = models.load(tmp_path / "run").model.get_classifier()
+    expected = head.weights / head.scale
+    np.testing.assert_allclose(made.weight.detach().numpy(), expected, atol=1e-5)
+
+    model, _ = models.build(backbones.create("test_resnet", weights="random"), 3, seed=0)
+    models.fold(head, model)
+    strategies.soften(model, make("simple", ("probe_scale=0.25",)))
+    np.testing.assert_allclose(model.get_classifier().weight.detach().numpy(), expected / 4, atol=1e-6)
+    strategies.soften(model, make("simple", strategy="full"))
+    np.testing.assert_allclose(model.get_classifier().weight.detach().numpy(), expected / 4, atol=1e-6)

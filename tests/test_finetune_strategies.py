@@ -11,7 +11,7 @@ from finetune.recipe import STRATEGIES, make
 STEPS = [0.1 ** (1 - i / 5) for i in range(6)]
 """Six stages, each with 10^(1/5) times the learning rate below it: 0.1, 0.158, 0.251, 0.398, 0.631, 1.
 
-A fresh head has ten times that."""
+The head has ten times that."""
 
 STAGES = {
     # stem | body, four stages | what comes last, beside the classifier
@@ -63,7 +63,7 @@ def test_every_group_gets_the_rate_it_should(name, strategy, eleven):
     for group in groups:
         for one in group["names"]:
             scale = STEPS[stage_of[one]] if strategy == "discriminative" else 1.0
-            scale *= 10 if stage_of[one] == 5 and strategy != "lp-ft" else 1  # a fresh head
+            scale *= 10 if stage_of[one] == 5 else 1  # the head
             assert group["lr"] == pytest.approx(1e-3 * scale)
             exempt = parameters[one].ndim <= 1 or one in ("cls_token", "pos_embed", "dist_token")
             if "relative_position" not in one:
@@ -74,7 +74,7 @@ def test_layer_decay_is_timms():
     from timm.optim import param_groups_layer_decay
 
     model = timm.create_model("test_vit", num_classes=3)
-    recipe = make("full", lr=1.0)
+    recipe = make("full", lr=1.0, head_scale=1.0)
     theirs = param_groups_layer_decay(model, recipe.weight_decay, model.no_weight_decay(), layer_decay=0.8)
     expected = {id(p): (group["lr_scale"], group["weight_decay"]) for group in theirs for p in group["params"]}
     for group in strategies.groups(model, recipe):
