@@ -84,7 +84,8 @@ def _leader(best: dict[str, dict], compared: dict[str, dict]) -> str:
             sentence += f"; the cheapest of them to extract is {text.printable(cheapest['named'])}"
         return f"{sentence}."
     if compared:
-        return f"{sentence} By paired tests it is better than the other {len(compared) - 1}."
+        rest = f"all {len(compared) - 1} others" if len(compared) > 2 else "the other"
+        return f"{sentence} By paired tests between these backbones it is better than {rest}."
     return f"{sentence} No paired test: the predictions of fewer than two heads were kept."
 
 
@@ -161,7 +162,7 @@ def fine_tuning(study: Study) -> dict:
             evidence += [_evidence(probed[name]), _evidence(tuned[name])]
         for record in list(study.best(dataset, stages=("cnn",)).values())[:1]:
             sentence, notes = _scratch(study, record, [*probed.values(), *tuned.values()])
-            said.append(f"On {text.printable(dataset)} the network trained from scratch reaches {sentence}")
+            said.append(f"On {text.printable(dataset)}, from scratch, {sentence}")
             sure += notes
             evidence.append(_evidence(record))
         if probed and not tuned:

@@ -57,7 +57,10 @@ def build(study: Study, close: dict, *, served: bool = False) -> str:
         datasets=list(map(text.printable, study.datasets)),
         n_heads=len(close["heads"]),
         notes=[*close["notes"], *(text.printable(fault) for fault in study.faults)],
-        footnotes=[*table.footnotes(study.frame), "Group: no two heads that share a letter can be told apart."],
+        footnotes=[
+            *table.footnotes(study.frame),
+            "Group: no two heads that share a letter can be told apart, all lines tested together.",
+        ],
     )
 
 

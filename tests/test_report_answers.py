@@ -56,7 +56,7 @@ def test_fine_tuning_is_paired_with_its_probe(study):
 
     found = answers.fine_tuning(load(study["results"]))
     assert any("fine-tuning good (full) changes its probe's top-1 by" in sentence for sentence in found["answer"])
-    (scratch,) = [one for one in found["answer"] if "trained from scratch reaches fair (small)" in one]
+    (scratch,) = [one for one in found["answer"] if "from scratch, fair (small)" in one]
     assert "; good (logistic): 100.0 " in scratch  # the best of the others
     assert "2.5 points ahead, which these images can't tell from nothing" in scratch
     assert any(note.startswith("fair: McNemar's p") for note in found["sure"])
