@@ -112,7 +112,7 @@ def test_timm_loads_the_checkpoint_and_report_shows_it(done):
     from report.answers import answers
 
     said = [one for one in answers(study.load(folder / "results")) if "fine-tuning" in one["question"]]
-    assert any("from scratch reaches cnn_small" in line for line in said[0]["answer"])
+    assert any("from scratch, cnn_small" in line for line in said[0]["answer"])
 
 
 def test_a_tenth_and_the_usual_split_have_rows_of_their_own(tmp_path, monkeypatch):
