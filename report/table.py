@@ -238,7 +238,7 @@ def footnotes(frame) -> list[str]:
     if (frame["seeds"] > 1).any():
         notes.append("Several seeds: the mean of their figures, and of the ends of their intervals.")
     if (frame["stage"].dropna() != "probe").any():
-        notes.append("What was trained end to end: the seconds of the whole run.")
+        notes.append("Trained end to end: the seconds of the whole run, or of its newest evaluation.")
     if frame[BESIDE[0]].notna().any():
         notes.append(
             "Published: accuracy on val, of all 256 and 100 classes, no interval given; seconds of its five epochs on "
