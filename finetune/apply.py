@@ -56,7 +56,7 @@ def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_
         method=tuned.method,
         seed=about["seed"],
         figures={"val_top1": found.get("val_top1"), **figures, "train_top1": found.get("train_top1")}
-        | {"converged": None, "chosen": None, "epochs": None}
+        | {"converged": None, "chosen": None, "epochs": None, "run_seconds": found.get("seconds")}
         | {key: found[key] for key in (*CARRIED, *(("n_train", "n_val") if own else ())) if key in found},
         protocol={**found.get("protocol", {}), "evaluated": "again, from the checkpoint"}
         | ({"views": views} if views else {}),

@@ -238,7 +238,7 @@ def footnotes(frame) -> list[str]:
     if (frame["seeds"] > 1).any():
         notes.append("Several seeds: the mean of their figures, and of the ends of their intervals.")
     if (frame["stage"].dropna() != "probe").any():
-        notes.append("Trained end to end: the seconds of the whole run, or of its newest evaluation.")
+        notes.append("Trained end to end: the seconds of the whole run.")
     if frame[BESIDE[0]].notna().any():
         notes.append(
             "Published: accuracy on val, of all 256 and 100 classes, no interval given; seconds of its five epochs on "
@@ -250,7 +250,7 @@ def footnotes(frame) -> list[str]:
 def _flat(row: dict) -> dict:
     features = row["features"] or {}
     scale = features.get("input_scale") or 1.0
-    measured = {"extract_seconds": features.get("seconds"), "probe_seconds": row["seconds"]}
+    measured = {"extract_seconds": features.get("seconds"), "probe_seconds": row.get("run_seconds") or row["seconds"]}
     return row | {"input_scale": scale, "method": text.method(row), **measured}
 
 

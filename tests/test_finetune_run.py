@@ -90,6 +90,7 @@ def test_evaluate_gives_the_row_again(done):
     same = ("top1", "top5", "balanced", "top1_low", "balanced_high", "nll", "ece", "temperature", "nll_scaled",
             "ece_scaled", "val_top1", "train_top1", "n_test", "chosen", "method", "dataset")  # fmt: skip
     assert {key: found[key] for key in same} == {key: pytest.approx(row[key]) for key in same}
+    assert found["run_seconds"] == row["seconds"]  # its own are the evaluation's
 
 
 def test_features_are_what_probe_works_on(done, tmp_path):

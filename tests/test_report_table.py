@@ -95,10 +95,11 @@ def test_csv_is_tidy_and_in_full_precision():
 
 def test_what_was_trained_end_to_end_has_the_seconds_of_its_run():
     tuned = row("m", "digits", 0.5, features={}) | {"stage": "finetune", "method": "finetune-simple/lp-ft"}
-    shown = text([tuned, row("m", "digits", 0.4)], "md")
-    assert "| m | finetune-simple/lp-ft | 50.0 [48.0, 51.0] | 40.0 [38.0, 41.0] | 0.8 |" in shown
-    assert "| 12.3 + 0.8 |" in shown
-    assert "- Trained end to end: the seconds of the whole run, or of its newest evaluation." in shown
+    for again in ({}, {"run_seconds": 0.8, "seconds": 0.1}):  # evaluated once more
+        shown = text([tuned | again, row("m", "digits", 0.4)], "md")
+        assert "| m | finetune-simple/lp-ft | 50.0 [48.0, 51.0] | 40.0 [38.0, 41.0] | 0.8 |" in shown
+        assert "| 12.3 + 0.8 |" in shown
+        assert "- Trained end to end: the seconds of the whole run." in shown
 
 
 def test_the_newest_row_of_a_seed_counts_wherever_it_stands():
