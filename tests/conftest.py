@@ -5,6 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import hypothesis
@@ -86,6 +88,27 @@ def browser():
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def start_server(monkeypatch):
+    """``start_server(server)`` starts a local server, stopped at the end. Downloads try again at once, by no proxy."""
+    from data import fetch
+
+    monkeypatch.setattr(fetch, "WAIT", 0)
+    for word in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(word, raising=False)
+    with ExitStack() as stack:
+
+        def start_server(server):
+            stack.enter_context(server)
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(server.shutdown)
+            return server
+
+        yield start_server
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -22,10 +21,7 @@ GOOD = range(1, 7)
 
 
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setattr(fetch, "WAIT", 0)
-    for word in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(word, raising=False)
+def server(start_server):
     server = Server()
     for i in (*GOOD, *range(8, 30)):
         server.files[f"/images/validation/{name(i)}.jpg"] = picture(i)
@@ -38,12 +34,7 @@ def server(monkeypatch):
                boxed(20, MUG), boxed(21, MUG, box=(0, 1, 0, 1)), boxed(22), boxed(23, FLAG), boxed(24)],
         about=[*map(line, GOOD[:-1]), line(6, "nan"), *map(line, range(9, 30))],
     )  # fmt: skip
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    return start_server(server)
 
 
 def words(server, tmp_path, *more):

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -36,7 +35,7 @@ def create(tmp_path, name="test_resnet", **environment) -> str:
 
 
 @pytest.fixture
-def hub():
+def hub(start_server):
     """A hub with test_resnet's weights, random but known. ``hub.asked`` lists the paths it was asked for."""
     torch.manual_seed(5)
     state_dict = timm.create_model("test_resnet", num_classes=1000).state_dict()
@@ -64,10 +63,7 @@ def hub():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.asked = []
     server.total = float(state_dict["conv1.0.weight"].sum())
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    return start_server(server)
 
 
 def test_weights_come_from_the_hub_and_then_from_its_cache(tmp_path, hub):
