@@ -68,19 +68,9 @@ class Side:
             seed=0,
             compiled=compiled,
         )
-        self.kinds = self._kinds()
+        self.kinds = recipe.kinds(self.recipe, IMAGES)
         self.rows = torch.arange(self.recipe.batch_size, device=accelerator.device)
         self.seconds, self.inputs = defaultdict(list), defaultdict(list)
-
-    def _kinds(self) -> dict[tuple[int, bool], int]:
-        """Steps of the whole run, by side in pixels and whether the first layer's bias trains."""
-        from cnn import recipe
-
-        found, steps = defaultdict(int), IMAGES // self.recipe.batch_size
-        for k in range(steps * self.recipe.epochs):
-            bias = recipe.bias_rate(self.recipe, k / (steps * self.recipe.epochs)) > 0
-            found[recipe.side(self.recipe, k // steps), bias] += 1
-        return dict(found)
 
     def flops(self, kind) -> int:
         """Of one step."""
@@ -92,7 +82,7 @@ class Side:
     def step(self, kind, *, timed: bool) -> None:
         trainer, (side, bias) = self.trainer, kind
         trainer.show(side)
-        trainer.at.updates = 0 if bias else 1  # of two: at half of the run that bias is at rest
+        trainer.at.step = 0 if bias else 1  # of two: at half of the run that bias is at rest
         started = time.perf_counter()
         trainer.varied(self.rows, 0, np.random.default_rng(0))
         made = time.perf_counter()

@@ -1,7 +1,6 @@
 """One network on one image set: trained from scratch, chosen on val, tested once. finetune's job with another loop."""
 
 import shutil
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -92,17 +91,11 @@ class Job(job.Job):
 
     def flops(self) -> int:
         """Of the whole training: forward and backward passes, as torch counts them, kind of step by kind of step."""
-        of, made = self.recipe, self.backbone.model
-        steps = len(self.rows["train"]) // of.batch_size
-        kinds = Counter(
-            (recipe.side(of, epoch), recipe.bias_rate(of, (epoch * steps + step) / (steps * of.epochs)) > 0)
-            for epoch in range(of.epochs)
-            for step in range(steps)
-        )
+        made, n = self.backbone.model, len(self.rows["train"])
         total = 0
-        for (side, bias), n in kinds.items():
+        for (side, bias), steps in recipe.kinds(self.recipe, n).items():
             made.whiten.bias.requires_grad_(bias)
-            total += n * of.batch_size * networks.training_flops(made, side)
+            total += steps * self.recipe.batch_size * networks.training_flops(made, side)
         made.whiten.bias.requires_grad_(True)
         return total
 

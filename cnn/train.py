@@ -14,6 +14,7 @@ import torch
 
 from backbench import UserError
 from backbench.progress import progress
+from cnn import pruning
 from cnn import recipe as recipes
 from cnn.muon import Muon
 from cnn.pictures import Varied, resized
@@ -67,13 +68,24 @@ class Trainer:
         self.optimizer = optimizer(model, recipe, dtype=self.low)
         self.forward = torch.compile(model, dynamic=False) if compiled else model
         self.compiled = compiled
-        self.steps = len(labels) // recipe.batch_size
         self.at = Progress()
         self.best: dict = {}
+        self.losses = torch.full((len(labels),), torch.inf, device=labels.device)  # of each picture, when last seen
+        self.order = torch.arange(len(labels), device=labels.device)  # of this epoch's pictures
         self.earlier = 0.0  # seconds of training before this process
         self.warm: set = set()
         self.saved, self.cost = time.monotonic(), 0.0
         self.varied: Varied | None = None
+
+    @property
+    def steps(self) -> int:
+        """Of this epoch."""
+        return len(self.order) // self.recipe.batch_size
+
+    @property
+    def done(self) -> float:
+        """Share of the run that is over; epochs count alike, however many pictures they show."""
+        return (self.at.epoch + self.at.step / self.steps) / self.recipe.epochs
 
     def run(self) -> Progress:
         """Train to the end. Ctrl-C and SIGTERM finish the step, save, and stop as they do elsewhere.
@@ -110,7 +122,9 @@ class Trainer:
             self.at = Progress(**found["progress"])
         except TypeError:
             raise UserError(f"{self.folder / state.FILE} is of another version. --overwrite begins anew.") from None
-        self.best = state.read(self.folder, model=self.model, optimizer=self.optimizer, ema=None)["best"]
+        kept = state.read(self.folder, model=self.model, optimizer=self.optimizer, ema=None)
+        self.best = kept["best"]
+        self.losses, self.order = (kept["seen"][key].to(self.labels.device) for key in ("losses", "order"))
         self.earlier = self.at.seconds
         if not self.at.ended:
             print(f"going on with epoch {self.at.epoch + 1}, step {self.at.step + 1}", file=sys.stderr)
@@ -119,7 +133,7 @@ class Trainer:
         """Keep where the run is."""
         started = time.monotonic()
         about = {"identity": self.identity, "progress": asdict(self.at)}
-        kept = {"best": self.best}
+        kept = {"best": self.best, "seen": {"losses": self.losses, "order": self.order}}
         state.write(self.folder, model=self.model, optimizer=self.optimizer, ema=None, kept=kept, about=about)
         self.saved = time.monotonic()
         self.cost = self.saved - started
@@ -127,8 +141,10 @@ class Trainer:
     def _epoch(self) -> None:
         at, recipe, n = self.at, self.recipe, self.recipe.batch_size
         self.show(recipes.side(recipe, at.epoch))
-        order = torch.from_numpy(np.random.default_rng((self.seed, at.epoch)).permutation(len(self.labels)))
-        order = order.to(self.labels.device)
+        if at.step == 0:
+            draw = np.random.default_rng((self.seed, at.epoch))
+            rows = draw.permutation(pruning.shown(self.losses.cpu().numpy(), recipe, at.epoch, draw))
+            self.order = torch.from_numpy(rows).to(self.labels.device)
         self.model.train()
         loss = torch.tensor(at.loss, dtype=torch.float64, device=self.labels.device)
         label = f"epoch {at.epoch + 1}/{recipe.epochs}"
@@ -136,7 +152,7 @@ class Trainer:
             while at.step < self.steps:
                 self._warm_up()
                 started = time.monotonic()
-                rows = order[at.step * n : (at.step + 1) * n]
+                rows = self.order[at.step * n : (at.step + 1) * n]
                 loss += self.step(rows).double()
                 at.step, at.updates, last = at.step + 1, at.updates + 1, at.step + 1 == self.steps
                 due, asked = self._due(), self.stopper.asked is not None
@@ -156,22 +172,23 @@ class Trainer:
 
     def step(self, rows: torch.Tensor) -> torch.Tensor:
         """One update from the pictures ``rows`` (B,); gives their mean loss, still on the device."""
-        self._rates(self.at.updates / (self.steps * self.recipe.epochs))
+        self._rates(self.done)
         draw = np.random.default_rng((self.seed, self.at.epoch, self.at.step))
         x, y = self.varied(rows, self.at.epoch, draw), self.labels[rows]
-        loss = self._gradients(x, y)
+        self.losses[rows] = losses = self._gradients(x, y)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss
+        return losses.mean()
 
     def _gradients(self, x, y) -> torch.Tensor:
+        """Of the sum of the losses (B,), which it gives."""
         with self.accelerator.autocast():
             logits = self.forward(x)
-        loss = torch.nn.functional.cross_entropy(
-            logits.float(), y, label_smoothing=self.recipe.smoothing, reduction="sum"
+        losses = torch.nn.functional.cross_entropy(
+            logits.float(), y, label_smoothing=self.recipe.smoothing, reduction="none"
         )
-        loss.backward()
-        return loss.detach() / len(y)
+        losses.sum().backward()
+        return losses.detach()
 
     def _rates(self, done: float) -> None:
         for group in self.optimizer.param_groups:
@@ -191,7 +208,7 @@ class Trainer:
 
     def _warm_up(self) -> None:
         """Compile, outside the clock, what the next step is the first to need; leaves no trace in the model."""
-        self._rates(self.at.updates / (self.steps * self.recipe.epochs))
+        self._rates(self.done)
         need = self.varied.side, self.model.whiten.bias.requires_grad
         if not self.compiled or need in self.warm:
             return
@@ -224,8 +241,9 @@ class Trainer:
                 "val_nll_tuned": nll,
                 "lr": self.optimizer.param_groups[-1]["lr"],
                 "side": self.varied.side,
+                "images": (shown := self.steps * self.recipe.batch_size),
                 "seconds": at.epoch_seconds,
-                "images_per_second": self.steps * self.recipe.batch_size / at.epoch_seconds,
+                "images_per_second": shown / at.epoch_seconds,
             }
         )
         said = f", val top-1 {top1:.1%}" if found else ""
