@@ -34,7 +34,7 @@ def main():
     show_default=True,
     help="Of the network and its recipe. reference: airbench94's, to compare with.",
 )
-@click.option("--epochs", type=click.IntRange(1), help="Passes over train.  [default: the size's pictures seen]")
+@click.option("--epochs", type=click.IntRange(1), help="Times that train is gone through.  [default: the size's]")
 @click.option("--batch-size", type=click.IntRange(2), help="Pictures a step.  [default: the size's]")
 @click.option("--runs", type=click.IntRange(1), default=1, show_default=True, help="Of the seeds from --seed on.")
 @click.option(
@@ -42,7 +42,7 @@ def main():
     type=click.FloatRange(0, 1, min_open=True),
     default=1.0,
     show_default=True,
-    help="Of each class's train pictures; as many are seen in all.",
+    help="Of each class's train pictures, in more epochs.",
 )
 @click.option(
     "--split",
