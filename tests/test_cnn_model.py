@@ -41,6 +41,39 @@ def test_convolutions_begin_as_the_identity():
     assert torch.allclose(layer(x)[:, :4], x, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("pictures", "side", "rows"),
+    [
+        (20, 3, (2, 8, 3, 40)),  # ten, and a column after each
+        (20, 7, (4, 8, 7, 40)),  # five
+        (14, 3, (2, 8, 3, 28)),  # seven is the most that divides them
+        (6, 2, (1, 8, 2, 18)),
+        (3, 3, (3, 8, 3, 3)),  # too few to pay
+        (20, 15, (20, 8, 15, 15)),  # large enough alone
+    ],
+)
+def test_small_pictures_lie_side_by_side_and_change_nothing(pictures, side, rows, monkeypatch):
+    torch.manual_seed(0)
+    layer, plain = networks.convolution(8, 12), torch.nn.Conv2d(8, 12, 3, padding=1, bias=False)
+    torch.nn.init.normal_(layer.weight)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(pictures, 8, side, side).to(memory_format=torch.channels_last)
+    g, found, seen = torch.randn(pictures, 12, side, side), [], []
+    for one in (layer, plain):
+        inner = one._conv_forward
+        note = lambda y, *rest, inner=inner: (seen.append(tuple(y.shape)), inner(y, *rest))[1]  # noqa: E731
+        monkeypatch.setattr(one, "_conv_forward", note)
+        asked = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = one(asked)
+        found.append((y.float(), *torch.autograd.grad(y, (asked, one.weight), g.to(y.dtype))))
+    assert seen == [rows, (pictures, 8, side, side)]
+    for wide, alone in zip(*found, strict=True):
+        assert wide.shape == alone.shape
+        assert (wide - alone).norm() < 0.01 * alone.norm()  # bfloat16, added up in another order
+    assert layer(x).is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize("side", [networks.LEAST_SIDE, 17, 40])
 def test_any_size_from_the_least_on(side):
     assert timm.create_model("cnn_large").eval()(torch.randn(1, 3, side, side)).shape == (1, 10)
