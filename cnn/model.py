@@ -46,14 +46,16 @@ SIZES = {
 
 
 class Convolution(nn.Conv2d):
-    """3x3, no bias. In bfloat16 on a CPU small pictures are laid side by side in wide ones, a zero column between.
+    """3x3, no bias; begins as the identity on as many channels as it has from below.
 
-    The result is the same. oneDNN's kernels for Intel's AMX take the pixels of one row together, 32 for a gradient of
-    weights: of pictures 3 pixels wide they reach a tenth of what the processor can, ten side by side four times that.
+    In bfloat16 on a CPU small pictures are laid side by side in wide ones, a zero column between. The result is the
+    same. oneDNN's kernels for Intel's AMX take the pixels of one row together, 32 for a gradient of weights: of
+    pictures 3 pixels wide they reach a tenth of what the processor can, ten side by side four times that.
     """
 
     def __init__(self, inside: int, outside: int):
         super().__init__(inside, outside, 3, padding=1, bias=False)
+        nn.init.dirac_(self.weight[:inside])
 
     def forward(self, x):
         (b, c, h, w), k = x.shape, 1
@@ -66,13 +68,6 @@ class Convolution(nn.Conv2d):
         x = super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         x = x.reshape(b // k, h, k, w + 1, self.out_channels)[:, :, :, :w].transpose(1, 2)
         return x.reshape(b, h, w, self.out_channels).permute(0, 3, 1, 2)
-
-
-def convolution(inside: int, outside: int) -> nn.Conv2d:
-    """Begins as the identity on as many channels as it has from below."""
-    layer = Convolution(inside, outside)
-    nn.init.dirac_(layer.weight[:inside])
-    return layer
 
 
 def norm(width: int, momentum: float) -> nn.BatchNorm2d:
@@ -90,7 +85,7 @@ class Block(nn.Module):
 
     def __init__(self, inside: int, width: int, depth: int, momentum: float):
         super().__init__()
-        self.convs = nn.ModuleList([convolution(inside if k == 0 else width, width) for k in range(depth)])
+        self.convs = nn.ModuleList([Convolution(inside if k == 0 else width, width) for k in range(depth)])
         self.norms = nn.ModuleList([norm(width, momentum) for _ in range(depth)])
 
     def forward(self, x):

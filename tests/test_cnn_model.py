@@ -36,7 +36,7 @@ def test_operations_by_hand():
 
 
 def test_convolutions_begin_as_the_identity():
-    layer = networks.convolution(4, 6)
+    layer = networks.Convolution(4, 6)
     x = torch.randn(1, 4, 5, 5)
     assert torch.allclose(layer(x)[:, :4], x, atol=1e-6)
 
@@ -54,7 +54,7 @@ def test_convolutions_begin_as_the_identity():
 )
 def test_small_pictures_lie_side_by_side_and_change_nothing(pictures, side, rows, monkeypatch):
     torch.manual_seed(0)
-    layer, plain = networks.convolution(8, 12), torch.nn.Conv2d(8, 12, 3, padding=1, bias=False)
+    layer, plain = networks.Convolution(8, 12), torch.nn.Conv2d(8, 12, 3, padding=1, bias=False)
     torch.nn.init.normal_(layer.weight)
     plain.load_state_dict(layer.state_dict())
     x = torch.randn(pictures, 8, side, side).to(memory_format=torch.channels_last)
