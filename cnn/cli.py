@@ -56,10 +56,10 @@ def main():
 @precision
 @click.option(
     "--compile",
-    type=click.Choice(["auto", "on", "off"]),
-    default="auto",
+    type=click.Choice(["on", "off"]),
+    default="off",
     show_default=True,
-    help="auto: where the run is long enough for it and there is a C++ compiler.",
+    help="Takes a minute or two, and has not paid on any machine measured.",
 )
 @click.option(
     "--save-every",

@@ -39,7 +39,7 @@ class Size:
 SIZES = {
     "small": Size((32, 96, 192)),
     "base": Size((64, 192, 384)),
-    "large": Size((72, 216, 512), depth=3),
+    "large": Size((128, 384, 512), depth=3),
     # airbench94's network, which the benchmark holds ours against.
     "reference": Size((64, 256, 256)),
 }

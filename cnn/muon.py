@@ -28,7 +28,8 @@ class Muon(torch.optim.Optimizer):
 
     Their step is the momentum's nearest orthogonal matrix, and before it each weight is brought to the norm sqrt(O), so
     that ``lr`` is the share of a weight that changes. Other groups: SGD with Nesterov's momentum, whose
-    ``weight_decay`` is a share a step, not multiplied by ``lr``, but falling with it.
+    ``weight_decay`` is a share a step, not multiplied by ``lr``, but falling with it. A group's ``lr`` is a tensor on
+    its weights' device, so that a CUDA graph reads it anew; ``rates`` changes it.
     """
 
     def __init__(self, groups, *, dtype=torch.float32):
@@ -36,6 +37,12 @@ class Muon(torch.optim.Optimizer):
         self.dtype = dtype
         for group in self.param_groups:
             group.setdefault("initial_lr", group["lr"])
+            group["lr"] = torch.tensor(float(group["lr"]), device=group["params"][0].device)
+
+    def rates(self, factors) -> None:
+        """Set each group's ``lr`` to its initial one times its factor."""
+        for group, factor in zip(self.param_groups, factors, strict=True):
+            group["lr"].fill_(group["initial_lr"] * factor)
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -49,7 +56,7 @@ class Muon(torch.optim.Optimizer):
                 for weight, push in zip(moved, pushes, strict=True):
                     if group["weight_decay"]:
                         weight.mul_(1 - group["weight_decay"] * group["lr"] / group["initial_lr"])
-                    weight.add_(push, alpha=-group["lr"])
+                    weight.sub_(push.mul_(group["lr"]))
 
     def _nesterov(self, weight, group):
         state = self.state[weight]
@@ -65,4 +72,4 @@ class Muon(torch.optim.Optimizer):
             turned = torch.stack([pushes[k].flatten(1) for k in some])
             for k, turn in zip(some, orthogonal(turned, steps=group["steps"], dtype=self.dtype), strict=True):
                 weights[k].mul_(shape[0] ** 0.5 / weights[k].norm())
-                weights[k].add_(turn.view(shape), alpha=-group["lr"])
+                weights[k].sub_(turn.view(shape).float() * group["lr"])

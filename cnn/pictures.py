@@ -90,7 +90,7 @@ def reflected(at: torch.Tensor, side: int) -> torch.Tensor:
 
 
 class Varied:
-    """``varied(rows, epoch, draw)``: a batch (B, 3, H, W), normalised, each picture varied anew.
+    """A batch of pictures, each varied anew: ``draw`` decides how, on the CPU, and calling it makes them.
 
     Flips alternate (Jordan 2024, section 3.6): a random half of the pictures is mirrored in even epochs, the other half
     in odd ones, so that in any two epochs each is seen both ways. Every picture is moved by up to ``translate`` pixels
@@ -103,22 +103,30 @@ class Varied:
         self.side, self.dtype = pictures.shape[1], dtype or torch.float32
         self.scale = (1 / (255 * torch.tensor(std))).to(device)
         self.shift = (torch.tensor(mean) / torch.tensor(std)).to(device)
-        bits = np.random.default_rng((seed, 1)).integers(0, 2, len(pictures)) if flip else None
-        self.bits = None if bits is None else torch.from_numpy(bits).to(device)
+        self.bits = np.random.default_rng((seed, 1)).integers(0, 2, len(pictures)) if flip else None
 
-    def __call__(self, rows: torch.Tensor, epoch: int, draw: np.random.Generator) -> torch.Tensor:
-        n, side, device = len(rows), self.side, self.pictures.device
-        grid = torch.arange(side, device=device)
-        moves = torch.from_numpy(draw.integers(-self.translate, self.translate + 1, (2, n, 1))).to(device)
-        down, across = grid + moves[0], grid + moves[1]
-        if self.bits is not None:
-            mirrored = ((self.bits[rows] + epoch) % 2 == 1)[:, None]
-            across = torch.where(mirrored, side - 1 - across, across)
-        down, across = reflected(down, side), reflected(across, side)
-        x = self.pictures[rows[:, None, None], down[:, :, None], across[:, None, :]]  # (B, H, W, 3)
+    def draw(self, rows: np.ndarray, epoch: int, rng: np.random.Generator) -> torch.Tensor:
+        """(6, B) int64 for pictures ``rows`` (B,): which; whether mirrored; moved down, across; cut from row, column.
+
+        In memory from which a GPU fetches it without being waited for.
+        """
+        n = len(rows)
+        mirrored = np.zeros(n, int) if self.bits is None else (self.bits[rows] + epoch) % 2
+        moves = rng.integers(-self.translate, self.translate + 1, (2, n))
+        corner = rng.integers(1 - self.cutout, self.side, (2, n)) if self.cutout else np.zeros((2, n), int)
+        drawn = torch.from_numpy(np.stack([rows, mirrored, *moves, *corner]))
+        return drawn.pin_memory() if self.pictures.is_cuda else drawn
+
+    def __call__(self, drawn: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W), normalised, as ``drawn``, on the pictures' device, says."""
+        side, grid = self.side, torch.arange(self.side, device=self.pictures.device)
+        rows, mirrored, down, across, above, left = drawn[:, :, None]
+        across = grid + across
+        across = torch.where(mirrored == 1, side - 1 - across, across)
+        down, across = reflected(grid + down, side), reflected(across, side)
+        x = self.pictures[rows[:, :, None], down[:, :, None], across[:, None, :]]  # (B, H, W, 3)
         x = (x * self.scale - self.shift).to(self.dtype)
         if self.cutout:
-            corner = torch.from_numpy(draw.integers(1 - self.cutout, side, (2, n, 1))).to(device)
-            inside = (grid >= corner) & (grid < corner + self.cutout)  # (2, B, side)
-            x = x.masked_fill((inside[0][:, :, None] & inside[1][:, None, :])[..., None], 0)
+            high, wide = ((grid >= at) & (grid < at + self.cutout) for at in (above, left))
+            x = x.masked_fill((high[:, :, None] & wide[:, None, :])[..., None], 0)
         return x.permute(0, 3, 1, 2)  # channels last already

@@ -43,7 +43,7 @@ class Recipe:
 PRESETS = {
     "small": Recipe("small", images=250_000),
     "base": Recipe("base", images=400_000),
-    "large": Recipe("large", images=1_000_000, translate=4, cutout=12),
+    "large": Recipe("large", images=2_000_000, translate=4, cutout=12),
     # airbench94, its Muon version of 2024: eight epochs of 50,000, batch 2,000.
     "reference": Recipe(
         "reference", images=400_000, batch_size=2000, lr=0.24, momentum=0.6, norm_momentum=0.4, early_scale=1, prune=0

@@ -18,6 +18,7 @@ from cnn import pruning
 from cnn import recipe as recipes
 from cnn.muon import Muon
 from cnn.pictures import Varied, resized
+from cnn.replay import Replay
 from finetune import state
 from finetune.stopping import Stopped, Stopper
 from finetune.train import SAVING, Diverged, Progress, device_failed
@@ -71,7 +72,7 @@ class Trainer:
         self.at = Progress()
         self.best: dict = {}
         self.losses = torch.full((len(labels),), torch.inf, device=labels.device)  # of each picture, when last seen
-        self.order = torch.arange(len(labels), device=labels.device)  # of this epoch's pictures
+        self.order = torch.arange(len(labels))  # of this epoch's pictures
         self.earlier = 0.0  # seconds of training before this process
         self.warm: set = set()
         self.saved, self.cost = time.monotonic(), 0.0
@@ -124,7 +125,7 @@ class Trainer:
             raise UserError(f"{self.folder / state.FILE} is of another version. --overwrite begins anew.") from None
         kept = state.read(self.folder, model=self.model, optimizer=self.optimizer, ema=None)
         self.best = kept["best"]
-        self.losses, self.order = (kept["seen"][key].to(self.labels.device) for key in ("losses", "order"))
+        self.losses, self.order = kept["seen"]["losses"].to(self.labels.device), kept["seen"]["order"]
         self.earlier = self.at.seconds
         if not self.at.ended:
             print(f"going on with epoch {self.at.epoch + 1}, step {self.at.step + 1}", file=sys.stderr)
@@ -144,7 +145,7 @@ class Trainer:
         if at.step == 0:
             draw = np.random.default_rng((self.seed, at.epoch))
             rows = draw.permutation(pruning.shown(self.losses.cpu().numpy(), recipe, at.epoch, draw))
-            self.order = torch.from_numpy(rows).to(self.labels.device)
+            self.order = torch.from_numpy(rows)
         self.model.train()
         loss = torch.tensor(at.loss, dtype=torch.float64, device=self.labels.device)
         label = f"epoch {at.epoch + 1}/{recipe.epochs}"
@@ -152,8 +153,7 @@ class Trainer:
             while at.step < self.steps:
                 self._warm_up()
                 started = time.monotonic()
-                rows = self.order[at.step * n : (at.step + 1) * n]
-                loss += self.step(rows).double()
+                loss += self.step(self.order[at.step * n : (at.step + 1) * n].numpy()).double()
                 at.step, at.updates, last = at.step + 1, at.updates + 1, at.step + 1 == self.steps
                 due, asked = self._due(), self.stopper.asked is not None
                 if last or due or asked:
@@ -170,12 +170,15 @@ class Trainer:
     def _due(self) -> bool:
         return time.monotonic() - self.saved > (max(self.save_every, self.cost / SAVING) if self.save_every else 0)
 
-    def step(self, rows: torch.Tensor) -> torch.Tensor:
+    def step(self, rows: np.ndarray) -> torch.Tensor:
         """One update from the pictures ``rows`` (B,); gives their mean loss, still on the device."""
-        self._rates(self.done)
+        bias = self._rates(self.done)
         draw = np.random.default_rng((self.seed, self.at.epoch, self.at.step))
-        x, y = self.varied(rows, self.at.epoch, draw), self.labels[rows]
-        self.losses[rows] = losses = self._gradients(x, y)
+        return self.replay((self.varied.side, bias), self.varied.draw(rows, self.at.epoch, draw))
+
+    def _update(self, drawn: torch.Tensor) -> torch.Tensor:
+        rows = drawn[0]
+        self.losses[rows] = losses = self._gradients(self.varied(drawn), self.labels[rows])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return losses.mean()
@@ -190,13 +193,13 @@ class Trainer:
         losses.sum().backward()
         return losses.detach()
 
-    def _rates(self, done: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * recipes.rate(self.recipe, done)
-        bias = self.optimizer.param_groups[0]
-        bias["lr"] = bias["initial_lr"] * recipes.bias_rate(self.recipe, done)
+    def _rates(self, done: float) -> bool:
+        """Set them; whether the first layer's bias still trains."""
+        bias, others = recipes.bias_rate(self.recipe, done), recipes.rate(self.recipe, done)
+        self.optimizer.rates([bias, *[others] * (len(self.optimizer.param_groups) - 1)])
         # Without it, no gradient need come down to the first layer: a ninth of the work at 32 pixels.
-        self.model.whiten.bias.requires_grad_(bias["lr"] > 0)
+        self.model.whiten.bias.requires_grad_(bias > 0)
+        return bias > 0
 
     def show(self, side: int) -> None:
         """From now on pictures are of ``side`` pixels."""
@@ -205,18 +208,18 @@ class Trainer:
             cutout = round(self.recipe.cutout * side / self.recipe.pixels)
             how = {"seed": self.seed, "translate": moves, "cutout": cutout, "flip": self.recipe.flip, "dtype": self.low}
             self.varied = Varied(resized(self.pictures, side), self.mean, self.std, **how)
+            self.replay = Replay(self._update, self.pictures.device)
 
     def _warm_up(self) -> None:
         """Compile, outside the clock, what the next step is the first to need; leaves no trace in the model."""
-        self._rates(self.done)
-        need = self.varied.side, self.model.whiten.bias.requires_grad
+        need = self.varied.side, self._rates(self.done)
         if not self.compiled or need in self.warm:
             return
         self.warm.add(need)
         started = time.monotonic()
         kept = {key: tensor.clone() for key, tensor in self.model.named_buffers()}
-        rows = torch.arange(self.recipe.batch_size, device=self.labels.device)
-        self._gradients(self.varied(rows, 0, np.random.default_rng(0)), self.labels[rows])
+        drawn = self.varied.draw(np.arange(self.recipe.batch_size), 0, np.random.default_rng(0)).to(self.labels.device)
+        self._gradients(self.varied(drawn), self.labels[drawn[0]])
         self.optimizer.zero_grad(set_to_none=True)
         for key, tensor in self.model.named_buffers():
             tensor.copy_(kept[key])
@@ -239,7 +242,7 @@ class Trainer:
                 "train_loss": loss,
                 "val_top1_tuned": top1,
                 "val_nll_tuned": nll,
-                "lr": self.optimizer.param_groups[-1]["lr"],
+                "lr": self.optimizer.param_groups[-1]["lr"].item(),
                 "side": self.varied.side,
                 "images": (shown := self.steps * self.recipe.batch_size),
                 "seconds": at.epoch_seconds,

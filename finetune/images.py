@@ -3,8 +3,10 @@
 So a batch is the same whichever worker, process or second start makes it.
 """
 
+import contextlib
 import os
 import random
+import signal
 
 import numpy as np
 
@@ -118,6 +120,8 @@ def loader(images: Images, batches: Batches, accelerator, *, workers: int):
         collate_fn=_collate,
         pin_memory=accelerator.device.type == "cuda",
     )
+    with _terminating_later():
+        found = iter(found)
     for pictures, labels, faults in found:
         if faults:
             raise UserError(*faults)
@@ -134,12 +138,26 @@ def _collate(samples):
     return pictures, labels, faults
 
 
-def _quiet(_):
-    """Ctrl-C reaches every process of a terminal: the main one decides what follows."""
-    import signal
+@contextlib.contextmanager
+def _terminating_later():
+    """SIGTERM waits, in the processes begun inside too until they are ``_quiet``; torch would have them end at once."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
+
+def _quiet(_):
+    """Ctrl-C reaches every process of a terminal, and a batch system's SIGTERM every one of a job: the main one decides
+    what follows. From the second SIGTERM on it is meant."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 class Mixing:

@@ -23,6 +23,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile("fixed", derandomize=True)
 hypothesis.settings.load_profile("fixed")
 
+# On a GPU's machine too tests run on its CPU: runs are compared to the bit, which a GPU doesn't promise, and forked,
+# which CUDA doesn't bear. What is about GPUs asks for them.
+GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 # One thread a test process: tiny products on two threads cost more than they gain.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -61,7 +61,7 @@ def test_decay_falls_with_the_rate():
     weight = torch.nn.Parameter(torch.ones(1))
     optimizer = Muon([{"params": [weight], "lr": 0.4, "weight_decay": 0.1}])
     weight.grad = torch.zeros(1)
-    optimizer.param_groups[0]["lr"] = 0.2  # half of the rate it began with
+    optimizer.rates([0.5])
     optimizer.step()
     assert weight.item() == pytest.approx(0.95)
 

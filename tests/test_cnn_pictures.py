@@ -24,7 +24,7 @@ def numbered(n=4, side=5):
 def varied(given, *, epoch=0, draw=0, **how):
     how = {"seed": 0, "translate": 0, "cutout": 0, "flip": False} | PLAIN | how
     made = Varied(given, how.pop("mean"), how.pop("std"), **how)
-    return made(torch.arange(len(given)), epoch, np.random.default_rng(draw))
+    return made(made.draw(np.arange(len(given)), epoch, np.random.default_rng(draw)))
 
 
 def test_reflection_by_hand():

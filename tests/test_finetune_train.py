@@ -64,16 +64,20 @@ def test_killed_five_times_the_weights_are_those_of_an_unbroken_run(folder):
     assert ours["row"]["top1"] == theirs["row"]["top1"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_asked_to_stop_it_finishes_the_step_and_saves(folder, number, code):
-    how = ["--epochs", "3", "--set", "head_epochs=1"]
+@pytest.mark.parametrize(
+    ("number", "code", "whom"),
+    [(signal.SIGTERM, 143, os.kill), (signal.SIGINT, 130, os.kill), (signal.SIGTERM, 143, os.killpg)],
+)
+def test_asked_to_stop_it_finishes_the_step_and_saves(folder, number, code, whom):
+    """A batch system asks every process of a job, those that make pictures too."""
+    how = ["--epochs", "3", "--set", "head_epochs=1"] + (["--workers", "1"] if whom is os.killpg else [])
     tuning.tune(folder, "--out", folder / "whole", *how, model="test_vit", strategy="gradual")
     words = tuning.line(folder, "--out", folder / "cut", *how, model="test_vit", strategy="gradual")
     process = tuning.in_child(words)
     while not (folder / "cut" / state.FILE).exists():
         time.sleep(0.01)
     time.sleep(0.2)
-    os.kill(process.pid, number)
+    whom(process.pid, number)
     process.join()
     assert process.exitcode == code
     assert state.about(folder / "cut")["progress"]["updates"] > 0  # long before the next saving was due

@@ -57,7 +57,8 @@ def tune(*args, code=0, **how):
 
 
 def in_child(words, room="finetune") -> multiprocessing.Process:
-    """The room's command in a process of its own, from a server that has imported all and trained nothing."""
+    """The room's command in a process, and process group, of its own, from a server that has imported all and trained
+    nothing."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.tuning", "accelerate", "timm", "finetune.run", "cnn.run"])
     process = context.Process(target=_child, args=(words, room))
@@ -66,6 +67,7 @@ def in_child(words, room="finetune") -> multiprocessing.Process:
 
 
 def _child(words, room):
+    os.setpgrp()
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
