@@ -73,14 +73,17 @@ def statistics(pictures: torch.Tensor) -> tuple[tuple, tuple]:
 
 
 def resized(pictures: torch.Tensor, side: int) -> torch.Tensor:
-    """(N, H, W, 3) uint8 at ``side`` pixels, by the mean over the area of each."""
+    """(N, H, W, 3) uint8 at ``side`` pixels, by the mean over the area of each.
+
+    On the CPU, so that they are the same to the bit everywhere; Apple's GPUs can do it only since torch 2.7.
+    """
     if pictures.shape[1] == side:
         return pictures
     made = torch.empty((len(pictures), side, side, 3), dtype=torch.uint8, device=pictures.device)
     for rows in torch.arange(len(pictures)).split(AT_A_TIME):
-        batch = pictures[rows].permute(0, 3, 1, 2).float()
+        batch = pictures[rows].cpu().permute(0, 3, 1, 2).float()
         batch = torch.nn.functional.interpolate(batch, (side, side), mode="bilinear", antialias=True)
-        made[rows] = batch.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1)
+        made[rows] = batch.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).to(pictures.device)
     return made
 
 

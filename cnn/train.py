@@ -147,13 +147,13 @@ class Trainer:
             rows = draw.permutation(pruning.shown(self.losses.cpu().numpy(), recipe, at.epoch, draw))
             self.order = torch.from_numpy(rows)
         self.model.train()
-        loss = torch.tensor(at.loss, dtype=torch.float64, device=self.labels.device)
+        loss = torch.tensor(at.loss, device=self.labels.device)  # float32: Apple's GPUs have no more
         label = f"epoch {at.epoch + 1}/{recipe.epochs}"
         with progress(self.steps * n, label, done=at.step * n) as advance:
             while at.step < self.steps:
                 self._warm_up()
                 started = time.monotonic()
-                loss += self.step(self.order[at.step * n : (at.step + 1) * n].numpy()).double()
+                loss += self.step(self.order[at.step * n : (at.step + 1) * n].numpy())
                 at.step, at.updates, last = at.step + 1, at.updates + 1, at.step + 1 == self.steps
                 due, asked = self._due(), self.stopper.asked is not None
                 if last or due or asked:
