@@ -18,11 +18,9 @@ class Replay:
         self.graphs: dict = {}
 
     def __call__(self, kind, given: torch.Tensor):
-        if self.device.type != "cuda":
-            return self.work(given)
         if kind not in self.graphs:
             there = given.to(self.device)
-            if kind not in self.begun:
+            if self.device.type != "cuda" or kind not in self.begun:
                 self.begun.add(kind)
                 return self.work(there)
             self._capture(kind, there)
