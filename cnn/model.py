@@ -38,7 +38,7 @@ class Size:
 
 SIZES = {
     "small": Size((32, 96, 192)),
-    "base": Size((64, 192, 384)),
+    "base": Size((64, 256, 256)),
     "large": Size((128, 384, 512), depth=3),
     # airbench94's network, which the benchmark holds ours against.
     "reference": Size((64, 256, 256)),
