@@ -6,13 +6,12 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import connection
 
 from backbench import UserError
 from backbench.progress import hush
+from backbench.signals import held_back
 from cache.shards import rows_done
 
 LIVES = 3
@@ -42,7 +41,7 @@ def run(work, tasks: list, workers: int) -> list:
                     task = replace(task, device=f"cuda:{slot % gpus}")
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_child, args=(work, task, threads, theirs))
-                with _no_interrupt():
+                with held_back(signal.SIGINT):  # a terminal sends it to all; it is for the parent, which ends them
                     process.start()
                 theirs.close()
                 running[ours] = (process, i, slot, lives, rows_done(task.path))
@@ -61,19 +60,6 @@ def run(work, tasks: list, workers: int) -> list:
         for process, *_ in running.values():
             process.join()
     return [results[i] for i in range(len(tasks))]
-
-
-@contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Keep Ctrl-C, which a terminal sends to all, from what is started here: it is for the parent, which ends them."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _lives(process, task, lives: int, before: int) -> int:

@@ -3,7 +3,6 @@
 So a batch is the same whichever worker, process or second start makes it.
 """
 
-import contextlib
 import os
 import random
 import signal
@@ -11,6 +10,7 @@ import signal
 import numpy as np
 
 from backbench import UserError
+from backbench.signals import held_back
 from finetune.recipe import Recipe
 
 
@@ -120,7 +120,7 @@ def loader(images: Images, batches: Batches, accelerator, *, workers: int):
         collate_fn=_collate,
         pin_memory=accelerator.device.type == "cuda",
     )
-    with _terminating_later():
+    with held_back(signal.SIGTERM):  # until the workers are ``_quiet``; torch would have them end at once
         found = iter(found)
     for pictures, labels, faults in found:
         if faults:
@@ -136,19 +136,6 @@ def _collate(samples):
         return None, None, faults
     pictures, labels = default_collate([sample[:2] for sample in samples])
     return pictures, labels, faults
-
-
-@contextlib.contextmanager
-def _terminating_later():
-    """SIGTERM waits, in the processes begun inside too until they are ``_quiet``; torch would have them end at once."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _quiet(_):
