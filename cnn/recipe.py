@@ -58,7 +58,8 @@ PFLOP: 84.8 %; lr 0.24 83.3.
 
 On test, in the usual split: those channels and batches in 8 epochs, 0.140 PFLOP, 90.1 % (mean of 3), in 16, 0.273, 90.9
 (of 3), in 18, 0.304, 91.1 (of 10). ``reference`` 90.7 (of 10); its widths and batches with pruning and 24 pixels are
-``base``, which does more of a CPU's peak for them: on two cores with AMX a quarter less time at equal work.
+``base``: 91.0 (of 3), in 16 epochs, 0.299, 91.1 (of 3). On two cores with AMX they take a quarter less time for equal
+work.
 
 What pruning brings, the same way. ``small`` without it, at 0.026 PFLOP: 86.2 %. Half of those below the mean loss left
 out, the others' gradients raised to make up for them (InfoBatch), at 0.028: 87.5; not raised 87.5; 0.7 of the lower
