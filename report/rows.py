@@ -45,8 +45,13 @@ def make(
     features: dict | None,
     device: str | None,
     seconds: float,
+    settings: dict | None = None,
 ) -> dict:
     """A row: what was measured (``figures``, laid flat; accuracies 0..1), how, on what and by which command.
+
+    ``settings`` are the part of the protocol that a user may set and that changes what is measured: two rows that
+    differ in them are never taken for the same thing (``report.identity``). Outcomes, such as the penalty that val
+    chose, are in ``protocol`` alone. With None all of ``protocol`` that is not known to be an outcome counts.
 
     ``features`` is the feature file's identity and measured values in one flat dict, and its path. ``seconds`` is the
     stage's own wall time; the time that extraction took is in ``features``. NaN and infinity become null. Versions are
@@ -66,7 +71,7 @@ def make(
         "features": features,
         "versions": _versions(),
         "command": _command(),
-    }
+    } | ({} if settings is None else {"settings": settings})
     if taken := row.keys() & figures.keys():
         raise ValueError(f"figures named like a row's own keys: {', '.join(sorted(taken))}")
     return plain({**row, **figures})
