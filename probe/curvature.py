@@ -79,7 +79,8 @@ class Curvature:
         added = stray[:, None] * self.covariance.leading
         of = self.arrays.of
         self.base, self.damping = of(base)[:, None, None], of(added / (base[:, None] + added))[:, None]
-        self.free = of(penalty + stray)[:, None, None]  # the intercept's own; not the free 0, which has no inverse
+        # The intercept bears no penalty; weights that make up for it do. Without either its curvature may be 0.
+        self.free = of(stray + penalty / self.rows.dim)[:, None, None]
         with self.arrays.small():
             for group in self.groups:
                 group.invert(self, np.sqrt(bend))

@@ -45,18 +45,6 @@ class Pairs:
         self.s[slot], self.y[slot] = s.reshape(-1), y.reshape(-1)
         self.products[:, slot] = numpy(self.s @ self.y[slot])
 
-    def shift(self, old: float, new: float) -> None:
-        """The penalty is no longer ``old``: its part of every gradient difference is ``new``'s now.
-
-        Pairs that were mostly arithmetic's noise come to light, the loss bending the wrong way, and are dropped.
-        """
-        if self.slots:
-            before = self.products.diagonal()
-            self.y += (new - old) * self.s
-            self.products = numpy(self.s @ self.y.T).astype(float)
-            share = 0.99 * min(1.0, new / old)
-            self.slots = [i for i in self.slots if self.products[i, i] > share * before[i]]
-
     def before(self, gradient):
         """What the first loop takes off the gradient."""
         if not self.slots:

@@ -13,11 +13,6 @@ MEMORY = 20
 EVALUATIONS = 500
 """Most passes over the rows for one penalty."""
 
-FLOOR = 0.01
-"""Nats of cross-entropy. Below it the tolerated gap is no longer relative: the fit is perfect, and 1e-4 of that no
-matter."""
-
-
 DECAY, LEAST = 0.3, 0.05
 """What ``caution`` falls by after a step as good as predicted, and below what it is none."""
 
@@ -36,7 +31,6 @@ class Solver:
         covariance = covariance or Covariance(objective.rows)
         self.curvature = Curvature(objective.rows, objective.n_classes, covariance, objective.arrays)
         self.point = objective.start()
-        self.nothing = self.point.loss
         self.pairs = Pairs(MEMORY, self.objective.native)
         self.penalty = None
         self.way = None  # how the weights change with the penalty's logarithm, (K, D + 1)
@@ -50,38 +44,38 @@ class Solver:
     def start(self, weights: np.ndarray) -> None:
         """Go on from (K, D + 1) ``weights``."""
         self.point = self.objective.evaluate(self.objective.native(weights))
+        self.penalty = self.way = None
         self.caution = 0.1
 
-    def to(self, penalty: float, tolerance: float, *, certain: bool = True) -> dict:
-        """Solve for ``penalty`` to an estimated gap of ``tolerance`` of the objective, or of what it has come down.
+    def to(self, penalty: float, tolerance: float) -> dict:
+        """Solve for ``penalty`` until a bound shows the objective to lie above its optimum by a share of ``tolerance``.
 
-        The estimate is half the gradient times the unscaled quasi-Newton step: as a rule up to four times too low,
-        on a handful of images far more. ``certain`` holds out until a bound shows it to be at most ten times too low,
-        at a point where the arithmetic leaves no doubt.
+        The bound counts only at points where the arithmetic leaves no doubt. It is returned as ``gap_bound``, beside
+        the number of ``evaluations``, and is larger than the tolerance where ``EVALUATIONS`` did not suffice.
         """
         before, since, ratio, left = self.objective.evaluations, None, 1.0, (self.weights, self.penalty)
         if self.penalty is not None:
-            self.pairs.shift(self.penalty, penalty)
             self._predict(penalty)
         self.penalty = penalty
+        # Pairs of another penalty hold back more than they help: the loss bends less where its fit is better.
+        self.pairs = Pairs(MEMORY, self.objective.native)
         while True:
             value, gradient = self.point.at(penalty)
-            if since is None or since >= FRESH:
-                self.curvature.update(self.point, penalty, self.caution)
-                since = 0
-            step, fall = self._step(gradient)
-            gap = fall / 2 * max(1.0, ratio) / self.scale
-            allowed = tolerance * min(max(value, FLOOR), max(self.nothing - value, 1e-12))
-            small = gap <= allowed and (not certain or self._bound(self.point, gradient) <= 10 * allowed)
-            if small and self.caution:  # a cautious step is a short one: look again with the curvature as it is
-                self.caution, since = 0.0, None
-                continue
+            bound, allowed = _gap_bound(self.point, numpy(gradient), penalty), tolerance * value
             doubt = self.objective.doubt(self.point, penalty)
-            if doubt > max(gap, allowed) or (small and certain and doubt):
+            if bound <= allowed and not doubt:
+                break
+            if bound > allowed:
+                if self.objective.evaluations - before >= EVALUATIONS:
+                    break
+                if since is None or since >= FRESH:
+                    self.curvature.update(self.point, penalty, self.caution)
+                    since = 0
+                step, fall = self._step(gradient)
+                gap = fall / 2 * max(1.0, ratio) / self.scale
+            if bound <= allowed or doubt > max(gap, allowed):
                 self.point = self.objective.evaluate(self.point.weights)
                 continue
-            if small or self.objective.evaluations - before >= EVALUATIONS:
-                break
             found, ratio = self._search(value, gradient, step, fall)
             since += 1
             if found is None:
@@ -103,30 +97,28 @@ class Solver:
             self.point = found
         if left[1] not in (None, penalty):
             self.way = (self.weights - left[0]) / np.log(penalty / left[1])
-        return {"gap": gap / value, "evaluations": self.objective.evaluations - before}
+        return {"gap_bound": bound / value, "evaluations": self.objective.evaluations - before}
 
     def _predict(self, penalty: float) -> None:
         """Start from where the last two penalties' weights point to, if that is better than from the last's."""
         if self.way is None or penalty == self.penalty:
             return
         moved = self.objective.native(self.way * np.log(penalty / self.penalty))
-        found = self.objective.evaluate(self.point.weights + moved)
+        found = self.objective.along(self.point, moved)(1.0)
         if found.at(penalty)[0] < self.point.at(penalty)[0]:
             self.point = found
 
     def verified(self) -> dict:
         """What the weights are worth, measured in float64 whatever they were found in.
 
-        ``gap`` is estimated, ``gap_bound`` holds it from above; both are shares of the objective.
+        ``gap_bound`` is how far ``objective`` may lie above the optimum, as a share of it.
         """
         exact = Objective(self.objective.rows, self.objective.n_classes, dtype=np.float64)
         point = exact.evaluate(self.weights)
         value, gradient = point.at(self.penalty)
-        fall = self._step(self.objective.native(gradient))[1]
         return {
             "objective": value,
-            "gap": abs(fall) / 2 / self.scale / value,
-            "gap_bound": self._bound(point, gradient) / value,
+            "gap_bound": _gap_bound(point, gradient, self.penalty) / value,
             "gradient_norm": float(np.linalg.norm(gradient)),
         }
 
@@ -158,15 +150,12 @@ class Solver:
         step += pairs.after(step)
         return -step, dot(gradient, step)
 
-    def _bound(self, point: Point, gradient) -> float:
-        return _gap_bound(point, numpy(gradient), self.penalty)
-
     def _search(self, value, gradient, step, fall) -> tuple[Point | None, float]:
         """The first good enough point along ``step``, and what the objective fell beside what was predicted.
 
         Negative where the step had to be shortened. (None, 0) where arithmetic this coarse shows no descent.
         """
-        length, hidden = 1.0, self.objective.noise * max(value, FLOOR)
+        length, hidden = 1.0, self.objective.noise * value
         along = self.objective.along(self.point, step)
         for _ in range(8):
             found = along(length)

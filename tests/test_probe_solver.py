@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from probe import solver as solvers
 from probe.accelerated import Accelerated, Refined
 from probe.curvature import Covariance, Curvature
 from probe.objective import Objective, Rows
@@ -65,8 +64,7 @@ def test_the_optimum_of_the_stated_problem(n, d, k, c, spread, odd, seed):
     rough = solver.verified()
     assert rough["objective"] * (1 - rough["gap_bound"]) <= least * (1 + 1e-6) + 1e-9  # the bound is one
     solver.to(penalty, 1e-6)
-    check = solver.verified()
-    assert check["objective"] - least <= 1e-5 * max(check["objective"], solvers.FLOOR) + 1e-9
+    assert solver.verified()["objective"] <= least * (1 + 2e-6) + 1e-9
 
 
 @pytest.mark.parametrize("k", [2, 4])
@@ -131,17 +129,36 @@ def test_the_same_start_gives_the_same_bits():
     assert weights() == weights()
 
 
-def test_the_gap_it_stops_at_is_the_gap_there_is():
-    of = rows(clusters(400, 60, 6, spread=4.0))
-    for c in (1e-2, 1.0, 30.0):
-        penalty = 1 / (c * 400)
-        solver = Solver(Objective(of, 6))
-        least = best(of, 6, penalty)
-        for tolerance in (1e-2, 1e-3, 1e-4):
-            gap = solver.to(penalty, tolerance)["gap"]
-            value = solver.point.at(penalty)[0]
-            assert gap <= tolerance * max(1, solvers.FLOOR / value)
-            assert value / least - 1 <= 4 * tolerance
+@pytest.mark.parametrize("kind", ["numpy", "float32", "bfloat16"])
+@pytest.mark.parametrize("spread", [0.5, 4.0])
+def test_every_value_of_a_path_is_solved_to_its_tolerance(kind, spread):
+    """Also where classes separate (spread 0.5) and the objective falls to a millionth: no floor under the tolerance."""
+    import torch
+
+    of = rows(clusters(400, 60, 6, spread=spread))
+    how = {"device": torch.device("cpu")}
+    made = {"numpy": lambda: Objective(of, 6), "float32": lambda: Accelerated(of, 6, **how),
+            "bfloat16": lambda: Refined(of, 6, **how)}  # fmt: skip
+    solver = Solver(made[kind]())
+    exact = Objective(of, 6, dtype=np.float64)
+    for c in np.logspace(-6, 5, 23):
+        found = solver.to(1 / (c * 400), 1e-4)
+        value = exact.evaluate(solver.weights).at(1 / (c * 400))[0]
+        reference = Solver(Objective(of, 6, dtype=np.float64))
+        reference.start(solver.weights)
+        reference.to(1 / (c * 400), 1e-9)
+        gap = value / reference.verified()["objective"] - 1
+        assert gap <= found["gap_bound"] + 1e-7 <= 1.01e-4, c
+
+
+def test_intercepts_of_unequal_classes_do_not_stall():
+    """Intercepts bear no penalty. Taken to bear it they crept, and one value took up to 13 passes, on photos 84."""
+    part = clusters(800, 300, 10, spread=3.0)
+    kept = (part.labels < 5) | (np.random.default_rng(0).random(800) < 0.15)
+    of = rows(Part(part.features[kept], part.labels[kept]))
+    solver = Solver(Objective(of, 10))
+    passes = [solver.to(1 / (c * len(of)), 1e-4)["evaluations"] for c in np.logspace(-6, -1, 21)]
+    assert max(passes) <= 5
 
 
 def test_float64_takes_over_where_float32_shows_no_descent():
