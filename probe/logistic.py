@@ -66,7 +66,7 @@ class Logistic:
         solver.start(weights)
         found = solver.to(1 / (c * len(data.final)), tolerance)
         check, precision = solver.verified(), solver.objective.precision
-        self.converged = check["gap_bound"] <= 2 * tolerance
+        self.converged = check["gap_bound"] <= 2 * tolerance and all(t["gap_bound"] <= path_tolerance for t in tried)
         self.head = problem.head(solver.weights)
         self.train_top1 = self.head.top1(data.train)
         self.device = solver.objective.device
