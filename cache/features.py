@@ -60,8 +60,7 @@ class FeatureFile:
         self._h5 = h5
         attributes = {k: layout.from_attribute(k, v) for k, v in h5.attrs.items()}
         self.identity = {k: attributes.get(k, layout.PLAIN.get(k)) for k in layout.IDENTITY}
-        if layout.SHARD in attributes:
-            self.identity[layout.SHARD] = attributes[layout.SHARD]
+        self.identity |= {k: attributes[k] for k in (layout.SHARD, *layout.OPTIONAL) if k in attributes}
         self.measured = {k: _known(attributes.get(k)) for k in layout.MEASURED}
         self.sha256 = attributes.get("sha256", "")
         self.labels = h5["labels"][:].astype(np.int64)

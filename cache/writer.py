@@ -106,8 +106,8 @@ class Writer:
                 identity = {**layout.PLAIN, **identity, "schema": layout.SCHEMA}
                 for key in layout.IDENTITY:
                     h5.attrs[key] = layout.to_attribute(identity[key])
-                if layout.SHARD in identity:
-                    h5.attrs[layout.SHARD] = layout.to_attribute(identity[layout.SHARD])
+                for key in identity.keys() & {layout.SHARD, *layout.OPTIONAL}:
+                    h5.attrs[key] = layout.to_attribute(identity[key])
                 for key, value in placeholders.items():
                     h5.attrs[key] = value
             disk.reserve(new, new.stat().st_size)

@@ -58,6 +58,8 @@ class ImageSet:
     and can be pickled."""
     span: tuple[int, int, int] | None = None
     """Of a part: its rows [start, stop) and how many the whole set has. The name and the digest are the whole set's."""
+    images_digest: str = ""
+    """sha256 as ``digest``, but without the split: the same whatever seed the images are split by."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -112,11 +114,11 @@ class ImageSet:
 
 
 def digest(ids, labels, split, class_names, *, sizes: list[int] | None = None, pixels: np.ndarray | None = None) -> str:
-    """The set's digest (sha256, hex): what a feature file is stale against.
+    """The set's digest (sha256, hex): what a feature file is stale against. With ``split`` None, that of its images.
 
     Of files it takes the size in bytes, not the content: reading 1.2 GB at each start would cost more than it saves.
     """
-    listing = [ids, labels.tolist(), split.tolist(), class_names, sizes]
+    listing = [ids, labels.tolist(), None if split is None else split.tolist(), class_names, sizes]
     sha = hashlib.sha256(json.dumps(listing, separators=(",", ":")).encode())
     if pixels is not None:
         sha.update(json.dumps([*pixels.shape]).encode())

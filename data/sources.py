@@ -168,14 +168,14 @@ def _on_disk(name, listed, split, rule, exif) -> ImageSet:
             splits.check(listed.labels, split, listed.class_names, rule=rule)
     except UserError as error:
         raise UserError(*(f"{name} in {listed.root}: {fault}" for fault in error.faults)) from error
-    sha = imageset.digest(listed.ids, listed.labels, split, listed.class_names, sizes=listed.sizes)
-    names = listed.class_names
-    return ImageSet(name, listed.ids, listed.labels, split, names, sha, exif, root=listed.root, files=listed.files)
+    names, told = listed.class_names, {"root": listed.root, "files": listed.files}
+    sha, images = (imageset.digest(listed.ids, listed.labels, s, names, sizes=listed.sizes) for s in (split, None))
+    return ImageSet(name, listed.ids, listed.labels, split, names, sha, exif, images_digest=images, **told)
 
 
 def _in_memory(name, ids, labels, split, class_names, pixels, exif) -> ImageSet:
-    sha = imageset.digest(ids, labels, split, class_names, pixels=pixels)
-    return ImageSet(name, ids, labels, split, class_names, sha, exif, pixels=pixels)
+    sha, images = (imageset.digest(ids, labels, s, class_names, pixels=pixels) for s in (split, None))
+    return ImageSet(name, ids, labels, split, class_names, sha, exif, pixels=pixels, images_digest=images)
 
 
 SETS = {

@@ -41,7 +41,8 @@ def view(origin: ImageSet, rows: np.ndarray, what: str, *, change=None, told=Non
         labels=origin.labels[rows],
         split=np.full(len(rows), TEST, np.int8),
         class_names=origin.class_names,
-        digest=hashlib.sha256(json.dumps([origin.digest, rows.tolist(), told]).encode()).hexdigest(),
+        digest=_digest(origin.digest, rows.tolist(), told),
+        images_digest=_digest(origin.images_digest, what, told),
         exif=origin.exif,
         root=origin.root,
         files=None if origin.files is None else [origin.files[i] for i in rows],
@@ -50,6 +51,10 @@ def view(origin: ImageSet, rows: np.ndarray, what: str, *, change=None, told=Non
         rows=rows,
         change=change,
     )
+
+
+def _digest(*of) -> str:
+    return hashlib.sha256(json.dumps(of).encode()).hexdigest()
 
 
 def plain(origin: ImageSet, what: str) -> View:

@@ -73,6 +73,7 @@ def identity(imageset, backbone, settings: Settings, *, views: str = "plain") ->
         "compiled": False if settings.compile == "off" else None,
         "dataset": imageset.name,
         "dataset_digest": imageset.digest,
+        "images_digest": imageset.images_digest,
         "seed": settings.seed,
         "input_scale": backbone.scale,
         "versions": versions() if backbone.model else {},

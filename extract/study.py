@@ -177,6 +177,7 @@ def _row(figures: dict, seed: int) -> dict:
         seed=seed,
         figures={k: figures[k] for k in kept},
         protocol={k: features[k] for k in protocol},
+        settings={},
         features=features,
         device=figures["device"],
         seconds=figures["seconds"],

@@ -1,5 +1,6 @@
 """Everything trained, on images from elsewhere or made worse: one row a trained thing and target."""
 
+import hashlib
 import sys
 import time
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from backbench.devices import device_name
 from data import maps, registry
 from finetune import elsewhere, shift, trained
 from probe import trust
-from report import details, rows
+from report import details, identity, rows
 
 UNKNOWN = {"caltech256": "caltech256/clutter", "caltech101": "caltech101/background"}
 """Pictures of no class that come with a set, used where they are there and the target has none itself."""
@@ -206,7 +207,10 @@ def _kept(request: Request, thing, imageset, target, figures, beside, started) -
         model=thing.model,
         method=thing.method,
         seed=thing.row.get("seed", thing.seed),
-        figures={"source": thing.source, "trained": thing.folder, "shots": None, **figures},
+        figures={"source": thing.source, "trained": thing.folder, "shots": None, **figures}
+        | {"val_top1": thing.row.get("val_top1"), "trained_key": identity.key(thing.row)}
+        | {"target_digest": imageset.images_digest}
+        | {"source_digest": request.origin(thing).images_digest},
         protocol={
             "readings": READINGS,
             "classes": len(beside["class_names"]),
@@ -215,6 +219,7 @@ def _kept(request: Request, thing, imageset, target, figures, beside, started) -
             + ("paired by image" if figures["shift"] else "each set's images for themselves"),
             "calibration": f"temperature of the source's val. {trust.PROTOCOL}",
         },
+        settings=identity.settings(thing.row) | {"map": _map(request)},
         features=target.identity,
         device=device_name(request.device),
         seconds=time.perf_counter() - started,
@@ -228,6 +233,12 @@ def _kept(request: Request, thing, imageset, target, figures, beside, started) -
         f"{row['model']} {row['method']}: {row['source']} to {row['target']}, top-1 {row['top1']:.1%}", file=sys.stderr
     )
     return row
+
+
+def _map(request: Request) -> str | None:
+    """The user's own map between classes, told by its name and content."""
+    path = request.map_file
+    return path and f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
 
 
 def table(found: list[dict]) -> str:

@@ -79,7 +79,8 @@ class Job:
         row = {} if diverged else self._row(figures, identity, chosen, at, said, trainer.earlier)
         curve.write(self.folder, at.history)
         if not diverged:
-            row["details"] = details.write(results_dir, self._named(row) | beside)
+            named = {key: row[key] for key in ("dataset", "model", "method", "seed", "shots")}
+            row["details"] = details.write(results_dir, named | beside)
             rows.append(results_dir, row)
         about = {
             key: identity[key] for key in ("model", "recipe", "seed", "precision", "dataset", "dataset_digest")
@@ -275,14 +276,13 @@ class Job:
                 "train_top1": f"of at most {TRAIN_SEEN} images, not augmented",
                 "test": "read once",
             },
+            settings=identity["recipe"],
             features={k: v for k, v in identity.items() if k != "recipe"}
+            | {"images_digest": self.imageset.images_digest}
             | {"pooling": self.backbone.pooling, "input_scale": 1.0, "path": str(self.folder)},
             device=device_name(self.accelerator.device) + (f" x {n}" if n > 1 else ""),
             seconds=earlier + time.monotonic() - self.started,
         )
-
-    def _named(self, row: dict) -> dict:
-        return {key: row[key] for key in ("dataset", "model", "method", "seed", "shots")}
 
     def _diverged(self, why: str, chosen: dict) -> str:
         return (

@@ -148,6 +148,7 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
             "test": "read once" + (", and for each point of the curve" if curve else ""),
             **({"shots": "of train and of val, each class; not refitted on val"} if task.shots else {}),
         },
+        settings={name: value for name, value in _options(task, settings).items() if name != "device"},
         features={**file.identity, **file.measured, "path": str(file.path)},
         device=getattr(head, "device", "cpu"),
         seconds=time.monotonic() - started,
@@ -165,10 +166,14 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
 def fit(task: Task, data: Data, file, settings: Settings):
     """The method of ``task``, fitted."""
     method = getattr(import_module(f"probe.{task.method}"), task.method.capitalize())
-    options = dict((settings.options or {}).get(task.method, {}))
+    options = _options(task, settings)
     if task.method == "sgd" and file.identity["dataset"] == "cifar100":
         options["batch_size"] = 128  # as published
     return method(data, n_classes=len(file.class_names), seed=task.seed, **options)
+
+
+def _options(task: Task, settings: Settings) -> dict:
+    return dict((settings.options or {}).get(task.method, {}))
 
 
 def few(of: Part, shots, *, seed: int) -> Part:

@@ -37,6 +37,9 @@ UNSET = {"class_weight": "none"}
 """Settings that change nothing at these values, so that rows written before there were such settings are the same. The
 value None is as good as no setting, too."""
 
+RANDOM = "random"
+"""What stands for the weights where they were drawn: they follow from the seed."""
+
 LENGTH = 16
 """Hexadecimal digits of a key: 64 bits, so that a million rows meet by chance once in 37 million tries."""
 
@@ -53,14 +56,17 @@ def identity(row: dict, images: dict[str, str] | None = None) -> dict:
     ``images`` may give the digest of the images for that of a data set; see ``keys``.
     """
     features = row["features"] or {}
-    data = features.get("dataset_digest")
+    data = row.get("target_digest") or features.get("images_digest")
+    if data is None:
+        data = features.get("dataset_digest") or row["dataset"]
+        data = (images or {}).get(data, data)
     told = {
         "stage": row["stage"],
         "method": row["method"],
         "shots": row.get("shots"),
         "model": features.get("model") or row["model"],
         "weights": _weights(row, features),
-        "data": features.get("images_digest") or (images or {}).get(data) or data or row["dataset"],
+        "data": data,
         "features": _features(features),
         "settings": settings(row),
     }
@@ -81,15 +87,20 @@ def key(row: dict) -> str:
     return digest(identity(row))
 
 
-def keys(rows: list[dict]) -> list[str]:
-    """The key of each of ``rows``, old ones and new ones together.
+def images(rows: list[dict]) -> dict[str, str]:
+    """The digest of the images by that of the data set, as far as ``rows`` tell."""
+    told = [row["features"] or {} for row in rows]
+    return {of.get("dataset_digest"): of["images_digest"] for of in told if of.get("images_digest")}
+
+
+def keys(rows: list[dict], known: dict[str, str] | None = None) -> list[str]:
+    """The key of each of ``rows``, old ones and new ones together; ``known`` is ``images(rows)``, if it is at hand.
 
     Rows written before the images had a digest of their own take it from those of the same data set and split. What
     is left over stays apart: nothing tells whether two splits of such a set are of the same images.
     """
-    told = [row["features"] or {} for row in rows]
-    images = {of.get("dataset_digest"): of["images_digest"] for of in told if of.get("images_digest")}
-    return [digest(identity(row, images)) for row in rows]
+    known = images(rows) if known is None else known
+    return [digest(identity(row, known)) for row in rows]
 
 
 def digest(told: dict) -> str:
@@ -104,7 +115,7 @@ def _weights(row: dict, features: dict) -> str | None:
     if row.get("trained_key"):  # the weights follow from that training
         return None
     if name.startswith("random, seed "):
-        return "random"
+        return RANDOM
     return features.get("weights_sha256") or features.get("weights")
 
 
@@ -117,15 +128,15 @@ def _features(features: dict) -> dict:
 
 
 def _other(row: dict) -> dict:
-    """Which head, trained on what, and which images.
+    """Which head, trained on what, and how the images were changed.
 
-    ``trained_key`` is the key of the row of the training; rows without it name a folder. ``source_digest`` and
-    ``target_digest`` are digests of the images that the head was trained on and of those that it is tried on; rows
-    without them have names.
+    ``trained_key`` is the key of the row of the training; rows without it name a folder. ``source_digest`` is that of
+    the images that the head was trained on; rows without it have a name. The images that it is tried on are ``data``,
+    by ``target_digest``.
     """
     return {
         "trained": row.get("trained_key") or row.get("trained"),
         "source": row.get("source_digest") or row.get("source"),
-        "target": row.get("target_digest") or row["target"],
+        "target": None if row.get("target_digest") else row["target"],
         **{name: row.get(name) for name in ("shift", "strength", "level")},
     }

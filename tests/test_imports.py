@@ -11,10 +11,10 @@ MAY = {
     "data": set(),
     "cache": set(),
     "report": set(),
-    "probe": {"cache", "report.rows", "report.details"},
-    "extract": {"data", "cache", "report.rows"},
-    "finetune": {"data", "cache", "extract", "probe", "report.rows", "report.details"},
-    "cnn": {"data", "extract", "finetune", "probe", "report.rows", "report.details"},
+    "probe": {"cache", "report.rows", "report.details", "report.identity"},
+    "extract": {"data", "cache", "report.rows", "report.identity"},
+    "finetune": {"data", "cache", "extract", "probe", "report.rows", "report.details", "report.identity"},
+    "cnn": {"data", "extract", "finetune", "probe", "report.rows", "report.details", "report.identity"},
 }
 """What each room may import besides itself and backbench. A stage writes its rows and, beside them, their details."""
 
