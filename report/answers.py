@@ -8,9 +8,9 @@ that would fill what is missing.
 import shlex
 
 from backbench import UserError
+from report import choice, names, text
 from report import elsewhere as others
-from report import text
-from report.compare import LEVEL, NOT_TOLD, paired
+from report.compare import BETTER, CHOSEN, LEVEL, NOT_TOLD, WORSE, paired
 from report.study import LOW_RESOLUTION, Study
 
 FEW = 300
@@ -38,8 +38,8 @@ def _evidence(record: dict, name: str | None = None) -> dict:
 
 
 def _pasted(name: str) -> str:
-    """``name`` as one word of a command to paste."""
-    return shlex.quote(text.printable(name))
+    """``name`` as one word of a command to paste, without what tables put beside it."""
+    return shlex.quote(text.printable(names.plain(name)))
 
 
 def _listed(names: list[str]) -> str:
@@ -58,8 +58,8 @@ def which(study: Study) -> dict:
         said.append(f"On {text.printable(dataset)}: {_leader(best, study.compared(dataset))}")
     if any(len(study.best(dataset)) > 1 for dataset in study.datasets):
         sure.append(
-            "Each backbone by its best head on val. Paired tests between these: McNemar's exact, Holm-corrected over "
-            f"all pairs, level {LEVEL}."
+            f"{choice.RULE} Paired tests between the backbones, each with its chosen head: McNemar's exact, "
+            f"Holm-corrected over all pairs, level {LEVEL}."
         )
     few = [dataset for dataset in study.datasets if len(study.best(dataset)) < 2]
     run = [f"extract --model study --dataset {_pasted(dataset)}" for dataset in few or ()]
@@ -70,23 +70,32 @@ def which(study: Study) -> dict:
 
 
 def _leader(best: dict[str, dict], compared: dict[str, dict]) -> str:
-    """The best backbone of a data set, those that can't be told from it, and the cheapest of them."""
+    """The backbone that val chose, those that can't be told from it, and the cheapest of them."""
     first, *others = best.values()
-    sentence = f"{_said(first)} of {first['n_test']:,} test images right."
+    sentence = f"{_said(first)} of {first['n_test']:,} test images right, chosen on val."
     if not others:
         return f"{sentence} No other backbone has been measured there."
-    alike = [record for record in others if compared.get(record["named"], {}).get("verdict") == NOT_TOLD]
-    if alike:
-        names = _listed([text.printable(record["named"]) for record in alike])
-        sentence += f" These images can't tell it from {names}"
+    if compared.get(first["named"], {}).get("verdict") != CHOSEN:
+        return f"{sentence} No paired test: its predictions, or those of the others on the same images, were not kept."
+    by = {
+        verdict: [record for record in others if compared.get(record["named"], {}).get("verdict") == verdict]
+        for verdict in (NOT_TOLD, WORSE, BETTER)
+    }
+    if by[BETTER]:
+        listed = _listed([text.printable(record["named"]) for record in by[BETTER]])
+        sentence += f" On test {listed} did better than that, by paired tests; val did not show it."
+    if alike := by[NOT_TOLD]:
+        listed = _listed([text.printable(record["named"]) for record in alike])
+        sentence += f" These images can't tell it from {listed}"
         if timed := [record for record in [first, *alike] if record["extract_seconds"]]:
             cheapest = min(timed, key=lambda record: record["extract_seconds"])
             sentence += f"; the cheapest of them to extract is {text.printable(cheapest['named'])}"
         return f"{sentence}."
-    if compared:
-        rest = f"all {len(compared) - 1} others" if len(compared) > 2 else "the other"
+    if by[WORSE]:
+        count = len(by[WORSE])
+        rest = "the other" if len(others) == 1 else f"all {count} others" if count == len(others) else f"{count} others"
         return f"{sentence} By paired tests between these backbones it is better than {rest}."
-    return f"{sentence} No paired test: the predictions of fewer than two heads were kept."
+    return sentence
 
 
 def _sureness(record: dict) -> list[str]:
@@ -104,8 +113,8 @@ def _sureness(record: dict) -> list[str]:
 def resolution(study: Study) -> dict:
     """Does what is good at high resolution hold at low resolution?"""
     question = "Does it hold at high and at low resolution?"
-    low = [name for name in study.datasets if name in LOW_RESOLUTION and study.best(name)]
-    high = [name for name in study.datasets if name not in LOW_RESOLUTION and study.best(name)]
+    low = [name for name in study.datasets if names.plain(name) in LOW_RESOLUTION and study.best(name)]
+    high = [name for name in study.datasets if names.plain(name) not in LOW_RESOLUTION and study.best(name)]
     smaller, shown = _made_smaller(study)
     if not (low and high):
         wanted = [*([] if high else ["caltech256"]), *([] if low else ["cifar100"])]
@@ -115,13 +124,14 @@ def resolution(study: Study) -> dict:
     a, b = high[0], low[0]
     first, second = study.best(a), study.best(b)
     shared = [name for name in first if name in second]
-    names = text.printable(a), text.printable(b)
+    sets = text.printable(a), text.printable(b)
     if shared:
-        tops = [max(shared, key=lambda name: found[name]["top1"]) for found in (first, second)]
+        tops = [next(name for name in found if name in shared) for found in (first, second)]
         same = tops[0] == tops[1]
         said.append(
-            f"Of the {len(shared)} backbones measured on both {names[0]} and {names[1]}, {text.printable(tops[0])} is "
-            + ("the best on either." if same else f"the best on the one, {text.printable(tops[1])} on the other.")
+            f"Of the {len(shared)} backbones measured on both {sets[0]} and {sets[1]}, val chooses "
+            f"{text.printable(tops[0])} "
+            + ("on either." if same else f"on the one, {text.printable(tops[1])} on the other.")
         )
         for name in dict.fromkeys(tops):
             evidence += [_evidence(first[name]), _evidence(second[name])]
@@ -174,14 +184,15 @@ def fine_tuning(study: Study) -> dict:
 
 
 def _scratch(study: Study, record: dict, others: list[dict]) -> tuple[str, list[str]]:
-    """How the network trained from scratch stands to the best of ``others``, and at what cost."""
+    """How the network trained from scratch stands to what val chose of ``others``, and at what cost."""
     row = study.rows[record["rows"][-1]]
     cost = [f"{row['parameters'] / 1e6:.1f} million parameters"] if row.get("parameters") else []
     cost += [f"{row['train_flops'] / 1e15:.2g} PFLOP of training"] if row.get("train_flops") else []
-    sentence = f"{_said(record)}{' with ' if cost else ''}{' and '.join(cost)}"
+    unchosen = ", which had no val to be chosen on," if record["val_top1"] is None else ""
+    sentence = f"{_said(record)}{unchosen}{' with ' if cost else ''}{' and '.join(cost)}"
     if not others:
         return f"{sentence}.", []
-    best = max(others, key=lambda other: other["top1"])
+    best = min(others, key=choice.order)
     points = 100 * (record["top1"] - best["top1"])
     beside = f"; {_said(best)} is {abs(points):.1f} points {'behind' if points > 0 else 'ahead'}"
     try:
@@ -236,7 +247,10 @@ def elsewhere(study: Study) -> dict:
                 f"{100 * most['robustness']:.1f} points."
             )
     run = [] if by_target else ["finetune generalize --dataset openimages"]
-    sure = ["The best head on each target is named; the chart shows all.", *sure] if by_target else []
+    sure = ["On each target the head is named that the source's val chose; the chart shows all.", *sure]
+    if any(found[0]["val_top1"] is None for found in by_target.values()):
+        sure.append("Where no top-1 on the source's val is known, the first by name is named.")
+    sure = sure if by_target else []
     return _answer("What survives on images from elsewhere?", answer=said, evidence=evidence, sure=sure, run=run)
 
 
@@ -245,18 +259,18 @@ LOW = 32
 
 
 def _made_smaller(study: Study) -> tuple[list[str], list[dict]]:
-    """By source: who keeps most at ``LOW`` pixels, and from what."""
+    """By source: what the head that val chose keeps at ``LOW`` pixels, and of what."""
     by_source: dict[str, list[dict]] = {}
     for row in others.newest(study.rows, shifts=True):
         if row["shift"] == "resolution" and row.get("level") == LOW:
             by_source.setdefault(others.pair(row)[0], []).append(row)
     said, evidence = [], []
     for source, rows in by_source.items():
-        best = max(rows, key=lambda row: row["top1"])
+        best = min(rows, key=choice.order)
         name = f"{text.printable(best['model'])} ({text.printable(best['method'])})"
         said.append(
-            f"On {text.printable(source)} brought down to {LOW} pixels, {name} is the best of {len(rows)}: "
-            f"{text.accuracy(best, 'top1')} % of {100 * best['source_top1']:.1f} %."
+            f"On {text.printable(source)} brought down to {LOW} pixels, {name}, chosen of {len(rows)} on the source's "
+            f"val, has {text.accuracy(best, 'top1')} % of {100 * best['source_top1']:.1f} %."
         )
         evidence.append({"text": f"{name}, {LOW} pixels: {text.accuracy(best, 'top1')} %", "rows": [study.where(best)]})
     return said, evidence

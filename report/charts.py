@@ -8,7 +8,7 @@ Accuracies are in percent. A kind without points is not there; ``NOTHING`` says 
 
 from itertools import combinations
 
-from report import elsewhere
+from report import choice, elsewhere, names
 from report.study import Study, pareto
 from report.text import printable
 
@@ -110,7 +110,9 @@ def _cost(study: Study, dataset: str, cost: str) -> dict:
         _series("backbones", points),
         _series("trained from scratch", [_point(record, round(record[cost] / UNITS[cost], 4)) for record in scratch]),
     ]
-    caption = "Each backbone's best head by val top-1, 95 % intervals. On the front: none is both cheaper and better."
+    caption = (
+        "Each backbone with the head that val chose, 95 % intervals. On the front none is cheaper and higher on test."
+    )
     return _chart(
         "cost", dataset, x=COSTS[cost], title=f"{dataset}: accuracy against {COSTS[cost].split(',')[0]}",
         caption=caption, series=series, log=True, by=[cost], named=True,
@@ -119,17 +121,15 @@ def _cost(study: Study, dataset: str, cost: str) -> dict:
 
 def _methods(study: Study, dataset: str) -> dict:
     mine = [r for r in study.records if r["dataset"] == dataset and r["shots"] is None and r["top1"] is not None]
-    order = {
-        name: i for i, name in enumerate(dict.fromkeys(r["named"] for r in sorted(mine, key=lambda r: -r["top1"])))
-    }
-    names = dict.fromkeys(
+    order = {name: i for i, name in enumerate(dict.fromkeys(r["named"] for r in sorted(mine, key=choice.order)))}
+    methods = dict.fromkeys(
         _method(record) for record in sorted(mine, key=lambda r: (r["stage"] != "probe", r["method"]))
     )
     series = [
         _series(name, [_point(record, order[record["named"]]) for record in mine if _method(record) == name])
-        for name in names
+        for name in methods
     ]
-    caption = "Every head on the same test images, 95 % intervals; each is paired with the best in the table's groups."
+    caption = "Every head on the same test images, 95 % intervals, in the order of val; the table's groups pair them."
     title = f"{dataset}: probe, fine-tuning and CNN side by side"
     ticks = [printable(name) for name in order]
     return _chart("methods", dataset, x="", title=title, caption=caption, series=series, ticks=ticks)
@@ -149,7 +149,7 @@ def _sets(study: Study, a: str, b: str) -> dict:
         for name, one in first.items()
         if name in second
     ]
-    caption = "Each backbone's head with the best val top-1 on either set. Whoever is good on both stands top right."
+    caption = "Each backbone with the head that val chose on either set. Whoever is good on both stands top right."
     return _chart(
         "sets", None, x=f"{printable(a)}: {TOP1}", y=f"{printable(b)}: {TOP1}", title=f"{a} against {b}",
         caption=caption, series=[_series("backbones", points)], by=(a, b), named=True,
@@ -170,7 +170,8 @@ def _path(study: Study, dataset: str) -> dict:
     series = []
     for (name, backbone, method), row in sorted(study.heads.items()):
         tried = (row["protocol"] or {}).get("C_tried")
-        if name == dataset and method == "logistic" and isinstance(tried, list):
+        if name == dataset and names.plain(method) == "logistic" and isinstance(tried, list):
+            backbone += method.removeprefix("logistic")
             at = [study.where(row)]
             points = [
                 {"x": one["C"], "y": _percent(one["val_top1"]), "label": printable(backbone), "rows": at}

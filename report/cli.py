@@ -65,7 +65,7 @@ def table(form: str | None, everything: bool, as_json: bool, out: Path | None, r
 @click.option("--dataset", "datasets", multiple=True, help="Repeat for several.  [default: all]")
 @output_options
 def compare(datasets: tuple[str, ...], form: str | None, as_json: bool, out: Path | None, results_dir: Path):
-    """Test each backbone against the best, on the same test images.
+    """Test each backbone against the one that val chose, on the same test images.
 
     McNemar's exact test and the paired difference with its 95 % interval.
 
@@ -110,7 +110,7 @@ def elsewhere(shifts: bool, form: str | None, as_json: bool, out: Path | None, r
 @main.command()
 @click.argument("model")
 @click.option("--dataset", help="Needed where the model was probed on several.")
-@click.option("--method", help="As the table names it.  [default: the one with the best top-1]")
+@click.option("--method", help="As the table names it.  [default: the one that val chose]")
 @options.results_dir
 @options.as_json
 def details(model: str, dataset: str | None, method: str | None, results_dir: Path, as_json: bool):

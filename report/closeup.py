@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TextIO
 
 from backbench import UsageError, UserError, columns, suggest
-from report import details, elsewhere, text
+from report import choice, details, elsewhere, names, text
 from report.compare import newest
 
 MOST = 10
@@ -16,12 +16,13 @@ CALIBRATION = ("nll", "ece", "nll_scaled", "ece_scaled", "temperature")
 
 
 def choose(rows: list[dict], model: str, *, dataset: str | None = None, method: str | None = None) -> dict:
-    """The row of that model that has details, on that data set, of that method or the one with the best top-1.
+    """The row of that model that has details, on that data set, of that method or the one that val chose.
 
     Of several of one method the newest counts. Where ``dataset`` is named, heads that were trained on another set and
     tested on it are there too, as ``logistic, from caltech256``. A model with wrongly scaled input is named as tables
     show it. Raises UsageError with what there is.
     """
+    rows = names.told_apart(rows)
     told = newest(rows) | ({} if dataset is None else elsewhere.heads(rows))
     if not told:
         raise UserError("No row has details. Run, for example:\n  probe --features cache")
@@ -38,7 +39,7 @@ def choose(rows: list[dict], model: str, *, dataset: str | None = None, method: 
         raise UsageError(f"No details of this combination. Of {model} there are: {there}.")
     if len(sets := sorted({key[0] for key in fit})) > 1:
         raise UsageError(f"{model} has details on {', '.join(sets)}: name one with --dataset.")
-    return max(fit.values(), key=lambda row: (row["top1"], row["created"]))
+    return min(fit.values(), key=choice.order)
 
 
 def look(row: dict, results_dir: Path, content: dict | None = None) -> dict:

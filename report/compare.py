@@ -1,4 +1,4 @@
-"""Paired tests between heads on the same test images: which backbones can these images tell from the best?"""
+"""Paired tests between heads on the same test images: which can these images tell from the one that val chose?"""
 
 import sys
 from collections.abc import Sequence
@@ -6,30 +6,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from backbench import UsageError, UserError, columns, suggest
-from report import details, text
+from report import choice, details, names, text
 from report.rows import own_test
 
 if TYPE_CHECKING:
     import numpy as np
 
 LEVEL = 0.05
-"""p, corrected, from which on a head is not distinguishable from the best."""
+"""p, corrected, from which on a head is not distinguishable from the chosen one."""
 
-BEST, NOT_TOLD, WORSE = "best", "not distinguishable from the best", "worse than the best"
+UNCHOSEN = "first by name, since none has a val"
+CHOSEN, NOT_TOLD = "chosen on val", "not distinguishable from the chosen"
+WORSE, BETTER = "worse than the chosen", "better than the chosen"
 
 FIELDS = (
-    "dataset", "model", "input_scale", "method", "seed", "created", "n_test", "converged",
+    "dataset", "model", "input_scale", "method", "seed", "created", "n_test", "converged", "val_top1",
     "top1", "top1_low", "top1_high", "difference", "difference_low", "difference_high",
-    "only_this_right", "only_best_right", "p", "p_holm", "verdict", "group",
+    "only_this_right", "only_chosen_right", "p", "p_holm", "verdict", "group",
 )  # fmt: skip
-"""A record's keys. Accuracies and differences (this less the best) are 0..1; the best itself has no difference.
+"""A record's keys. Accuracies and differences (this less the chosen) are 0..1; the chosen itself has no difference.
 ``group`` holds the letters of the groups it is in: no two heads of a group can be told apart."""
 
 
 def newest(rows: list[dict]) -> dict[tuple[str, str, str], dict]:
     """By data set, backbone and method as shown: the newest row that has details and whose head saw all images."""
     told = {}
-    for row in sorted(rows, key=lambda row: str(row["created"])):
+    for row in sorted(names.told_apart(rows), key=lambda row: str(row["created"])):
         if row.get("details") and own_test(row) and row.get("shots") is None:
             scale = (row["features"] or {}).get("input_scale")
             told[row["dataset"], text.backbone(row["model"], scale), row["method"]] = row
@@ -37,19 +39,20 @@ def newest(rows: list[dict]) -> dict[tuple[str, str, str], dict]:
 
 
 def compare(rows: list[dict], results_dir: Path, *, datasets: Sequence[str] = ()) -> list[dict]:
-    """Every head against the best of its data set, best first, with the keys of ``FIELDS``; all sets or ``datasets``.
+    """Every head against the one that val chose, with the keys of ``FIELDS``; on all data sets or ``datasets``.
 
-    McNemar's exact test, Holm-corrected over all pairs of heads on the data set, not only those with the best: the best
-    was found on the same images, and of eleven equally good heads the best would otherwise beat another in one
-    comparison of six (simulated), not of twenty. Heads measured on other images than most are named on stderr and left
+    They come in the order of ``report.choice``, whose rule chooses too. McNemar's exact test,
+    Holm-corrected over all pairs of heads on the data set: the letters of the groups speak of all pairs, and a reader
+    looks for the largest difference among them. Heads measured on other images than most are named on stderr and left
     out, and so are those whose predictions aren't kept or can't be read.
     """
+    rows = names.told_apart(rows)
     if unknown := [name for name in datasets if name not in {row["dataset"] for row in rows}]:
         known = sorted({row["dataset"] for row in rows})
         raise UsageError(*(f"{name!r} has no rows in {results_dir}.{suggest(name, known)}" for name in unknown))
     rows = [row for row in rows if own_test(row) and row.get("shots") is None]
     rows = [row for row in rows if not datasets or row["dataset"] in datasets]
-    told, groups = newest(rows), {}
+    told, groups, vals = newest(rows), {}, _vals(rows)
     measured, kept = ({(r["dataset"], r["model"], r["method"]) for r in some} for some in (rows, told.values()))
     for head in sorted(measured - kept):
         _leave_out(head, "its predictions were not kept. Run probe again")
@@ -70,7 +73,7 @@ def compare(rows: list[dict], results_dir: Path, *, datasets: Sequence[str] = ()
         for head in sorted(head for others in by_images.values() for head in others if head not in heads):
             _leave_out(head, "measured on other test images than most. Extract and probe it again")
         if len(heads) > 1:
-            found += _against_best(heads, labels)
+            found += _against_chosen(heads, labels, vals)
         else:
             print(f"{text.printable(name)}: one head only, nothing to compare it with.", file=sys.stderr)
     if not found:
@@ -78,29 +81,45 @@ def compare(rows: list[dict], results_dir: Path, *, datasets: Sequence[str] = ()
     return found
 
 
-def _against_best(heads: dict, labels: tuple[int, ...]) -> list[dict]:
-    """The records of one data set, from (row, predicted) by head, all on the same images."""
+def _vals(rows: list[dict]) -> dict[str, float | None]:
+    """Val top-1 by key, 0..1, the mean over seeds as in the table; of a seed the newest row counts."""
+    by_key: dict[str, dict] = {}
+    for row in sorted(rows, key=lambda row: str(row["created"])):
+        by_key.setdefault(row["key"], {})[row["seed"]] = row.get("val_top1")
+    known = {key: [val for val in of.values() if val is not None] for key, of in by_key.items()}
+    return {key: sum(of) / len(of) if of else None for key, of in known.items()}
+
+
+def _against_chosen(heads: dict, labels: tuple[int, ...], vals: dict[str, float | None]) -> list[dict]:
+    """The records of one data set, from (row, predicted) by head, all on the same images; val top-1 by key."""
     import numpy as np
 
     from backbench import statistics
 
     right = {head: np.array(predicted) == np.array(labels) for head, (_, predicted) in heads.items()}
-    order = sorted(heads, key=lambda head: (-right[head].sum(), head))
-    corrected = _all_pairs(np.stack([right[head] for head in order]))
+    by_test = sorted(heads, key=lambda head: (-right[head].sum(), head))
+    corrected = _all_pairs(np.stack([right[head] for head in by_test]))
     letters = groups(corrected >= LEVEL)
+    rows = {head: row | {"val_top1": vals[row["key"]]} for head, (row, _) in heads.items()}
+    order = sorted(heads, key=lambda head: choice.order(rows[head]))
+    picked = choice.chosen(list(rows.values()))
+    reference = next((head for head in order if rows[head] is picked), order[0])
+    chosen = by_test.index(reference)
     records = []
-    for i, head in enumerate(order):
-        row, record = heads[head][0], dict.fromkeys(FIELDS)
+    for head in order:
+        i = by_test.index(head)
+        row, record = rows[head], dict.fromkeys(FIELDS)
         low, high = statistics.wilson(right[head].sum(), len(labels))
         record |= {key: row[key] for key in ("dataset", "model", "method", "seed", "created")}
         record |= {"input_scale": (row["features"] or {}).get("input_scale") or 1.0, "n_test": len(labels)}
         record |= {"top1": float(right[head].mean()), "top1_low": float(low), "top1_high": float(high)}
-        record |= {"converged": row.get("converged"), "verdict": BEST, "group": letters[i]}
-        if i:
-            pair, p = statistics.mcnemar(right[head], right[order[0]]), float(corrected[0, i])
+        record |= {"converged": row.get("converged"), "val_top1": row["val_top1"], "group": letters[i]}
+        record["verdict"] = CHOSEN if picked else UNCHOSEN
+        if i != chosen:
+            pair, p = statistics.mcnemar(right[head], right[reference]), float(corrected[chosen, i])
             record |= {"difference": pair.difference, "difference_low": pair.low, "difference_high": pair.high}
-            record |= {"only_this_right": pair.n10, "only_best_right": pair.n01, "p": pair.p, "p_holm": p}
-            record["verdict"] = WORSE if p < LEVEL else NOT_TOLD
+            record |= {"only_this_right": pair.n10, "only_chosen_right": pair.n01, "p": pair.p, "p_holm": p}
+            record["verdict"] = NOT_TOLD if p >= LEVEL else WORSE if pair.difference < 0 else BETTER
         records.append(record)
     return records
 
@@ -178,11 +197,11 @@ def _tables(records, file, *, markdown: bool) -> None:
     for name in dict.fromkeys(record["dataset"] for record in records):
         here = [record for record in records if record["dataset"] == name]
         title = f"{text.printable(name)}, {here[0]['n_test']:,} test images"
-        head = ("backbone", "method", "top-1 %", "group", "to the best, points", "p", "")
+        head = ("backbone", "method", "val %", "top-1 %", "group", "to the chosen, points", "p", "")
         lines = [head, *map(_line, here)]
         if markdown:
             shown = ["| " + " | ".join(map(text.escaped, line)) + " |" for line in lines]
-            shown.insert(1, "| --- | --- | ---: | --- | ---: | ---: | --- |")
+            shown.insert(1, "| --- | --- | ---: | ---: | --- | ---: | ---: | --- |")
             file.write("\n".join([f"**{text.escaped(title)}**", "", *shown, "", ""]))
         else:
             file.write(f"{title}\n\n{columns(lines)}\n\n")
@@ -199,6 +218,7 @@ def _line(record) -> tuple[str, ...]:
     return (
         text.printable(model),
         text.printable(record["method"]),
+        "" if record["val_top1"] is None else f"{100 * record['val_top1']:.1f}",
         text.accuracy(record, "top1"),
         record["group"],
         behind,
@@ -209,7 +229,8 @@ def _line(record) -> tuple[str, ...]:
 
 def _footnotes(records) -> list[str]:
     notes = [
-        "To the best: the difference in top-1 on the same images and its 95 % interval for paired proportions "
+        choice.RULE,
+        "To the chosen: the difference in top-1 on the same images and its 95 % interval for paired proportions "
         "(Newcombe 1998), each for itself.",
         "p: McNemar's exact test, Holm-corrected over all pairs of heads on the data set. "
         f"From {LEVEL} on the head is {NOT_TOLD}.",

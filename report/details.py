@@ -97,7 +97,11 @@ def read(results_dir: Path | str, relative: str) -> dict:
 
 
 def of(results_dir: Path | str, row: dict) -> dict:
-    """A row's details, as ``read``. Raises UserError where they are of another row than this."""
+    """A row's details, as ``read``. Raises UserError where they are of another row than this.
+
+    The row may be one that ``report.names`` told apart.
+    """
+    row = row.get("written", row)
     content = read(results_dir, row["details"])
     right = sum(a == b for a, b in zip(content["predicted"], content["labels"], strict=True))
     told = {key: row[key] for key in ("dataset", "model", "method", "seed")} | {"shots": row.get("shots")}

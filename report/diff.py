@@ -26,7 +26,15 @@ def diff(a: Path, b: Path) -> list[dict]:
     Raises UserError where a folder holds no accuracy.
     """
     one, other = (_heads(folder) for folder in (a, b))
-    found = [_record(key, (a, one.get(key)), (b, other.get(key))) for key in sorted({*one, *other})]
+    # What is the same thing in either folder is compared, whatever it is called there; the rest goes by name.
+    same = {row["key"]: name for name, (_, row) in one.items()}
+    there = {
+        same.get(row["key"], name): name
+        for name, (_, row) in sorted(other.items(), key=lambda h: h[1][1]["key"] in same)
+    }
+    alone = {name: name for name in other if name not in there.values()}
+    found = [_record(key, (a, one.get(key)), (b, other.get(there.get(key)))) for key in sorted({*one, *there})]
+    found += [_record(key, (a, None), (b, other[key])) for key in alone]
     return sorted(found, key=lambda r: (r["difference"] is None, -abs(r["difference"] or 0)))
 
 
@@ -61,7 +69,7 @@ def _record(key, a, b) -> dict:
 def _changed(a: dict, b: dict) -> list[str]:
     """Settings that differ: of the features' identity and of the protocol, as far as these are plain values."""
     names = [name for name in SETTINGS if (a["features"] or {}).get(name) != (b["features"] or {}).get(name)]
-    one, other = a["protocol"] or {}, b["protocol"] or {}
+    one, other = ({**(row["protocol"] or {}), **(row.get("settings") or {})} for row in (a, b))
     plain = [key for key in one.keys() | other.keys() if isinstance(one.get(key, other.get(key)), str | int | bool)]
     return names + sorted(key for key in plain if one.get(key) != other.get(key) and key not in ("evaluations",))
 

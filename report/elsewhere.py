@@ -6,11 +6,12 @@ from statistics import NormalDist
 from typing import TextIO
 
 from backbench import UserError, columns
-from report import details, text
+from report import choice, details, names, text
+from report.rows import own_test
 
 FIELDS = (
     "source", "target", "shift", "level", "model", "input_scale", "method", "seed", "created", "n", "n_source",
-    "source_top1", "source_top1_low", "source_top1_high", "top1", "top1_low", "top1_high",
+    "val_top1",    "source_top1", "source_top1_low", "source_top1_high", "top1", "top1_low", "top1_high",
     "source_top1_mapped", "top1_mapped", "top1_mapped_low", "top1_mapped_high",
     "balanced", "balanced_low", "balanced_high",
     "drop", "drop_low", "drop_high", "relative_drop", "relative_drop_low", "relative_drop_high",
@@ -20,7 +21,8 @@ FIELDS = (
     "auroc_energy_high",
 )  # fmt: skip
 """A record's keys. Shares are 0..1. ``robustness``: top-1 above the line of all (see ``line``). ``drop_apart``: how
-much more is dropped than by the best on that target, with its paired bootstrap interval; the best has none."""
+much more is dropped than by the head that the source's val chose, with its paired bootstrap interval; the chosen one
+has none. ``val_top1`` is that of the source's val."""
 
 FEWEST = 3
 """Things on which a line is laid: through two it goes by itself."""
@@ -29,16 +31,28 @@ NORMAL = NormalDist()
 
 
 def newest(rows: list[dict], *, shifts: bool = False) -> list[dict]:
-    """The newest row of every trained thing and target: of targets, or with ``shifts`` of pictures made worse."""
-    found = {}
-    for row in sorted(rows, key=lambda row: str(row["created"])):
+    """The newest row of every trained thing and target: of targets, or with ``shifts`` of pictures made worse.
+
+    Names tell apart what was measured (``report.names``), and where there are several seeds the method says which.
+    Each row has the ``val_top1`` of its source's val, if only from the row of the training.
+    """
+    found, seeds, val = {}, {}, {}
+    for row in sorted(names.told_apart(rows), key=lambda row: str(row["created"])):
+        if own_test(row) and row.get("shots") is None:
+            val[row["dataset"], row["model"], row["method"], row["seed"]] = row.get("val_top1")
         if (
             row.get("target") is not None
             and _are_shares(row, "top1", "source_top1")
             and bool(row.get("shift")) == shifts
         ):
-            found[(*pair(row), row["model"], row["method"], row["seed"], str(row.get("trained")))] = row
-    return list(found.values())
+            found[row["key"], row["seed"]] = row
+            seeds.setdefault(row["key"], set()).add(row["seed"])
+    return [
+        row
+        | {"val_top1": row.get("val_top1", val.get((pair(row)[0], row["model"], row["method"], seed)))}
+        | ({"method": f"{row['method']}, seed {seed}"} if len(seeds[key]) > 1 else {})
+        for (key, seed), row in found.items()
+    ]
 
 
 def pair(row: dict) -> tuple[str, str]:
@@ -80,13 +94,13 @@ def foretold(share: float, of: tuple[float, float], n: int | None = None) -> flo
 
 
 def records(rows: list[dict], results_dir: Path, *, shifts: bool = False) -> list[dict]:
-    """By source and target, the best first: records with the keys of ``FIELDS``, and ``row``."""
+    """By source and target, in the order of ``report.choice``: records with the keys of ``FIELDS``, and ``row``."""
     by_pair: dict[tuple, list[dict]] = {}
     for row in newest(rows, shifts=shifts):
         by_pair.setdefault(pair(row), []).append(row)
     found = []
     for (source, target), some in sorted(by_pair.items()):
-        some = sorted(some, key=lambda row: (-row["top1"], row["model"], row["method"]))
+        some = sorted(some, key=choice.order)
         laid = line(some)
         for row in some:
             record = {key: row.get(key) for key in FIELDS} | {"source": source, "target": target, "row": row}
@@ -99,7 +113,7 @@ def records(rows: list[dict], results_dir: Path, *, shifts: bool = False) -> lis
     return found
 
 
-def _apart(row: dict, best: dict, results_dir: Path) -> dict:
+def _apart(row: dict, chosen: dict, results_dir: Path) -> dict:
     """The difference of the two drops, where both were measured on the same images of either set."""
     import numpy as np
 
@@ -107,7 +121,7 @@ def _apart(row: dict, best: dict, results_dir: Path) -> dict:
 
     sides, same = [], []
     try:
-        for one in (row, best):
+        for one in (row, chosen):
             content = details.of(results_dir, one)
             right, ids = content["source"]["right"], content["source"]["ids_digest"]
             sides.append((np.array(right) == 1, np.equal(content["predicted"], content["labels"])))
@@ -146,7 +160,7 @@ def with_ends(record: dict, name: str) -> str:
 
 
 HEAD = (
-    "trained", "method", "at home %", "top-1 %", "mapped %", "drop, points", "to the best's", "of it %", "above line",
+    "trained", "method", "at home %", "top-1 %", "mapped %", "drop, points", "to the chosen's", "of it %", "above line",
     "ECE %", "scaled", "AUROC %",
 )  # fmt: skip
 
@@ -172,8 +186,9 @@ def cells(record: dict) -> tuple[str, ...]:
 
 NOTES = (
     "At home: top-1 on the source's test images of the same classes. Mapped: among the classes that correspond alone.",
-    "Drop: 95 % percentile bootstrap, each set's images for themselves; to the best's: the difference of two drops, "
-    "both on the same images, paired.",
+    "Drop: 95 % percentile bootstrap, each set's images for themselves; to the chosen's: the difference of two "
+    "drops, both on the same images, paired.",
+    "The chosen is what has the highest top-1 on the source's val, heads and checkpoints alike; it stands first.",
     "Of it: the drop's share of the accuracy at home. Above line: effective robustness, points above the least-squares "
     "line of all on probit axes.",
     "ECE: before and after the temperature found on the source's val. AUROC: known classes told from unknown ones by "

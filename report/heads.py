@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from report import closeup, pictures, text
+from report import choice, closeup, pictures, text
 from report.study import Study
 
 WORST = 10
@@ -83,7 +83,7 @@ def _notes(heads, left, files, thumbs, cache_dir, per_set) -> list[str]:
 
 def _heads(study: Study, files: pictures.Files) -> tuple[list[dict], int]:
     """The heads that have room, best of each data set first, and how many have none."""
-    order = sorted(study.heads, key=lambda key: (-study.heads[key]["top1"], key))
+    order = sorted(study.heads, key=lambda key: (*choice.order(study.heads[key]), key))
     there = {key[0] for key in order}
     firsts = [next(key for key in order if key[0] == dataset) for dataset in study.datasets if dataset in there]
     found, size = [], 0
@@ -120,7 +120,7 @@ def _head(study: Study, key: tuple, content: dict, files: pictures.Files) -> dic
         "bins": bins,
         "map": pictures.identity_of(row) if path else None,
         "extracted": row["stage"] == "probe",
-        **_wrong(content, names, files.tested.get(content["ids_digest"])),
+        **_wrong(content, names, files.tested.get((content["dataset_digest"], content["ids_digest"]))),
     }
 
 

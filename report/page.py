@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from backbench import UserError, __version__
-from report import answers, charts, elsewhere, table, text
+from report import answers, charts, compare, elsewhere, table, text
 from report.study import Study
 
 FOLDER = Path(__file__).parent
@@ -59,7 +59,8 @@ def build(study: Study, close: dict, *, served: bool = False) -> str:
         notes=[*close["notes"], *(text.printable(fault) for fault in study.faults)],
         footnotes=[
             *table.footnotes(study.frame),
-            "Group: no two heads that share a letter can be told apart, all lines tested together.",
+            "Group: no two heads that share a letter can be told apart, all lines tested together. Marked: the "
+            "head that val chose on that data set, and those that its test images can't tell from it.",
         ],
     )
 
@@ -97,6 +98,7 @@ def _origins(study: Study) -> dict:
         if told not in places:
             places[told] = len(known)
             known.append(_spelled(row["features"]))
+        row = row["written"]
         protocol = {k: v for k, v in (row["protocol"] or {}).items() if k not in LEFT_OUT}
         shown.append(_spelled(row | {"protocol": protocol}) | {"features": places[told]})
     return {"rows": shown, "features": known}
@@ -132,7 +134,7 @@ def _cells(study: Study, record: dict | None, dataset) -> list[dict]:
     tested = study.tested.get(_key(record), {}) if rows else {}
     top1 = {"text": " ".join([shown.top1, *shown.note]), "sort": record.get("top1"), "rows": rows}
     cells = [
-        top1 | {"best": tested.get("group", "").startswith("a")},
+        top1 | {"best": tested.get("verdict") in (compare.CHOSEN, compare.NOT_TOLD)},
         {"text": tested.get("group", ""), "sort": tested.get("group") or None, "rows": []},
         {"text": shown.balanced, "sort": record.get("balanced"), "rows": rows},
     ]

@@ -36,20 +36,22 @@ STEPS = 65_535
 class Files:
     """The feature files under a folder, by the identity of what is in them.
 
-    ``tested``: for each digest of test images, as a row's details have it, an identity and the images' names in order.
+    ``tested``: for each data set's digest and that of its test images, as a row's details have them, an identity and
+    the images' names in order. The names alone could be those of other images.
     """
 
     def __init__(self, cache_dir: Path):
         self.faults: list[str] = []
         self.found: dict[str, Path] = {}
-        self.tested: dict[str, tuple[dict, list[str]]] = {}
+        self.tested: dict[tuple[str, str], tuple[dict, list[str]]] = {}
         paths = sorted(Path(cache_dir).rglob("*.h5")) if Path(cache_dir).is_dir() else []
         for path in paths:
             try:
                 with features.open_file(path) as file:
                     self.found[identity_key(file.identity)] = path
                     tested = [file.ids[i] for i in np.flatnonzero((file.split == 2) & (file.done == layout.DONE))]
-                    self.tested.setdefault(details.ids_digest(tested), (file.identity, tested))
+                    images = file.identity["dataset_digest"], details.ids_digest(tested)
+                    self.tested.setdefault(images, (file.identity, tested))
             except UserError as error:
                 self.faults.append(str(error))
 

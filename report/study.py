@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from backbench import UserError
-from report import compare, details, elsewhere, rows, table, text
+from report import choice, compare, details, elsewhere, names, rows, table, text
 
 COSTS = Path(__file__).with_name("costs.csv")
 """Parameters and multiply-adds of the backbones known by name, made by benchmarks/costs.py."""
@@ -14,13 +14,10 @@ COSTS = Path(__file__).with_name("costs.csv")
 LOW_RESOLUTION = ("cifar100", "cifar10", "digits")
 """Sets of pictures of at most 32 pixels a side."""
 
-PUBLISHED_HEAD = "sgd"
-"""The published study's head: shown beside the others, never a backbone's best."""
-
 
 @dataclass
 class Study:
-    """Rows and what follows from them.
+    """Rows and what follows from them, by names that tell apart what was measured (``report.names``).
 
     ``records`` are the table's, each with ``rows`` (places in ``rows``), ``stage``, ``shots``, ``named`` (the backbone
     as shown), ``parameters`` and ``macs``, None where unknown; ``heads`` the newest row with details by (data set,
@@ -57,25 +54,28 @@ class Study:
 
     @functools.cached_property
     def _places(self) -> dict[int, int]:
-        return {id(row): i for i, row in enumerate(self.rows)}
+        return {id(row["written"]): i for i, row in enumerate(self.rows)}
 
     def where(self, row: dict) -> int:
         """The place of a row."""
-        return self._places[id(row)]
+        return self._places[id(row["written"])]
 
     def best(self, dataset: str, *, stages=("probe",)) -> dict[str, dict]:
-        """By backbone as shown: its record with the best val top-1 among heads that saw all images, best first."""
+        """By backbone as shown: its head that val chose among those that saw all images; the chosen backbone first.
+
+        The rule of both choices is ``report.choice``'s. Test top-1 has no part in it.
+        """
         found: dict[str, dict] = {}
         for record in self.records:
             if record["dataset"] == dataset and record["stage"] in stages and _is_choice(record):
                 there = found.get(record["named"])
-                if there is None or _val(record) > _val(there):
+                if there is None or choice.order(record) < choice.order(there):
                     found[record["named"]] = record
-        return dict(sorted(found.items(), key=lambda item: -item[1]["top1"]))
+        return dict(sorted(found.items(), key=lambda item: choice.order(item[1])))
 
     def compared(self, dataset: str) -> dict[str, dict]:
         """By backbone as shown: the record of ``report.compare`` among the heads of ``best``, none but these."""
-        chosen = [self.rows[record["rows"][-1]] for record in self.best(dataset).values()]
+        chosen = [self.rows[i] for record in self.best(dataset).values() for i in record["rows"]]
         chosen = [row for row in chosen if row.get("details")]
         try:
             found = compare.compare(chosen, self.results_dir) if len(chosen) > 1 else []
@@ -99,7 +99,7 @@ def load(results_dir: Path, *, everything: bool = False) -> Study:
 
     Raises UserError for broken rows.
     """
-    found = rows.read(results_dir)
+    found = names.told_apart(rows.read(results_dir))
     frame = table.tidy(found, everything=everything, origins=True)
     records = [_enriched(record, found) for record in table.records(frame) if record["rows"]]
     return Study(results_dir, found, frame, records, compare.newest(found) | elsewhere.heads(found))
@@ -123,7 +123,7 @@ def pareto(points: list[tuple[float, float]]) -> list[int]:
 
 def _enriched(record: dict, found: list[dict]) -> dict:
     row = found[record["rows"][-1]]
-    known = _costs().get((record["model"], _side(row)), (None, None))
+    known = _costs().get((row["written"]["model"], _side(row)), (None, None))
     told = {name: row.get(name) or value for name, value in zip(("parameters", "macs"), known, strict=True)}
     return record | told | {
         "named": text.backbone(record["model"], record["input_scale"]),
@@ -147,9 +147,8 @@ def _costs() -> dict[tuple[str, int], tuple[int, int]]:
 
 
 def _is_choice(record: dict) -> bool:
-    return record["shots"] is None and record["method"] != PUBLISHED_HEAD and record["top1"] is not None
-
-
-def _val(record: dict) -> tuple[float, bool]:
-    """Of heads equal on val, logistic counts."""
-    return -1.0 if record["val_top1"] is None else record["val_top1"], record["method"] == "logistic"
+    return (
+        record["shots"] is None
+        and names.plain(record["method"]) != choice.PUBLISHED_HEAD
+        and record["top1"] is not None
+    )

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
-from report import text
+from report import choice, names, text
 from report.rows import own_test
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ STUDY_DATASETS = ("caltech256", "cifar100")
 """Data sets of the published study; their columns come first."""
 
 KEY = ["model", "input_scale", "method", "dataset"]
-"""What one record stands for; ``method`` tells the shots, where there were some. Rows that differ only in seed are
-averaged."""
+"""What one record stands for, by names that tell apart what was measured (``report.names``). ``method`` tells the
+shots, where there were some. Rows that differ only in seed are averaged."""
 
 COUNTS = ["n_train", "n_val", "n_test"]
 MEANS = [
@@ -44,6 +44,8 @@ UNBOUNDED = 100_000
 def tidy(rows: list[dict], *, everything: bool = False, origins: bool = False) -> "pd.DataFrame":
     """One record a (model, input scale, method, data set), from the rows that hold a test accuracy.
 
+    Rows of one name that measured different things are told apart by ``report.names`` and never share a record.
+
     The newest row of a seed counts. Seeds are averaged, intervals included (so that a mean is never given a narrower
     interval than one run), among the rows over as many images as the newest has. ``everything`` adds the published
     study's backbones for which there are no rows; ``origins`` a column ``rows``, the places in ``rows`` of those behind
@@ -51,6 +53,7 @@ def tidy(rows: list[dict], *, everything: bool = False, origins: bool = False) -
     """
     import pandas as pd
 
+    rows = names.told_apart(rows)
     flat = [_flat(row) | {"rows": i} for i, row in enumerate(rows) if own_test(row)]
     frame = pd.DataFrame(flat, columns=[*KEY, "stage", "seed", "created", *COUNTS, *MEANS, "converged", "rows"])
     frame = frame.astype(dict.fromkeys(MEANS, float) | dict.fromkeys(COUNTS, "Int64") | {"converged": "boolean"})
@@ -67,10 +70,11 @@ def tidy(rows: list[dict], *, everything: bool = False, origins: bool = False) -
     frame["seeds"] = frame["seeds"].astype("Int64")
     if everything:
         ours = set(frame["model"])
-        rest = [(names[0], dataset) for names, dataset, _ in published if not ours & set(names)]
+        rest = [(called[0], dataset) for called, dataset, _ in published if not ours & set(called)]
         frame = pd.concat([frame, pd.DataFrame(rest, columns=["model", "dataset"])], ignore_index=True)
-    beside = {(name, dataset): pair for names, dataset, pair in published for name in names}
-    pairs = [beside.get(key, (None, None)) for key in zip(frame["model"], frame["dataset"], strict=True)]
+    beside = {(name, dataset): pair for called, dataset, pair in published for name in called}
+    found = zip(map(_of_published_weights, frame["model"]), frame["dataset"], strict=True)
+    pairs = [beside.get(key, (None, None)) for key in found]
     return frame.join(pd.DataFrame(pairs, columns=BESIDE, index=frame.index, dtype=float))
 
 
@@ -184,29 +188,31 @@ class Cell(NamedTuple):
 
 
 def lay_out(frame) -> tuple[list[Dataset], list[tuple[str, str, dict]]]:
-    """The data sets across, and the lines down as (model, method, record by data set), best top-1 first."""
+    """The data sets across, and the lines down as (model, method, record by data set), by ``report.choice.order``."""
     lines, by_dataset = {}, {}
     for record in records(frame):
         model = text.backbone(record["model"], record["input_scale"])
         name = text.printable(record["dataset"])
         lines.setdefault((text.printable(model), text.printable(record["method"] or "")), {})[name] = record
         by_dataset.setdefault(name, []).append(record)
-    names = [name for name in STUDY_DATASETS if name in by_dataset]
-    names += sorted(by_dataset.keys() - set(names))
+    across = [name for name in STUDY_DATASETS if name in by_dataset]
+    across += sorted(by_dataset.keys() - set(across))
     datasets = []
-    for name in names:
+    for name in across:
         counts = sorted({record["n_test"] for record in by_dataset[name]} - {None})
         n_test = " to ".join(f"{n:,}" for n in counts[:1] + counts[1:][-1:]) or "?"
         published = any(record[BESIDE[0]] is not None for record in by_dataset[name])
         datasets.append(Dataset(name, n_test, len(counts) > 1, published))
 
-    def best_first(line):
+    def chosen_first(line):
         (model, method), found = line
-        tops = [found.get(name, {}).get("top1") for name in names]
+        here = [found.get(name) or {} for name in across]
         # Without an accuracy of ours on a data set: behind all that have one.
-        return [1 if top is None else -top for top in tops], model, method
+        missing = [record.get("top1") is None for record in here]
+        places = [choice.order(record)[:3] for record in here]
+        return list(zip(missing, places, strict=True)), model, method
 
-    return datasets, [(*key, found) for key, found in sorted(lines.items(), key=best_first)]
+    return datasets, [(*key, found) for key, found in sorted(lines.items(), key=chosen_first)]
 
 
 def cell(record: dict | None, dataset: Dataset) -> Cell:
@@ -232,7 +238,9 @@ def _seconds(value) -> str:
 
 
 def footnotes(frame) -> list[str]:
-    notes = ["Ours: accuracy on test with its 95 % interval. Best first, by top-1 on the first data set."]
+    notes = ["Ours: accuracy on test with its 95 % interval, lines in the order of the first data set.", choice.RULE]
+    if any("(" in name for column in KEY if column != "input_scale" for name in frame[column].dropna()):
+        notes.append(names.NOTE)
     if (frame["converged"] == False).any():  # noqa: E712 - a nullable column
         notes.append(text.UNCONVERGED_NOTE)
     if (frame["seeds"] > 1).any():
@@ -254,13 +262,18 @@ def _flat(row: dict) -> dict:
     return row | {"input_scale": scale, "method": text.method(row), **measured}
 
 
+def _of_published_weights(model: str) -> str:
+    """The name that the published study may know: that of a backbone with weights of its own is left as it is."""
+    return model if f"({names.WEIGHTS} " in model else names.plain(model)
+
+
 def _published() -> list[tuple]:
     """(its names, the study's first; data set; accuracy 0..1 and seconds) of every published figure."""
     import pandas as pd
 
     found = []
     for row in pd.read_csv(PUBLISHED).to_dict("records"):
-        names = (row["model"], row["timm_weights"], row["name"])
+        called = (row["model"], row["timm_weights"], row["name"])
         for dataset in STUDY_DATASETS:
-            found.append((names, dataset, (round(row[f"{dataset}_val_acc"] / 100, 6), row[f"{dataset}_seconds"])))
+            found.append((called, dataset, (round(row[f"{dataset}_val_acc"] / 100, 6), row[f"{dataset}_seconds"])))
     return found

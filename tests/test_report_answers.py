@@ -22,12 +22,11 @@ def test_without_rows_each_says_what_to_run(tmp_path):
 def test_which_backbone_worked_by_hand(tmp_path):
     # Of 40 images good has 39 right, near 37: not to be told apart. poor has 21, see test_report_compare.
     for model, wrong in {"good": [0], "near": [1, 2, 3], "poor": range(1, 20)}.items():
-        figures = {"val_top1": 0.5, "n_test": 40, "top1_low": 0.8, "top1_high": 1.0}
-        made = save(tmp_path, head(model, said(*wrong)), **figures)
-        assert made["val_top1"] == 0.5
+        save(tmp_path, head(model, said(*wrong)), val_top1=0.5, n_test=40, top1_low=0.8, top1_high=1.0)
     found = answers.which(study.load(tmp_path))
     assert found["answer"] == [
-        "On d: good (logistic): 97.5 [80.0, 100.0] % of 40 test images right. These images can't tell it from near."
+        "On d: good (logistic): 97.5 [80.0, 100.0] % of 40 test images right, chosen on val. "
+        "These images can't tell it from near."
     ]
     assert found["evidence"][0] == {"text": "good (logistic): 97.5 [80.0, 100.0] % top-1 on d", "rows": [0]}
     assert "40 test images" in found["sure"][0]
@@ -36,15 +35,16 @@ def test_which_backbone_worked_by_hand(tmp_path):
 
 def test_high_and_low_resolution_need_both(tmp_path):
     read = folder(
-        tmp_path, *(row(name, "caltech256", top) for name, top in zip("abcd", (0.9, 0.8, 0.7, 0.6), strict=True))
+        tmp_path,
+        *(row(name, "caltech256", top, val_top1=top) for name, top in zip("abcd", (0.9, 0.8, 0.7, 0.6), strict=True)),
     )
     assert answers.resolution(read)["run"] == ["extract --model study --dataset cifar100", "probe --features cache"]
     for name, top in zip("abcd", (0.5, 0.6, 0.3, 0.2), strict=True):
-        read = folder(tmp_path, row(name, "cifar100", top))
+        read = folder(tmp_path, row(name, "cifar100", top, val_top1=top))
     found = answers.resolution(read)
     # One pair of six in the other order: tau = (5 - 1) / 6; of the 24 orders 4 have one or none, two-sided 8 / 24.
     assert found["answer"] == [
-        "Of the 4 backbones measured on both caltech256 and cifar100, a is the best on the one, b on the other.",
+        "Of the 4 backbones measured on both caltech256 and cifar100, val chooses a on the one, b on the other.",
         "The two orders can't be shown to agree: Kendall's tau 0.67.",
     ]
     assert "Kendall's tau over 4 backbones, p = 0.333." in found["sure"]
@@ -57,7 +57,7 @@ def test_fine_tuning_is_paired_with_its_probe(study):
     found = answers.fine_tuning(load(study["results"]))
     assert any("fine-tuning good (full) changes its probe's top-1 by" in sentence for sentence in found["answer"])
     (scratch,) = [one for one in found["answer"] if "from scratch, fair (small)" in one]
-    assert "; good (logistic): 100.0 " in scratch  # the best of the others
+    assert "; good (logistic): 100.0 " in scratch  # which val chose of the others
     assert "2.5 points ahead, which these images can't tell from nothing" in scratch
     assert any(note.startswith("fair: McNemar's p") for note in found["sure"])
     assert any(note.startswith("good: McNemar's p") for note in found["sure"])

@@ -76,8 +76,9 @@ def test_without_calibration_curve_or_errors_it_is_short(tmp_path):
     )
 
 
-def test_a_method_may_be_named_and_else_the_best_counts(results):
-    save(results, content([0, 1, 1], [0, 1, 0], method="ridge"))
+def test_a_method_may_be_named_and_else_val_chooses(results):
+    save(results, content([0, 1, 1], [0, 1, 0], method="ridge"), val_top1=0.7)
+    save(results, content([0, 1, 0], [0, 1, 0], method="centroid"), val_top1=0.6)  # the highest on test
     assert run("m", "--results-dir", results).stdout.startswith("d, m, ridge: top-1 66.7")
     assert run("m", "--results-dir", results, "--method", "knn").stdout.startswith("d, m, knn: ")
 

@@ -40,7 +40,13 @@ def content(predicted, labels, *, model="m", dataset="d", method="logistic", see
 def row(told, **more):
     """The row of such details."""
     top1 = float((np.array(told["predicted"]) == told["labels"]).mean())
-    figures = {"top1": top1, "top1_low": max(0.0, top1 - 0.1), "top1_high": min(1.0, top1 + 0.1), "converged": True}
+    figures = {
+        "val_top1": top1,
+        "top1": top1,
+        "top1_low": max(0.0, top1 - 0.1),
+        "top1_high": min(1.0, top1 + 0.1),
+        "converged": True,
+    }
     return rows.make(
         "probe",
         **{key: told[key] for key in ("dataset", "model", "method", "seed")},

@@ -17,7 +17,7 @@ NORMAL = NormalDist()
 def row(results, model, right_home, right_there, *, target="there", created=None, with_details=True, **figures):
     """A row as finetune generalize writes it, of heads that are right where it is said."""
     home, there = np.array(right_home, bool), np.array(right_there, bool)
-    shares = {"source_top1": float(home.mean()), "top1": float(there.mean())}
+    shares = {"val_top1": float(home.mean()), "source_top1": float(home.mean()), "top1": float(there.mean())}
     shares |= {"n": len(there), "n_source": len(home), "source": "here", "target": target, "shots": None, "shift": None}
     made = rows.make(
         "generalize", dataset=target, model=model, method="logistic", seed=42, protocol={}, device="cpu", seconds=0.1,
@@ -122,10 +122,10 @@ def results(tmp_path):
     return tmp_path
 
 
-def test_records_are_the_newest_best_first_with_paired_differences(results):
+def test_records_are_the_newest_by_val_with_paired_differences(results):
     found = elsewhere.records(rows.read(results), results)
     assert [(r["target"], r["model"], r["top1"]) for r in found] == [
-        ("there", "good", 0.75), ("there", "fair", 0.65), ("there", "poor", 0.55), ("there", "old", 0.4),
+        ("there", "good", 0.75), ("there", "fair", 0.65), ("there", "old", 0.4), ("there", "poor", 0.55),
         ("third", "good", 1.0),
     ]  # fmt: skip
     assert found[0]["drop_apart"] is None
@@ -133,12 +133,12 @@ def test_records_are_the_newest_best_first_with_paired_differences(results):
     assert found[1]["drop_apart"] == pytest.approx(0.05)
     assert found[1]["drop_apart_low"] <= 0.05 <= found[1]["drop_apart_high"]
     assert sum(r["robustness"] > 0 for r in found[:4]) in (1, 2, 3)
-    assert found[3]["robustness"] < 0 < found[2]["robustness"]
+    assert found[2]["robustness"] < 0 < found[3]["robustness"]
     assert found[4]["robustness"] is None
 
 
 def test_heads_on_other_images_are_not_paired(results):
-    made = row(results, "other", right(20, 20), right(12, 20))
+    made = row(results, "other", right(20, 20), right(12, 20), val_top1=0.5)
     content = details.of(results, made)
     content["ids_digest"] = "others"
     made |= {"created": "2099", "details": details.write(results, content)}
@@ -206,5 +206,5 @@ def test_pictures_made_worse_are_curves_of_their_own(study):
     made = {c["id"]: c for c in charts.charts(read)}
     assert [(p["x"], p["y"]) for p in made["shift-here-resolution"]["series"][0]["points"]] == [(32, 50.0), (64, 80.0)]
     assert [(p["x"], p["y"]) for p in made["shift-here-blur"]["series"][0]["points"]] == [(0, 90.0), (1, 70.0)]
-    assert "brought down to 32 pixels, good (logistic) is the best of 1" in " ".join(answers.resolution(read)["answer"])
+    assert "brought down to 32 pixels, good (logistic), chosen of 1 on" in " ".join(answers.resolution(read)["answer"])
     assert {r["target"] for r in elsewhere.records(read.rows, study["results"])} == {"there <b>"}

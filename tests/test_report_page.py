@@ -233,7 +233,8 @@ def test_a_thousand_rows_and_sixty_thousand_points(browser, tmp_path, rng):
     extracted(Big(), tmp_path / "cache", "m0", 2.0, dim=8)
     for i in range(500):
         for dataset in ("big", "small"):
-            rows.append(tmp_path, row(f"m{i}", dataset, round(0.3 + 0.6 * rng.random(), 4)))
+            if (i, dataset) != (0, "big"):  # which comes below, with what tells which features those are
+                rows.append(tmp_path, row(f"m{i}", dataset, round(0.3 + 0.6 * rng.random(), 4)))
     labels = Big.labels[Big.split == 2]
     told = content(
         labels, labels, k=200, dataset="big", model="m0", ids=Big.ids[55_000:], class_names=list(Big.class_names)

@@ -1,0 +1,164 @@
+"""Names as the tables show them: rows that measured different things never share theirs.
+
+A row is called by its data set, its backbone and its method. Where two rows of one name measured different things, the
+name says what tells them apart, in the words of the options that did it: ``logistic (class_weight balanced)``,
+``resnet50 (weights random)``. Where no option tells, they are numbered by age: ``folder-photos (2: 3f9a)``.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+from report import identity
+
+DIGITS = 4
+"""Hexadecimal digits of a digest in a name."""
+
+LONGEST = 60
+"""Characters of the words beside a name; beyond them the rows are numbered."""
+
+WEIGHTS = "weights"
+"""The word before a backbone's weights."""
+
+NOTE = "In brackets stands what tells apart rows of one name that measured different things; they are never averaged."
+"""For people, below a table where there are such rows."""
+
+
+def told_apart(rows: list[dict]) -> list[dict]:
+    """The rows, in the same order, with ``dataset``, ``source``, ``model`` and ``method`` as they are to be shown.
+
+    Rows of equal names, ``input_scale``, ``shots`` and ``target`` are the same thing measured again. Each row has two
+    more keys: ``key`` (see ``report.identity``) and ``written``, the row as it was. Rows that were told apart before
+    are given back as they are, so that a part of them keeps its names.
+    """
+    if all("written" in row for row in rows):
+        return rows
+    rows = [row.get("written", row) for row in rows]
+    images = identity.images(rows)
+    keys = identity.keys(rows, images)
+    age = {key: i for i, key in enumerate(dict.fromkeys(keys[i] for i in _by_age(rows)))}
+    first = {}
+    for key, row in zip(keys, rows, strict=True):
+        first.setdefault((key, row["dataset"], row["model"]), row)
+    things = [
+        {"key": key, "row": row, "told": identity.identity(row, images)}
+        for (key, *_), row in sorted(first.items(), key=lambda item: age[item[0][0]])
+    ]
+    _name_sets(things)
+    _name_backbones(things)
+    _name_methods(things)
+    _number(things)
+    shown = {(one["key"], one["row"]["dataset"], one["row"]["model"]): one["shown"] for one in things}
+    return [
+        row | shown[key, row["dataset"], row["model"]] | {"key": key, "written": row}
+        for key, row in zip(keys, rows, strict=True)
+    ]
+
+
+def plain(name: str) -> str:
+    """A data set's or method's name without what was put beside it here."""
+    return name.partition(" (")[0]
+
+
+def _by_age(rows: list[dict]) -> list[int]:
+    return sorted(range(len(rows)), key=lambda i: str(rows[i]["created"]))
+
+
+def _name_sets(things: list[dict]) -> None:
+    """Data sets of one name and different images get a number, and the oldest keeps the name."""
+    known: dict[str, dict] = defaultdict(dict)
+
+    def named(name: str, images: str) -> str:
+        if images == name:  # without a digest
+            return name
+        number = known[name].setdefault(images, len(known[name]) + 1)
+        return name if number == 1 else f"{name} ({number}: {images[:DIGITS]})"
+
+    for one in things:
+        row, told = one["row"], one["told"]
+        one["shown"] = {"dataset": named(row["dataset"], told["data"])}
+        if "other" in told and row.get("source") is not None:
+            one["shown"]["source"] = named(str(row["source"]), str(told["other"]["source"]))
+
+
+def _name_backbones(things: list[dict]) -> None:
+    """Random weights are always named, since what has learnt nothing must not pass for what has."""
+    by_name = defaultdict(list)
+    for one in things:
+        by_name[one["row"]["model"]].append(one)
+    for some in by_name.values():
+        trained = {one["told"]["weights"] for one in some} - {None, identity.RANDOM}
+        fields = _telling(some, lambda told: {"model": told["model"], **told["features"], **_transform(told)})
+        for one in some:
+            weights = one["told"]["weights"]
+            words = {WEIGHTS: weights} if weights == identity.RANDOM else {}
+            if len(trained) > 1 and weights in trained:
+                words = {WEIGHTS: _weights(one, some)}
+            one["shown"]["model"] = _beside(one["row"]["model"], words | fields(one))
+
+
+def _name_methods(things: list[dict]) -> None:
+    by_name = defaultdict(list)
+    for one in things:
+        by_name[one["row"]["method"]].append(one)
+    for some in by_name.values():
+        fields = _telling(some, lambda told: told["settings"])
+        for one in some:
+            one["shown"]["method"] = _beside(one["row"]["method"], fields(one))
+
+
+def _number(things: list[dict]) -> None:
+    """What has one name in spite of all is numbered."""
+    for some in _cells(things):
+        for number, one in enumerate(some[1:], start=2):
+            one["shown"]["method"] += f" ({number}: {one['key'][:DIGITS]})"
+
+
+def _cells(things: Iterable[dict]) -> list[list[dict]]:
+    """Those of one name in everything, several keys together, oldest first."""
+    cells = defaultdict(dict)
+    for one in things:
+        shown = one["row"] | one["shown"]
+        place = tuple(shown.get(name) for name in ("dataset", "source", "model", "method", "shots", "target"))
+        place += (one["told"]["features"]["input_scale"],)
+        cells[place].setdefault(one["key"], one)
+    return [list(some.values()) for some in cells.values() if len(some) > 1]
+
+
+def _telling(some: list[dict], part: Callable[[dict], dict]) -> Callable[[dict], dict]:
+    """A function of one thing: those fields of ``part`` of its identity in which any two of one name differ."""
+    differing = set()
+    for cell in _cells(some):
+        parts = [part(one["told"]) for one in cell]
+        names = {name for found in parts for name in found}
+        differing |= {name for name in names if any(found.get(name) != parts[0].get(name) for found in parts)}
+
+    def fields(one: dict) -> dict:
+        found = part(one["told"])
+        return {name: found[name] for name in sorted(differing) if name != "transform" and found.get(name) is not None}
+
+    return fields
+
+
+def _transform(told: dict) -> dict:
+    found = told["features"]["transform"]
+    return found if isinstance(found, dict) else {}
+
+
+def _weights(one: dict, some: list[dict]) -> str:
+    """The weights' own name, or where several have it the beginning of their digest."""
+    name, own = (one["row"]["features"] or {}).get("weights"), one["told"]["weights"]
+    others = {other["told"]["weights"] for other in some if (other["row"]["features"] or {}).get("weights") == name} - {
+        None
+    }
+    return str(name) if name and len(others) == 1 else str(own)[:DIGITS]
+
+
+def _beside(name: str, words: dict) -> str:
+    said = ", ".join(f"{key} {_value(value)}" for key, value in words.items())
+    return f"{name} ({said})" if said and len(said) <= LONGEST else name
+
+
+def _value(value) -> str:
+    if isinstance(value, list | tuple):
+        return "x".join(map(_value, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
