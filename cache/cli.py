@@ -49,7 +49,7 @@ def _state(file) -> str:
 def _facts(path: Path) -> dict:
     from cache import features
 
-    with features.open_file(path, partial=True) as file:
+    with features.open_file(path, partial=True, check=False) as file:
         counts = {name: int((file.split == code).sum()) for code, name in enumerate(("train", "val", "test"))}
         return {
             "path": str(path),
@@ -65,6 +65,7 @@ def _facts(path: Path) -> dict:
             "identity": file.identity,
             "measured": file.measured,
             "sha256": file.sha256,
+            "checksum_covers": file.covers,
         }
 
 
@@ -126,20 +127,24 @@ def show(paths, cache_dir, as_json):
 def verify(paths, cache_dir, as_json):
     """Read feature files to the last byte and compare their checksums. Exit code 1 if one is not whole.
 
+    The checksum of a file of schema 1, written before there was schema 2, covers the arrays but not the identity. Such
+    a file is "whole, arrays only".
+
     \b
     Example:
       python -m cache verify cache
     """
     from cache import features
 
-    faults = {str(path): features.verify(path) for path in _paths(paths, cache_dir, partial=True)}
+    faults, found = {}, []
+    for path in _paths(paths, cache_dir, partial=True):
+        fault = faults[path] = features.verify(path)
+        covers = None if fault else _facts(path)["checksum_covers"]
+        found.append({"path": str(path), "whole": fault is None, "fault": fault, "checksum_covers": covers})
+        if not as_json:
+            click.echo(fault or f"{path}  whole{', arrays only' if covers == layout.ARRAYS else ''}")
     if as_json:
-        click.echo(
-            json.dumps([{"path": path, "whole": fault is None, "fault": fault} for path, fault in faults.items()])
-        )
-    else:
-        for path, fault in faults.items():
-            click.echo(f"{path}  {'whole' if fault is None else fault}")
+        click.echo(json.dumps(found))
     if any(faults.values()):
         raise UserError(f"{sum(map(bool, faults.values()))} of {len(faults)} feature files are not whole.")
 

@@ -1,7 +1,6 @@
 """Reading feature files. A file may come from a stranger: nothing outside it is followed, nothing in it is believed."""
 
 import glob
-import json
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from backbench import UserError
-from cache import layout
+from cache import layout, seal
+
+AGAIN = "Its extract command with --overwrite makes it again."
 
 
 class FeatureFileError(UserError):
@@ -62,7 +63,7 @@ class FeatureFile:
         self.identity = {k: attributes.get(k, layout.PLAIN.get(k)) for k in layout.IDENTITY}
         self.identity |= {k: attributes[k] for k in (layout.SHARD, *layout.OPTIONAL) if k in attributes}
         self.measured = {k: _known(attributes.get(k)) for k in layout.MEASURED}
-        self.sha256 = attributes.get("sha256", "")
+        self.sha256 = attributes.get("sha256") if self.covers == layout.ARRAYS else seal.read(path)
         self.labels = h5["labels"][:].astype(np.int64)
         self.split = h5["split"][:].astype(np.int8)
         self.done = h5["done"][:]
@@ -78,6 +79,16 @@ class FeatureFile:
     @property
     def complete(self) -> bool:
         return bool((self.done != layout.PENDING).all()) and self.path.suffix != ".part"
+
+    @property
+    def covers(self) -> str:
+        """What the checksum covers: all of the file, or in schema 1 its arrays alone."""
+        return layout.ARRAYS if self.identity["schema"] == 1 else layout.EVERYTHING
+
+    def not_finite(self) -> np.ndarray:
+        """Rows with features that are done and hold NaN or infinity, (n,) int64. Read by blocks."""
+        finite = [np.isfinite(block).all(axis=1) for block in layout.blocks(self.features)]
+        return np.flatnonzero(~np.concatenate(finite) & (self.done == layout.DONE))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every dataset as it lies in the file."""
@@ -101,8 +112,11 @@ def _strings(dataset) -> list[str]:
     return [s.decode("utf-8", "surrogateescape") for s in dataset[:].tolist()]
 
 
-def open_file(path: str | Path, *, partial: bool = False) -> FeatureFile:
+def open_file(path: str | Path, *, partial: bool = False, check: bool = True) -> FeatureFile:
     """Open a finished feature file, or with ``partial`` an unfinished one or a shard too.
+
+    The file is read to its last byte and compared with its checksum, unless its name says that it is unfinished. This
+    takes about 0.1 s for 150 MB. ``check=False`` leaves it out: that is for listing files, never for using features.
 
     Raises FeatureFileError where the file is missing, truncated, not one of ours, of another schema, unfinished,
     damaged, a shard, or points at other files (external links, external storage, virtual datasets).
@@ -112,29 +126,43 @@ def open_file(path: str | Path, *, partial: bool = False) -> FeatureFile:
     path = Path(path)
     if not path.is_file():
         raise FeatureFileError(f"{path} is not a file. Make one: extract --model resnet50 --dataset caltech256")
+    whole = check and path.suffix != ".part"
+    h5 = None
     try:
+        if whole and (fault := seal.broken(path)):
+            raise FeatureFileError(f"{path} is damaged: {fault}. {AGAIN}")
         # Unlocked, since a file being written may be read: its layout no longer changes.
         h5 = h5py.File(path, "r", locking=False)
-    except OSError as error:
-        kind = "is truncated" if "truncated" in str(error) else "can't be read as HDF5"
-        raise FeatureFileError(
-            f"{path} {kind} ({error}). Its extract command with --overwrite makes it again."
-        ) from None
-    try:
         fault = _fault(h5, path) or _wrong_values(h5, partial=partial)
         if not fault and layout.SHARD in h5.attrs and not partial:
             fault = f"a shard, with a part of the rows only. Join all of them: python -m cache merge {path.parent}"
         if fault:
             raise FeatureFileError(f"{path}: {fault}")
-        return FeatureFile(path, h5)
-    except (OSError, KeyError, RuntimeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        h5.close()
-        raise FeatureFileError(
-            f"{path} is damaged ({error}). Its extract command with --overwrite makes it again."
-        ) from None
-    except BaseException:
-        h5.close()
-        raise
+        file = FeatureFile(path, h5)
+        if whole and (fault := _unsealed(file)):
+            raise FeatureFileError(f"{path} is damaged: {fault}. {AGAIN}")
+        return file
+    except BaseException as error:
+        if h5:
+            h5.close()
+        if isinstance(error, UserError) or not isinstance(error, Exception):
+            raise
+        # h5py's own, of any kind: a damaged file may hold anything in place of what was read.
+        kind = "can't be read as HDF5" if h5 is None else "is damaged"
+        kind = "is truncated" if "truncated" in str(error) else kind
+        raise FeatureFileError(f"{path} {kind} ({_in_one_line(error)}). {AGAIN}") from None
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _unsealed(file: FeatureFile) -> str | None:
+    """What is wrong with the checksum of a file whose seal, if it has one, is not broken; or None."""
+    if file.covers == layout.EVERYTHING:
+        return None if file.sha256 else "it has no checksum, though its name says that it is finished"
+    found, written = layout.checksum(file.arrays()), str(file.sha256)
+    return None if found == written else f"the checksum of its arrays is {found[:12]}, but {written[:12]!r} is stored"
 
 
 def _fault(h5, path: Path) -> str | None:
@@ -143,7 +171,7 @@ def _fault(h5, path: Path) -> str | None:
 
     if h5.attrs.get("format") != layout.FORMAT:
         return "an HDF5 file, but not a backbench feature file. Feature files are made by extract."
-    if h5.attrs.get("schema") != layout.SCHEMA:
+    if h5.attrs.get("schema") not in layout.READABLE:
         return (
             f"a feature file of schema {h5.attrs.get('schema')}, but this version reads schema {layout.SCHEMA}. "
             "Its extract command with --overwrite makes it again."
@@ -189,15 +217,23 @@ def _wrong_values(h5, *, partial: bool) -> str | None:
 
 
 def verify(path: str | Path) -> str | None:
-    """Read a finished file to its last byte: None where it is whole, else what is wrong with it."""
+    """Read a finished file to its last byte: None where it is whole, else what is wrong with it and what mends it."""
     try:
         with open_file(path, partial=layout.is_finished_shard(path)) as file:
-            if not np.isfinite(file.features[file.done == layout.DONE]).all():
-                return "NaN or infinite features"
-            found = layout.checksum(file.arrays())
-            return None if found == file.sha256 else f"checksum {found[:12]}, but {file.sha256[:12]} was written"
+            broken = file.not_finite()
+            return broken_rows(file, broken) if len(broken) else None
     except FeatureFileError as error:
         return str(error)
+
+
+def broken_rows(file: FeatureFile, rows: np.ndarray) -> str:
+    """What to say of a file whose ``rows`` (n,) hold NaN or infinity."""
+    named = ", ".join(file.ids[i] for i in rows[:5])
+    done = int((file.done == layout.DONE).sum())
+    return (
+        f"{file.path}: NaN or infinite features in {len(rows):,} of {done:,} rows: {named}. "
+        "Extract again with --precision float32 --feature-dtype float32 --overwrite."
+    )
 
 
 def write(path, *, features, labels, split, ids, class_names, identity) -> Path:

@@ -14,7 +14,8 @@ running    (5,) f8           seconds, images, and of the normalised input: value
 
 Every dataset is contiguous and allocated in full when the file is created, so that a row is a plain range of bytes in
 the file: written without touching HDF5's own metadata, read by mapping. The identity (what the features are) and the
-measured figures are attributes of the root group; dictionaries are stored as JSON.
+measured figures are attributes of the root group; dictionaries are stored as JSON. The checksum lies in front of HDF5's
+own bytes, see ``cache.seal``.
 """
 
 import hashlib
@@ -27,7 +28,14 @@ from pathlib import Path
 import numpy as np
 
 FORMAT = "backbench-features"
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)
+"""Schemas that can be read. They differ in the checksum: that of schema 1 is an attribute and covers the arrays without
+``running``; since schema 2 it covers all of the file, see ``cache.seal``."""
+
+EVERYTHING, ARRAYS = "everything", "arrays only"
+"""What a checksum covers, in words."""
+
 PENDING, DONE, SKIPPED = 0, 1, 2
 DATASETS = ("features", "labels", "split", "ids", "done", "classes", "running")
 RUNNING = ("seconds", "images", "input_count", "input_sum", "input_squares")
@@ -107,18 +115,18 @@ def fixed(strings: list[str]) -> np.ndarray:
 
 
 def checksum(arrays: dict[str, np.ndarray]) -> str:
-    """SHA-256 over the bytes of all datasets but ``running``, each preceded by its name, shape and dtype."""
+    """The checksum of schema 1: SHA-256 over all datasets but ``running``, each after its name, shape and dtype."""
     digest = hashlib.sha256()
     for name in DATASETS:
         if name != "running":
             array = arrays[name]
             digest.update(f"{name}{array.shape}{array.dtype.str}".encode())
-            for block in _blocks(array):
+            for block in blocks(array):
                 digest.update(np.ascontiguousarray(block).view(np.uint8).data if block.size else b"")
     return digest.hexdigest()
 
 
-def _blocks(array: np.ndarray):
+def blocks(array: np.ndarray):
     """The array in parts of some 16 MB; a mapped one is mapped part by part, so that no more than one is in memory."""
     n = max(1, array.nbytes >> 24)
     if not (isinstance(array.base, mmap.mmap) and len(array)):  # of a part of a mapped array numpy forgets the offset
@@ -133,12 +141,13 @@ def _blocks(array: np.ndarray):
 def differences(wanted: dict, found: dict, *, versions: bool, than: str = "this run") -> list[str]:
     """What sets two identities apart, a line a key. A wanted None was not asked for; versions count only if told to.
 
-    ``than`` names whose identity is wanted.
+    ``than`` names whose identity is wanted. The schema counts as the versions do: features of all
+    schemas are alike, but a file goes on as it was begun.
     """
     lines = []
     for key in (*IDENTITY, SHARD):
         want, have = (of.get(key, PLAIN.get(key)) for of in (wanted, found))
-        if want is None or want == have or (key == "versions" and not versions):
+        if want is None or want == have or (key in ("schema", "versions") and not versions):
             continue
         if isinstance(want, dict) and isinstance(have, dict):
             inner = [k for k in sorted({*want, *have}) if want.get(k) != have.get(k)]

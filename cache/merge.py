@@ -1,6 +1,9 @@
 """Shards in, one feature file out, equal to a single run's in every byte of features, ids, labels, split and done."""
 
+import itertools
+import os
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +12,7 @@ import numpy as np
 
 from backbench import Faults, UserError
 from cache import disk, layout, shards
-from cache.features import FeatureFileError, open_file, verify
+from cache.features import FeatureFile, FeatureFileError, open_file, verify
 from cache.writer import Writer, look
 
 BLOCK = 1 << 24
@@ -39,18 +42,23 @@ def merge(family: shards.Family, *, keep: bool = False, overwrite: bool = False,
     """Join the shards of ``family`` into its feature file, and remove them unless told to ``keep`` them.
 
     Memory holds a block of features and the names; stopped, it goes on. ``seconds`` and what was seen of the input are
-    summed: seconds of one device. Raises UserError naming all that is missing, damaged or made otherwise than the rest.
-    ``held`` says that the caller holds the feature file's lock.
+    summed: seconds of one device. Raises UserError naming all that is missing, damaged or made otherwise than the rest,
+    and, before a shard is removed, all in which the feature file is not what the shards hold.
+
+    A feature file that is there already is left as it is, unless ``overwrite``: joining may have been stopped while the
+    shards were removed. ``held`` says that the caller holds the feature file's lock.
     """
     with ExitStack() as stack:
         if not held:
             stack.enter_context(disk.hold(family.whole))
         parts = _alike(family)
-        identity = {k: v for k, v in next(iter(parts.values())).identity.items() if k != layout.SHARD}
-        state, _ = look(family.whole, identity, overwrite=overwrite)
-        if state != "complete":  # else it was stopped while it removed the shards
+        identity = next(iter(parts.values())).identity | {"schema": layout.SCHEMA}
+        identity.pop(layout.SHARD)
+        if overwrite or not os.path.exists(family.whole):
             _check(family, parts)
+            state, _ = look(family.whole, identity, overwrite=overwrite)
             _join(family.whole, list(parts.values()), identity, fresh=state == "new")
+        _compare(family.whole, list(parts.values()), identity)
         if not keep:
             for path in family.files.values():
                 path.unlink(missing_ok=True)
@@ -80,11 +88,66 @@ def _join(whole: Path, parts: list[_Part], identity: dict, *, fresh: bool) -> No
 
 
 def _copy(writer: Writer, part: _Part) -> None:
-    with open_file(part.path, partial=True) as file:
-        for block in np.array_split(np.arange(len(file.done)), max(1, file.features.nbytes // BLOCK)):
+    with open_file(part.path, partial=True, check=False) as file:  # it was compared with its checksum a moment ago
+        for block in _blocks(file):
             done = file.done[block] == layout.DONE
-            writer.rows(part.rows[0] + block[done], file.features[block[done]])
-            writer.skip(part.rows[0] + block[~done])
+            index = np.arange(block.start, block.stop)
+            writer.rows(part.rows[0] + index[done], file.features[index[done]])
+            writer.skip(part.rows[0] + index[~done])
+
+
+def _compare(whole: Path, parts: list[_Part], identity: dict) -> None:
+    """Raise UserError with every difference between the feature file and its shards, unfinished ones included."""
+    with open_file(whole) as file:
+        ours = file.identity | {"schema": layout.SCHEMA}  # of an older schema it holds the same features
+        lines = layout.differences(identity, ours, versions=True, than="the shards")
+        if file.class_names != parts[0].class_names:
+            lines.append("classes: the file has others than the shards, or in another order")
+        n, dim = parts[0].identity[layout.SHARD]["of"], parts[0].features[0][1]
+        if file.features.shape != (n, dim) or file.features.dtype != parts[0].features[1]:
+            shape, dtype = file.features.shape, file.features.dtype
+            lines.append(
+                f"features: the file has {shape[0]:,} x {shape[1]:,} {dtype}, the shards {n:,} x {dim:,} "
+                f"{parts[0].features[1]}"
+            )
+        else:
+            lines += [line for part in parts for line in _apart(file, part)]
+    for part in parts:
+        if not layout.is_finished_shard(part.path):
+            lines.append(f"{part.path.name}: unfinished, so that it can't be joined")
+    if lines:
+        raise UserError(
+            f"{whole} is there already and not what its shards hold:\n  "
+            + "\n  ".join(lines)
+            + "\nNothing was removed. Remove the shards to keep the file, or put them in its place: "
+            f"python -m cache merge {whole} --overwrite"
+        )
+
+
+def _apart(file: FeatureFile, part: _Part) -> Iterator[str]:
+    """How many of the shard's rows the feature file holds otherwise, a line an array."""
+    rows = slice(*part.rows)
+    with open_file(part.path, partial=True, check=False) as shard:  # damage is a difference from the whole, too
+        bits = f"u{file.features.itemsize}"
+        features = [
+            (file.features[rows][block].view(bits) != shard.features[block].view(bits)).any(axis=1)
+            for block in _blocks(shard)
+        ]
+    unlike = {
+        "features": np.concatenate(features),
+        "names": np.array(file.ids[rows], object) != np.array(part.ids, object),
+        **{name: getattr(file, name)[rows] != getattr(part, name) for name in ("labels", "split", "done")},
+    }
+    for name, of in unlike.items():
+        if of.any():
+            yield f"{part.path.name}: {name} of {int(of.sum()):,} of its {len(of):,} rows are others in the file"
+
+
+def _blocks(file: FeatureFile) -> list[slice]:
+    """The rows of a file in parts of about ``BLOCK`` bytes of features."""
+    n = len(file.done)
+    ends = np.linspace(0, n, max(1, min(n, file.features.nbytes // BLOCK)) + 1).astype(int).tolist()
+    return [slice(start, stop) for start, stop in itertools.pairwise(ends)]
 
 
 def _alike(family: shards.Family) -> dict[int, _Part]:
@@ -138,7 +201,7 @@ def _check(family: shards.Family, parts: dict[int, _Part]) -> None:
     for part in parts.values():
         with faults.collect():
             if fault := verify(part.path):
-                raise UserError(f"{part.path}: {fault}. Remove it, and run its command again.")
+                raise UserError(f"{fault} Or remove the shard and run its command again.")
     faults.stop()
     if len({name for part in parts.values() for name in part.ids}) != n:
         raise UserError(f"the shards of {family.whole} name an image twice: they are of different image sets.")

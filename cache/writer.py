@@ -2,8 +2,8 @@
 
 A new file is built under a temporary name, synced, and renamed to ``<name>.h5.part``. From then on HDF5 is out of it:
 rows are written as plain bytes at the place the format gave them, and only once they are on disk are they marked in
-``done``. When the last row is in, the checksum and the measured figures replace their placeholders (attributes of fixed
-size, changed in place) and the file takes its final name.
+``done``. When the last row is in, the measured figures replace their placeholders (attributes of fixed size, changed in
+place), the checksum is written before all else (``cache.seal``), and the file takes its final name.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from backbench import UserError
-from cache import disk, layout
+from cache import disk, layout, seal
 from cache.features import FeatureFileError, open_file
 
 SYNC_EVERY = 1.0
@@ -24,8 +24,9 @@ SYNC_EVERY = 1.0
 def look(path: Path, wanted: dict, *, overwrite: bool = False) -> tuple[str, dict | None]:
     """What is already at ``path`` for this request: ``('complete' | 'partial' | 'new', its identity)``.
 
-    Raises FeatureFileError naming every difference where what is there was made otherwise. A finished file made with
-    other versions of timm or torch still answers the request; an unfinished one must not mix them.
+    Raises FeatureFileError naming every difference where what is there was made otherwise, and where a finished file
+    is damaged. A finished file made with other versions of timm or torch still answers the request; an unfinished one
+    must not mix them.
     """
     part = layout.part_path(path)
     if overwrite:  # an unfinished file of the very same identity is this command's own, stopped: it goes on
@@ -92,13 +93,12 @@ class Writer:
         }
         placeholders = dict.fromkeys(layout.MEASURED, np.nan) | {
             "device": np.bytes_(b" " * layout.DEVICE_LENGTH),
-            "sha256": np.bytes_(b"0" * 64),
         }
         try:
             # First without HDF5, whose own way of meeting a full disk is unclean.
             disk.reserve(new, n * dim * np.dtype(dtype).itemsize + sum(array.nbytes for array in arrays.values()))
             # 'earliest' keeps headers without checksums, so that changing an attribute in place can't break one.
-            with h5py.File(new, "w", libver=("earliest", "v108")) as h5:
+            with h5py.File(new, "w", libver=("earliest", "v108"), userblock_size=seal.SIZE) as h5:
                 _allocate(h5, "features", (n, dim), np.dtype(dtype))
                 for name, array in arrays.items():
                     _allocate(h5, name, array.shape, array.dtype)[:] = array
@@ -160,8 +160,6 @@ class Writer:
         self.commit()
         if self.pending.size:
             raise ValueError(f"{self.pending.size} rows are pending")
-        with open_file(self.part, partial=True) as file:
-            sha256 = layout.checksum(file.arrays())
         run = self.running
         count = run["input_count"] or np.nan
         mean = run["input_sum"] / count
@@ -171,12 +169,12 @@ class Writer:
             "images_per_second": run["images"] / run["seconds"] if run["seconds"] else np.nan,
             "seconds": run["seconds"],
             "device": np.bytes_(device.encode()[: layout.DEVICE_LENGTH].ljust(layout.DEVICE_LENGTH)),
-            "sha256": np.bytes_(sha256.encode()),
         }
         with disk.faults(self.part):
             with h5py.File(self.part, "r+", locking=False) as h5:
                 for key, value in figures.items():
                     h5.attrs.modify(key, value)
+            seal.put(self.part)
             os.fsync(self._raw.fileno())
             os.replace(self.part, self.path)
             disk.sync(self.path.parent)

@@ -75,22 +75,13 @@ def check(file) -> None:
     if counts[0].any() and len(untaught):
         named = ", ".join(file.class_names[k] for k in untaught[:5])
         faults.append(f"{len(untaught)} classes have no image in train, but some in val or test: {named}.")
-    if len(broken := _not_finite(file, done)):
-        named = ", ".join(file.ids[i] for i in broken[:5])
-        faults.append(
-            f"NaN or infinite features in {len(broken):,} of {int(done.sum()):,} rows: {named}. "
-            "Extract again with --precision float32 --feature-dtype float32 --overwrite."
-        )
+    faults = [f"{file.path}: {fault}" for fault in faults]
+    if len(broken := file.not_finite()):
+        faults.append(features.broken_rows(file, broken))
     if faults:
-        raise UserError(*(f"{file.path}: {fault}" for fault in faults))
+        raise UserError(*faults)
     if skipped := int((file.done == layout.SKIPPED).sum()):
         print(f"{file.path}: {skipped:,} images could not be read when it was made and are left out", file=sys.stderr)
-
-
-def _not_finite(file, done) -> np.ndarray:
-    blocks = np.array_split(np.arange(len(done)), max(1, file.features.nbytes >> 26))
-    finite = [np.isfinite(np.asarray(file.features[b[0] : b[-1] + 1])).all(axis=1) for b in blocks if len(b)]
-    return np.flatnonzero(~np.concatenate(finite) & done)
 
 
 def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, object]:

@@ -41,7 +41,12 @@ def gather(study: Study, *, cache_dir: Path, data_root: Path, datasets=(), umap=
     heads, left = _heads(study, files)
     paths = {head["map"]: files.found[head["map"]] for head in heads if head["map"] in files.found}
     most = min(MOST_POINTS, POINTS // max(1, len(paths)))
-    maps = {name: pictures.feature_map(path, most=most, umap=umap) for name, path in paths.items()}
+    maps = {}
+    for name, path in paths.items():
+        try:
+            maps[name] = pictures.feature_map(path, most=most, umap=umap)
+        except pictures.features.FeatureFileError as error:  # a damaged file costs its map, not the page
+            files.faults.append(str(error))
     if per_set:
         _illustrate(study, heads, maps, thumbs, per_set)
     named = {dataset: {name: i for i, name in enumerate(made)} for dataset, made in thumbs.made.items()}

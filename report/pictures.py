@@ -47,7 +47,8 @@ class Files:
         paths = sorted(Path(cache_dir).rglob("*.h5")) if Path(cache_dir).is_dir() else []
         for path in paths:
             try:
-                with features.open_file(path) as file:
+                # The page would wait for all files to be read: those that are shown are compared with their checksum.
+                with features.open_file(path, check=False) as file:
                     self.found[identity_key(file.identity)] = path
                     tested = [file.ids[i] for i in np.flatnonzero((file.split == 2) & (file.done == layout.DONE))]
                     images = file.identity["dataset_digest"], details.ids_digest(tested)

@@ -2,12 +2,12 @@
 
 import json
 
-import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from cache.cli import main
+from cache.features import open_file
 from tests.conftest import IDENTITY
 from tests.test_cache_features import write
 from tests.test_cache_writer import writer
@@ -53,8 +53,8 @@ def test_show_says_what_made_it(files):
 def test_verify_tells_whole_from_damaged_and_unfinished(files):
     path = files / "toy" / "whole.h5"
     assert cache("verify", path).stdout == f"{path}  whole\n"
-    with h5py.File(path) as h5:
-        place = h5["features"].id.get_offset()
+    with open_file(path) as file:
+        place = file.features.offset
     with path.open("r+b") as file:
         file.seek(place)
         file.write(b"\1\2\3")

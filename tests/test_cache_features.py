@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbench import UserError
-from cache import features, layout
+from cache import features, layout, seal
 from cache.features import FeatureFileError, open_file
 from tests.conftest import IDENTITY
 
@@ -57,7 +57,7 @@ def test_what_is_written_is_what_is_read(tmp_path_factory, n, d, half, ids, clas
         assert file.labels.tolist() == [i % len(classes) for i in range(n)]
         assert file.ids == ids[:n]
         assert file.class_names == classes
-        assert file.identity == {"schema": 1, **layout.PLAIN, **IDENTITY}
+        assert file.identity == {"schema": layout.SCHEMA, **layout.PLAIN, **IDENTITY}
         assert file.complete
 
 
@@ -70,8 +70,8 @@ def test_names_that_are_not_utf8_survive(tmp_path):
 def test_verify_finds_a_single_flipped_bit_in_any_dataset(tmp_path):
     path, _ = write(tmp_path / "a.h5")
     assert features.verify(path) is None
-    with h5py.File(path) as h5:
-        places = {n: h5[n].id.get_offset() for n in layout.DATASETS if n not in ("running", "done", "split")}
+    with open_file(path) as file:
+        places = {name: file._h5[name].id.get_offset() for name in layout.DATASETS}
     for name, place in places.items():
         copy = shutil.copy(path, tmp_path / f"{name}.h5")
         with copy.open("r+b") as file:
@@ -108,6 +108,7 @@ def swap(path, name, make):
     with h5py.File(path, "r+") as h5:
         del h5[name]
         make(h5, name)
+    seal.put(path)  # as who makes such a file would
     return path
 
 
@@ -161,6 +162,7 @@ def test_another_schema_is_refused(tmp_path):
     path, _ = write(tmp_path / "a.h5")
     with h5py.File(path, "r+") as h5:
         h5.attrs["schema"] = 99
+    seal.put(path)
     with pytest.raises(FeatureFileError, match="schema 99"):
         open_file(path)
 

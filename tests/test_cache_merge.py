@@ -73,7 +73,7 @@ def test_joined_they_are_the_file_of_a_single_run(tmp_path_factory, data):
     assert sorted(path.name for path in tmp.iterdir()) == ["many.h5", "one.h5"]
     assert features.verify(tmp / "many.h5") is None
     with open_file(tmp / "one.h5") as one, open_file(tmp / "many.h5") as many:
-        assert one.sha256 == many.sha256
+        assert layout.checksum(one.arrays()) == layout.checksum(many.arrays())
         ours, theirs = one.arrays(), many.arrays()
         for name in layout.DATASETS:
             if name != "running":
@@ -173,12 +173,57 @@ def test_kept_on_request_and_a_set_made_otherwise_is_not_replaced(tmp_path):
     small, x = arrays(40)
     write(whole, range(40), small, x, seed=7)
     before = whole.read_bytes()
-    assert "seed: the file has 7, this run 42" in merged(tmp_path, code=1)
+    assert "seed: the file has 7, the shards 42" in merged(tmp_path, code=1)
     assert whole.read_bytes() == before
     merged(tmp_path, "--overwrite", "--keep")
     assert all(path.exists() for path in paths)
     with open_file(whole) as file:
         assert file.identity["seed"] == 42
+
+
+def test_shards_made_by_other_versions_are_not_taken_for_what_is_left_of_a_joining(tmp_path):
+    """Of timm 2.0 after an upgrade, beside a whole file of timm 1.0 (which look alike to extract)."""
+    whole = tmp_path / "m.h5"
+    small, x = arrays(40)
+    write(whole, range(40), small, x + 1)
+    paths = [shard(whole, k, 2, versions={**IDENTITY["versions"], "timm": "2.0"}) for k in (1, 2)]
+    before = [path.read_bytes() for path in (whole, *paths)]
+    said = merged(tmp_path, code=1)
+    assert "versions.timm: the file has '1.0', the shards '2.0'" in said
+    assert "m.h5.shard-1-of-2: features of 20 of its 20 rows" in said
+    assert f"python -m cache merge {whole} --overwrite" in said
+    assert [path.read_bytes() for path in (whole, *paths)] == before
+    merged(tmp_path, "--overwrite")
+    with open_file(whole) as file:
+        assert np.array_equal(file.features, x)
+        assert file.identity["versions"]["timm"] == "2.0"
+    assert not any(path.exists() for path in paths)
+
+
+def test_an_unfinished_shard_is_never_removed(tmp_path):
+    whole = tmp_path / "m.h5"
+    write(whole, range(40), *arrays(40))
+    shard(whole, 1, 2)
+    shard(whole, 2, 2, pending=(38,), finish=False)
+    assert "m.h5.shard-2-of-2.part: unfinished" in merged(tmp_path, code=1)
+    assert sorted(path.name for path in tmp_path.glob("*shard*")) == ["m.h5.shard-1-of-2", "m.h5.shard-2-of-2.part"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("labels", lambda small, x: small | {"labels": (small["labels"] + 1) % 4}),
+        ("split", lambda small, x: small | {"split": (small["split"] + 1) % 3}),
+        ("names", lambda small, x: small | {"ids": [f"other {i}" for i in small["ids"]]}),
+    ],
+)
+def test_whatever_the_file_holds_otherwise_keeps_the_shards(tmp_path, name, change):
+    whole = tmp_path / "m.h5"
+    small, x = arrays(40)
+    write(whole, range(40), change(small, x), x)
+    path = shard(whole, 2, 2)
+    assert f"m.h5.shard-2-of-2: {name} of 20 of its 20 rows are others in the file" in merged(tmp_path, code=1)
+    assert path.exists()
 
 
 def test_nothing_to_join_says_so(tmp_path):

@@ -277,7 +277,7 @@ def test_killed_and_terminated_it_goes_on_to_the_same_bits(start, tmp_path):
     with open_file(whole) as a, open_file(stopped) as b:
         assert a.features.tobytes() == b.features.tobytes()
         assert a.ids == b.ids
-        assert a.sha256 == b.sha256
+        assert layout.checksum(a.arrays()) == layout.checksum(b.arrays())
 
 
 def test_a_run_goes_on_in_the_format_it_was_begun_in(start, tmp_path):
@@ -293,4 +293,4 @@ def test_a_run_goes_on_in_the_format_it_was_begun_in(start, tmp_path):
     assert start("stopped").wait() == 0
     with open_file(start.path("whole")) as a, open_file(start.path("stopped")) as b:
         assert (a.identity["precision"], a.identity["compiled"]) == ("float32", True), (tmp_path / "log").read_text()
-        assert a.sha256 == b.sha256
+        assert layout.checksum(a.arrays()) == layout.checksum(b.arrays())

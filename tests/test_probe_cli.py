@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cache import features, layout
+from cache import features, layout, seal
 from cache.features import open_file
 from probe import run as probe_run
 from probe.cli import METHODS, main
@@ -154,6 +154,7 @@ def test_skipped_images_are_left_out_and_counted(probe, tmp_path):
         h5["done"][[3, 239]] = layout.SKIPPED
         for row in (3, 239):
             h5["features"][row] = np.nan
+    seal.put(path)
     result = probe("--features", path, "--json")
     (row,) = json.loads(result.stdout)
     assert (row["n_train"], row["n_val"], row["n_test"]) == (119, 60, 59)

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -102,3 +103,16 @@ def study_of(folder):
     from report.study import load
 
     return load(folder)
+
+
+def test_a_damaged_feature_file_costs_its_map_and_not_the_page(study, tmp_path):
+    from report.study import load
+
+    cache = shutil.copytree(study["cache"], tmp_path / "cache")
+    path = next(path for path in sorted(cache.rglob("*.h5")) if path.stem == "3.0")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    gathered = heads.gather(load(study["results"]), cache_dir=cache, data_root=study["pictures"], per_set=0)
+    assert len(gathered["maps"]) == 4
+    assert any(f"{path} is damaged" in note for note in gathered["notes"])
