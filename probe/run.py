@@ -12,7 +12,7 @@ from backbench import SPLITS, Faults, UsageError, UserError
 from cache import features, layout
 from probe import metrics
 from probe.parts import MEMORY_LIMIT, Data, Part
-from report import details, rows
+from report import details, identity, rows
 
 METHODS = ("logistic", "ridge", "knn", "centroid", "sgd")
 """A method is a class in the module of its name: ``Method(data, n_classes=K, seed=S)`` chooses on ``data.val`` what it
@@ -253,7 +253,23 @@ def probe_all(
             rows.append(results_dir, row)
             if save and head:
                 with features.open_file(task.path) as file:
-                    folder = Path(save) / task.path.parent.name / f"{task.path.stem}-{task.method}"
+                    folder = _place(Path(save) / task.path.parent.name / f"{task.path.stem}-{task.method}", row)
                     head.save(folder, classes=file.class_names, identity=file.identity, method=task.method, row=row)
                     print(f"head in {folder}", file=sys.stderr)
     return found, faults
+
+
+def _place(folder: Path, row: dict) -> Path:
+    """Where the head of ``row`` is kept: in ``folder``, or beside it where that holds the head of something else."""
+    from probe import head
+
+    try:
+        there = head.load(folder).row
+    except UserError:  # there is none, or none that could be used
+        return folder
+    ours, theirs = identity.keys([row, there])
+    if (ours, row["seed"]) == (theirs, there.get("seed")):
+        return folder
+    other = folder.with_name(f"{folder.name}-{identity.digest({'key': ours, 'seed': row['seed']})[:8]}")
+    print(f"{folder} holds the head of another measurement and is kept: this one goes beside it.", file=sys.stderr)
+    return other
