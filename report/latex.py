@@ -17,7 +17,7 @@ def escaped(name: str) -> str:
 def latex(frame) -> str:
     r"""A ``tabular`` with ``\toprule`` and its fellows, and the footnotes as comments."""
     datasets, lines = table.lay_out(frame)
-    spans = [5 if dataset.published else 3 for dataset in datasets]
+    spans = [6 if dataset.published else 4 for dataset in datasets]
     names = [
         rf"\multicolumn{{{span}}}{{c}}{{{escaped(dataset.name)} ($n$ = {dataset.n_test})}}"
         for dataset, span in zip(datasets, spans, strict=True)
@@ -25,13 +25,14 @@ def latex(frame) -> str:
     heads = ["Backbone", "Method"]
     body = []
     for dataset in datasets:
-        heads += [r"top-1 \%", r"balanced \%", "extract + fit s"]
+        heads += [r"top-1 \%", r"balanced \%", r"val \%", "extract + fit s"]
         heads += [r"published \%", "published s"] if dataset.published else []
     for model, method, found in lines:
         cells = [model, method]
         for dataset in datasets:
             shown = table.cell(found.get(dataset.name), dataset)
-            cells += [" ".join([shown.top1, *shown.note]), shown.balanced, " + ".join(shown.seconds), *shown.published]
+            cells += [" ".join([shown.top1, *shown.note]), shown.balanced, shown.val, " + ".join(shown.seconds)]
+            cells += shown.published
         body.append(" & ".join(map(escaped, cells)) + r" \\")
     begin = rf"\begin{{tabular}}{{ll{'r' * sum(spans)}}}"
     top = [begin, r"\toprule", " & ".join(["", "", *names]) + r" \\", " & ".join(heads) + r" \\", r"\midrule"]

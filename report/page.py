@@ -124,7 +124,7 @@ def _table(study: Study) -> dict:
         for dataset in datasets:
             cells += _cells(study, found.get(dataset.name), dataset)
         body.append({"model": model, "method": method, "cells": cells})
-    return {"datasets": [(dataset, 7 if dataset.published else 5) for dataset in datasets], "lines": body}
+    return {"datasets": [(dataset, 8 if dataset.published else 6) for dataset in datasets], "lines": body}
 
 
 def _cells(study: Study, record: dict | None, dataset) -> list[dict]:
@@ -137,6 +137,7 @@ def _cells(study: Study, record: dict | None, dataset) -> list[dict]:
         top1 | {"best": tested.get("verdict") in (compare.CHOSEN, compare.NOT_TOLD)},
         {"text": tested.get("group", ""), "sort": tested.get("group") or None, "rows": []},
         {"text": shown.balanced, "sort": record.get("balanced"), "rows": rows},
+        {"text": shown.val, "sort": record.get("val_top1"), "rows": rows},
     ]
     for name, seconds in zip(("extract_seconds", "probe_seconds"), shown.seconds or ("", ""), strict=True):
         cells.append({"text": seconds, "sort": record.get(name), "rows": rows if seconds else []})

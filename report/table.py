@@ -104,14 +104,20 @@ def markdown(frame: "pd.DataFrame") -> str:
     datasets, lines = lay_out(frame)
     head = ["Backbone", "Method"]
     for dataset in datasets:
-        head += [f"{text.escaped(dataset.name)} (n {dataset.n_test}) top-1 %", "balanced %", "extract + probe s"]
+        head += [
+            f"{text.escaped(dataset.name)} (n {dataset.n_test}) top-1 %",
+            "balanced %",
+            "val %",
+            "extract + probe s",
+        ]
         head += ["published val %", "published s"] if dataset.published else []
     table = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
     for model, method, found in lines:
         line = [text.escaped(model), text.escaped(method)]
         for dataset in datasets:
             shown = cell(found.get(dataset.name), dataset)
-            line += [" ".join([shown.top1, *shown.note]), shown.balanced, " + ".join(filter(None, shown.seconds))]
+            line += [" ".join([shown.top1, *shown.note]), shown.balanced, shown.val]
+            line.append(" + ".join(filter(None, shown.seconds)))
             line += shown.published
         table.append(line)
     return "\n".join([*(f"| {' | '.join(line)} |" for line in table), "", *(f"- {n}" for n in footnotes(frame))]) + "\n"
@@ -165,7 +171,7 @@ def _columns(dataset, lines) -> list[list[str]]:
     cells = [cell(found.get(dataset.name), dataset) for _, _, found in lines]
     columns = [
         [f"{dataset.name}\ntop-1 %\nbalanced %", *("\n".join([c.top1, c.balanced, *c.note]) for c in cells)],
-        [f"n {dataset.n_test}\nextract s\nprobe s", *("\n".join(c.seconds) for c in cells)],
+        [f"n {dataset.n_test}\nextract s\nprobe s\nval %", *("\n".join([*c.seconds, c.val]) for c in cells)],
     ]
     if dataset.published:
         columns.append(["published\nval %\ns", *("\n".join(c.published) for c in cells)])
@@ -182,6 +188,7 @@ class Dataset(NamedTuple):
 class Cell(NamedTuple):
     top1: str = ""
     balanced: str = ""
+    val: str = ""
     note: tuple[str, ...] = ()
     seconds: tuple[str, ...] = ()
     published: tuple[str, ...] = ()
@@ -227,6 +234,7 @@ def cell(record: dict | None, dataset: Dataset) -> Cell:
     return Cell(
         text.accuracy(record, "top1"),
         text.accuracy(record, "balanced"),
+        "" if record["val_top1"] is None else f"{100 * record['val_top1']:.1f}",
         (f"({', '.join(note)})",) if note else (),
         (_seconds(record["extract_seconds"]) if record["stage"] == "probe" else "", _seconds(record["probe_seconds"])),
         published,
