@@ -10,6 +10,17 @@ SPLITS = ("train", "val", "test")
 """Names of the split codes 0, 1 and 2, as stored in every feature file."""
 
 
+def version() -> str:
+    """The version with the commit that runs, ``0.1.0+g1a2b3c4d5e6f``, with ``.dirty`` where files differ from it.
+
+    Without the commit where nothing tells it. git is asked once a process, which takes some 10 ms.
+    """
+    from backbench.commit import commit
+
+    found = commit()
+    return f"{__version__}+g{found}" if found else __version__
+
+
 class UserError(Exception):
     """Faults a user can mend, each saying what was found, what was expected and the command that mends it.
 

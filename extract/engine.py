@@ -7,7 +7,7 @@ and timed. Whatever is not float32, or compiled, must agree with float32 there.
 import logging
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 from backbench import UserError
 from backbench.devices import has_bfloat16
@@ -75,9 +75,28 @@ class Engine:
 
                 stack.enter_context(config.patch(freezing=True))
                 stack.enter_context(dynamo.patch(cache_size_limit=MOST_COMPILED))
+            if self.device.type == "cuda":
+                stack.enter_context(exact_float32())
             if self.precision != "float32":
                 stack.enter_context(torch.autocast(batch.device.type, getattr(torch, self.precision)))
             return self.run(batch)[:n].float()
+
+
+@contextmanager
+def exact_float32():
+    """Within it float32 on CUDA is float32, for convolutions and products alike. By default torch computes float32
+    convolutions in TF32, which keeps 10 of the 23 bits after the point."""
+    import torch
+
+    switches = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = False
+        yield
+    finally:
+        for switch, was in zip(switches, before, strict=True):
+            switch.allow_tf32 = was
 
 
 def fastest(device) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backbench import UserError, __version__
+from backbench import UserError
 from backbench.devices import device_name
 from cache import disk, layout
 from cache.shards import choosing, look
@@ -16,6 +16,7 @@ from cache.writer import Writer
 from extract.engine import Engine, choose, compiled, say
 from extract.guard import InputGuard
 from extract.pixels import Pixels
+from extract.versions import versions
 
 SEEN = 4
 """The input guard looks at every fourth row of pixels, a fiftieth of a fast backbone's time."""
@@ -76,17 +77,9 @@ def identity(imageset, backbone, settings: Settings, *, views: str = "plain") ->
         "images_digest": imageset.images_digest,
         "seed": settings.seed,
         "input_scale": backbone.scale,
-        "versions": versions() if backbone.model else {},
+        "versions": versions(settings.device) if backbone.model else {},
         **shard,
     }
-
-
-def versions() -> dict[str, str]:
-    """Of what decides the features."""
-    import timm
-    import torch
-
-    return {"backbench": __version__, "timm": timm.__version__, "torch": torch.__version__}
 
 
 class Lane:

