@@ -10,7 +10,7 @@ import numpy as np
 
 from backbench import SPLITS, Faults, UsageError, UserError
 from cache import features, layout
-from probe import metrics
+from probe import duplicates, metrics
 from probe.parts import MEMORY_LIMIT, Data, Part
 from report import details, identity, rows
 
@@ -104,11 +104,11 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
     test = part(file, 2)
     scores, val_scores = _scores(head, test), head.val_scores
     figures = metrics.figures(scores, test.labels)
+    right = metrics.top_k(scores, test.labels, k=1)
     if task.method == "knn":
         scores, val_scores = (trust.log_shares(votes, k=head.k) for votes in (scores, val_scores))
     calibration, kept = trust.assess(scores, test.labels, val_scores=val_scores, val_labels=val.labels)
     if settings.intervals == "bootstrap":
-        right = metrics.top_k(scores, test.labels, k=1)
         figures |= trust.bootstrap(right, test.labels, seed=task.seed)
     shares = () if task.shots else settings.curve
     curve = [_curve_point(share, task, data, test, file, settings) for share in shares]
@@ -127,6 +127,7 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
             "n_classes": len(file.class_names),
             "val_top1": head.val_top1,
             **figures,
+            **duplicates.figures(file, np.concatenate([train.rows, val.rows]), test.rows, right),
             "train_top1": head.train_top1,
             **calibration,
             "converged": head.converged,
@@ -232,6 +233,7 @@ def probe_all(
                 print(f"{path}: passed over, a set for testing heads trained on another", file=sys.stderr)
                 continue
             check(file)
+            duplicates.say(file)
             good.append(path)
     if not (good or faults.errors):
         raise UserError("only sets for testing heads trained on another were found: there is nothing to fit on")

@@ -11,6 +11,13 @@ from report.compare import newest
 MOST = 10
 """Classes and pairs shown to people. The JSON holds all that is kept."""
 
+DUPLICATES = (
+    "n_test_duplicates", "n_contradicting", "top1_without_duplicates", "top1_without_duplicates_low",
+    "top1_without_duplicates_high",
+)  # fmt: skip
+"""The row's keys for equal images: test images that equal a train or val image, images that equal one of another class,
+and the accuracy without the first. Rows written before these were counted have none."""
+
 CALIBRATION = ("nll", "ece", "nll_scaled", "ece_scaled", "temperature")
 """The row's keys for it: nats, 0..1, the same after temperature scaling, and that temperature."""
 
@@ -66,6 +73,7 @@ def look(row: dict, results_dir: Path, content: dict | None = None) -> dict:
         **({"source": row.get("source")} if row.get("target") else {}),
         "n_test": len(content["labels"]),
         **{key: row.get(key) for key in ("top1", "top1_low", "top1_high", "converged")},
+        "duplicates": {key: row.get(key) for key in DUPLICATES},
         "calibration": {key: row.get(key) for key in CALIBRATION} | {"bins": content["calibration"]},
         "classes": sorted(classes, key=lambda one: (one["accuracy"], -one["n"], one["name"])),
         "confusions": [
@@ -83,6 +91,7 @@ def write(found: dict, file: TextIO, *, as_json: bool) -> None:
     named = found["dataset"], text.backbone(found["model"], found["input_scale"]), found["method"]
     top1 = text.accuracy(found, "top1")
     parts = [[f"{', '.join(map(text.printable, named))}: top-1 {top1} %, {found['n_test']:,} test images"]]
+    parts[0] += _duplicates(found["duplicates"])
     worst = [one for one in found["classes"] if one["accuracy"] < 1]
     parts.append(
         _titled(
@@ -110,6 +119,19 @@ def write(found: dict, file: TextIO, *, as_json: bool) -> None:
         points = [(f"{point['n_train']:,}", text.accuracy(point, "top1")) for point in found["curve"]]
         parts.append(_titled("Learning curve", [("training images", "top-1 %"), *points]))
     file.write("\n\n".join("\n".join(part) for part in parts) + "\n")
+
+
+def _duplicates(found: dict) -> list[str]:
+    """A line for each kind of equal images that there is."""
+    lines = []
+    if found["n_test_duplicates"]:
+        without = "all of them"
+        if found["top1_without_duplicates"] is not None:
+            without = f"top-1 without them {text.accuracy(found, 'top1_without_duplicates')} %"
+        lines.append(f"{found['n_test_duplicates']:,} test images equal an image of train or val: {without}")
+    if found["n_contradicting"]:
+        lines.append(f"{found['n_contradicting']:,} images equal one of another class")
+    return lines
 
 
 def _titled(title: str, lines: list[tuple[str, ...]], nothing: str = "") -> list[str]:
