@@ -6,6 +6,7 @@ A chart is a dict: ``id``, ``kind``, ``dataset`` or None, ``title``, ``caption``
 Accuracies are in percent. A kind without points is not there; ``NOTHING`` says what to run for it.
 """
 
+from collections import Counter
 from itertools import combinations
 
 from report import choice, elsewhere, names
@@ -51,19 +52,16 @@ def charts(study: Study) -> list[dict]:
     made = [chart for dataset in study.datasets for chart in _of_dataset(study, dataset)]
     made += [_sets(study, *pair) for pair in combinations(study.datasets, 2)]
     made += _elsewhere(study) + _shift(study)
-    made = [chart | {"id": _id(chart)} for chart in made if any(series["points"] for series in chart["series"])]
-    return sorted(made, key=lambda chart: list(KINDS).index(chart["kind"]))
+    found, times = [], Counter()
+    for chart in (one for one in made if any(series["points"] for series in one["series"])):
+        times[name := _id(chart)] += 1  # two data sets' names may be one file's name
+        found.append(chart | {"id": f"{name}-{times[name]}" if times[name] > 1 else name})
+    return sorted(found, key=lambda chart: list(KINDS).index(chart["kind"]))
 
 
 def _of_dataset(study: Study, dataset: str) -> list[dict]:
     of_costs = [_cost(study, dataset, cost) for cost in COSTS]
-    return [
-        *of_costs,
-        _methods(study, dataset),
-        _published(study, dataset),
-        _path(study, dataset),
-        _curve(study, dataset),
-    ]
+    return [*of_costs, *(make(study, dataset) for make in (_methods, _published, _path, _curve))]
 
 
 def _id(chart: dict) -> str:

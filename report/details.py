@@ -13,7 +13,7 @@ from pathlib import Path
 
 from backbench import UserError
 from backbench.files import write_whole
-from report.rows import plain, refuse
+from report.rows import WRITTEN, plain, refuse
 
 FOLDER = "details"
 
@@ -101,7 +101,7 @@ def of(results_dir: Path | str, row: dict) -> dict:
 
     The row may be one that ``report.names`` told apart.
     """
-    row = row.get("written", row)
+    row = row.get(WRITTEN, row)
     content = read(results_dir, row["details"])
     right = sum(a == b for a, b in zip(content["predicted"], content["labels"], strict=True))
     told = {key: row[key] for key in ("dataset", "model", "method", "seed")} | {"shots": row.get("shots")}

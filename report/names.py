@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from report import identity
+from report.rows import WRITTEN
 
 DIGITS = 4
 """Hexadecimal digits of a digest in a name."""
@@ -27,12 +28,12 @@ def told_apart(rows: list[dict]) -> list[dict]:
     """The rows, in the same order, with ``dataset``, ``source``, ``model`` and ``method`` as they are to be shown.
 
     Rows of equal names, ``input_scale``, ``shots`` and ``target`` are the same thing measured again. Each row has two
-    more keys: ``key`` (see ``report.identity``) and ``written``, the row as it was. Rows that were told apart before
+    more keys: ``key`` (see ``report.identity``) and ``WRITTEN``, the row as it was. Rows that were told apart before
     are given back as they are, so that a part of them keeps its names.
     """
-    if all("written" in row for row in rows):
+    if all(WRITTEN in row for row in rows):
         return rows
-    rows = [row.get("written", row) for row in rows]
+    rows = [row.get(WRITTEN, row) for row in rows]
     images = identity.images(rows)
     keys = identity.keys(rows, images)
     age = {key: i for i, key in enumerate(dict.fromkeys(keys[i] for i in _by_age(rows)))}
@@ -49,7 +50,7 @@ def told_apart(rows: list[dict]) -> list[dict]:
     _number(things)
     shown = {(one["key"], one["row"]["dataset"], one["row"]["model"]): one["shown"] for one in things}
     return [
-        row | shown[key, row["dataset"], row["model"]] | {"key": key, "written": row}
+        row | shown[key, row["dataset"], row["model"]] | {"key": key, WRITTEN: row}
         for key, row in zip(keys, rows, strict=True)
     ]
 

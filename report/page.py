@@ -13,6 +13,7 @@ from pathlib import Path
 
 from backbench import UserError, __version__
 from report import answers, charts, compare, elsewhere, table, text
+from report.rows import WRITTEN
 from report.study import Study
 
 FOLDER = Path(__file__).parent
@@ -98,7 +99,7 @@ def _origins(study: Study) -> dict:
         if told not in places:
             places[told] = len(known)
             known.append(_spelled(row["features"]))
-        row = row["written"]
+        row = row[WRITTEN]
         protocol = {k: v for k, v in (row["protocol"] or {}).items() if k not in LEFT_OUT}
         shown.append(_spelled(row | {"protocol": protocol}) | {"features": places[told]})
     return {"rows": shown, "features": known}

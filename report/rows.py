@@ -30,6 +30,10 @@ TORN = "#torn"
 """Put after a last line without its newline, so that readers know half a row (a killed process, a full disk) from a
 broken one. It may also follow a whole row, or stand alone where a writer saw another's row half-way down."""
 
+WRITTEN = ("written",)
+"""Under this key ``report.names`` keeps a row as it was written. No JSON object has such a key, so that no row can
+claim it."""
+
 _VERSIONED = {"numpy": "numpy", "scikit-learn": "sklearn", "torch": "torch", "timm": "timm"}
 
 

@@ -54,11 +54,11 @@ class Study:
 
     @functools.cached_property
     def _places(self) -> dict[int, int]:
-        return {id(row["written"]): i for i, row in enumerate(self.rows)}
+        return {id(row[rows.WRITTEN]): i for i, row in enumerate(self.rows)}
 
     def where(self, row: dict) -> int:
         """The place of a row."""
-        return self._places[id(row["written"])]
+        return self._places[id(row[rows.WRITTEN])]
 
     def best(self, dataset: str, *, stages=("probe",)) -> dict[str, dict]:
         """By backbone as shown: its head that val chose among those that saw all images; the chosen backbone first.
@@ -123,7 +123,7 @@ def pareto(points: list[tuple[float, float]]) -> list[int]:
 
 def _enriched(record: dict, found: list[dict]) -> dict:
     row = found[record["rows"][-1]]
-    known = _costs().get((row["written"]["model"], _side(row)), (None, None))
+    known = _costs().get((row[rows.WRITTEN]["model"], _side(row)), (None, None))
     told = {name: row.get(name) or value for name, value in zip(("parameters", "macs"), known, strict=True)}
     return record | told | {
         "named": text.backbone(record["model"], record["input_scale"]),

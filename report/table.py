@@ -216,7 +216,7 @@ def lay_out(frame) -> tuple[list[Dataset], list[tuple[str, str, dict]]]:
         here = [found.get(name) or {} for name in across]
         # Without an accuracy of ours on a data set: behind all that have one.
         missing = [record.get("top1") is None for record in here]
-        places = [choice.order(record)[:3] for record in here]
+        places = [choice.order(record)[:4] for record in here]
         return list(zip(missing, places, strict=True)), model, method
 
     return datasets, [(*key, found) for key, found in sorted(lines.items(), key=chosen_first)]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -85,6 +86,10 @@ def test_evaluate_gives_the_row_again_by_either_command(done, tmp_path):
     (found,) = json.loads(cnn("evaluate", *how, "--results-dir", tmp_path, "--views", "none").stdout)
     assert found["protocol"]["views"] == "none"
     assert found["nll"] != row["nll"]
+    lines = json.loads(cnn("table", "--results-dir", tmp_path, "--json", of=report.cli.main).stdout)
+    assert {line["method"]: (line["top1"], line["seeds"]) for line in lines} == {
+        "cnn/small (views all)": (pytest.approx(row["top1"]), 1), "cnn/small (views none)": (found["top1"], 1),
+    }  # fmt: skip
 
 
 def test_features_are_what_probe_works_on(done, tmp_path):
@@ -106,14 +111,26 @@ def test_timm_loads_the_checkpoint_and_report_shows_it(done):
     path = folder / "runs/digits/cnn_small-42/model.safetensors"
     model = timm.create_model("cnn_small", num_classes=10, checkpoint_path=path)
     assert model(torch.randn(2, 3, 12, 12)).shape == (2, 10)
-    shown = cnn("table", "--results-dir", folder / "results", "--format", "csv", of=report.cli.main).stdout
-    assert "cnn_small" in shown
-    assert "cnn/small" in shown
+    (shown,) = json.loads(cnn("table", "--results-dir", folder / "results", "--json", of=report.cli.main).stdout)
+    assert (shown["model"], shown["method"], shown["seeds"]) == ("cnn_small", "cnn/small", 2)  # of two splits
     from report import study
     from report.answers import answers
 
     said = [one for one in answers(study.load(folder / "results")) if "fine-tuning" in one["question"]]
     assert any("from scratch, cnn_small" in line for line in said[0]["answer"])
+
+
+def test_other_settings_are_no_other_seed(done, tmp_path, monkeypatch):
+    folder, (row, _), words = done
+    shutil.copytree(folder / "results", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    (found,) = json.loads(cnn(*words, "--runs", 1, "--set", "smoothing=0.1", "--seed", 44, "--json").stdout)
+    lines = json.loads(cnn("table", "--json", of=report.cli.main).stdout)
+    assert {line["method"]: line["seeds"] for line in lines} == {
+        "cnn/small (smoothing 0.2)": 2, "cnn/small (smoothing 0.1)": 1,
+    }  # fmt: skip
+    assert {line["top1"] for line in lines} >= {found["top1"]}
+    assert row["settings"]["smoothing"] == 0.2
 
 
 def test_a_tenth_and_the_usual_split_have_rows_of_their_own(tmp_path, monkeypatch):

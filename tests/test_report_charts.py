@@ -64,6 +64,13 @@ def test_published_stands_beside_ours(tmp_path):
     assert [(p["label"], p["x"], p["y"]) for p in chart["series"][0]["points"]] == [("vit_base", 18.77, 80.0)]
 
 
+def test_two_data_sets_never_share_a_file(tmp_path):
+    read = folder(tmp_path, *(row("net", name, 0.8) for name in ("a b", "a-b", "a.b")))
+    made = [chart["id"] for chart in charts.charts(read)]
+    assert len(set(made)) == len(made)
+    assert {"methods-a-b", "methods-a-b-2", "methods-a-b-3"} <= set(made)
+
+
 def test_tidy_is_a_record_a_point(made):
     chart = next(iter(made.values()))
     records = charts.tidy(chart)

@@ -52,7 +52,7 @@ good      logistic  97.5   97.5 [87.1, 99.6]   a                                
 near      logistic  92.5   92.5 [80.1, 97.4]   a      -5.0 [-17.6, +6.7]     0.625   not distinguishable from the chosen
 poor|net  logistic  52.5   52.5† [37.5, 67.1]  b      -45.0 [-60.5, -25.9]   <0.001  worse than the chosen
 
-Order: by top-1 on val, never by test; of equals logistic comes first, then the name decides; what has no val is last. Chosen is the first head of a frozen backbone, the published study's head (sgd) aside.
+Order: by top-1 on val, never by test; of equals logistic comes first, then the name decides; what has no val and few shots are last. Chosen is the first head of a frozen backbone, the published study's head (sgd) aside.
 To the chosen: the difference in top-1 on the same images and its 95 % interval for paired proportions (Newcombe 1998), each for itself.
 p: McNemar's exact test, Holm-corrected over all pairs of heads on the data set. From 0.05 on the head is not distinguishable from the chosen.
 Group: no two heads that share a letter can be told apart.

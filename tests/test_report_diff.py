@@ -55,6 +55,19 @@ def test_people_and_spreadsheets_get_the_same(two):
     assert {one["model"] for one in tidied} == {"moved", "untold", "near", "same", "gone", "come"}
 
 
+def test_the_same_thing_is_compared_whatever_it_is_called_and_nothing_is_lost(tmp_path):
+    """In b another class weight stands beside it, so that both are called otherwise than in a."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    plain, coarse = ({"features": {"input_scale": 1.0, "precision": name}} for name in ("float32", "bfloat16"))
+    rows.append(a, row("net", "d", 0.5, **plain))
+    rows.append(b, row("net", "d", 0.6, **coarse))
+    rows.append(b, row("net", "d", 0.7, **plain))
+    found = json.loads(run(a, b, "--json").stdout)
+    assert [(one["model"], one["a"], one["b"]) for one in found] == [
+        ("net", 0.5, 0.7), ("net (precision bfloat16)", None, 0.6),
+    ]  # fmt: skip
+
+
 def test_an_empty_folder_is_said(two, tmp_path):
     done = run(two[0], tmp_path / "none")
     assert done.exit_code == 1

@@ -10,6 +10,7 @@ import pytest
 
 from backbench import UsageError, statistics
 from report import answers, charts, closeup, details, elsewhere, rows, study
+from tests.test_report_table import row as probed
 
 NORMAL = NormalDist()
 
@@ -162,6 +163,35 @@ def test_written_in_every_form(results, form):
         assert "here to there, 20 images" in text
         assert "75.0 [75.0, 75.0]" in text.replace("\\", "")
         assert "80.0" in text  # AUROC
+
+
+def test_heads_of_one_name_are_told_apart_and_seeds_are_named(tmp_path):
+    told = {"source_digest": "s" * 64, "target_digest": "t" * 64, "trained": "heads/a"}
+    row(tmp_path, "net", right(9, 10), right(8, 10), trained_key="plain", **told, settings={"class_weight": "none"})
+    row(tmp_path, "net", right(9, 10), right(2, 10), trained_key="other", **told, settings={"class_weight": "balanced"})
+    row(tmp_path, "net", right(9, 10), right(7, 10), trained_key="plain", **told, settings={"class_weight": "none"})
+    made = row(tmp_path, "net", right(9, 10), right(6, 10), trained_key="plain", **told, settings={})
+    rows.append(tmp_path, made | {"seed": 43, "top1": 0.5})
+    found = elsewhere.records(rows.read(tmp_path), tmp_path)
+    assert {r["method"]: r["top1"] for r in found} == {
+        "logistic, seed 42": 0.6,
+        "logistic, seed 43": 0.5,
+        "logistic (class_weight balanced)": 0.2,
+    }
+    (chart,) = [c for c in charts.charts(study.load(tmp_path)) if c["kind"] == "elsewhere"]
+    assert {s["name"] for s in chart["series"]} >= {r["method"] for r in found}
+
+
+def test_the_sources_val_chooses_and_comes_from_the_row_of_the_training(tmp_path):
+    for model, val in (("lucky", 0.7), ("steady", 0.9)):
+        rows.append(tmp_path, probed(model, "here", 0.9, val_top1=val))
+        made = row(tmp_path, model, right(9, 10), right(9 if model == "lucky" else 8, 10))
+        rows.append(tmp_path, {key: value for key, value in made.items() if key != "val_top1"})  # as it used to be
+    found = elsewhere.records(rows.read(tmp_path), tmp_path)
+    assert [(r["model"], r["val_top1"], r["drop_apart"] is None) for r in found] == [
+        ("steady", 0.9, True), ("lucky", 0.7, False),
+    ]  # fmt: skip
+    assert answers.elsewhere(study.load(tmp_path))["answer"][0].startswith("steady (logistic) has 90.0 %")
 
 
 def test_rows_of_strangers_break_nothing(tmp_path):

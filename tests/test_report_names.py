@@ -157,6 +157,19 @@ def test_a_saved_head_is_never_lost_to_another_of_its_name(commands, tmp_path):
     assert len(list((heads / "set").iterdir())) == 4
 
 
+def test_no_row_of_a_stranger_can_say_what_it_is(tmp_path):
+    liar = table_row("net", "d", 0.9) | {"key": "k", "written": {"dataset": "e"}, "shown": 1}
+    rows.append(tmp_path, liar)
+    (found,) = names.told_apart(rows.read(tmp_path))
+    assert (found["dataset"], found["key"]) == ("d", identity.key(liar))
+
+
+def test_few_shots_stand_behind_all_others_since_their_val_is_as_small():
+    found = [table_row("net", "d", 0.5, val_top1=0.6), table_row("net", "d", 0.4, val_top1=1.0, shots=1)]
+    _, lines = table.lay_out(table.tidy(found))
+    assert [method for _, method, _ in lines] == ["logistic", "logistic, 1 shot"]
+
+
 def test_val_chooses_in_the_table_the_tests_and_the_answers(tmp_path):
     from report import answers, study
     from tests.test_report_compare import head as told
@@ -213,7 +226,7 @@ def test_names_are_equal_only_for_the_same_thing(made):
         found.append(table_row("m", "d", 0.5, seed=seed, features=features, settings={"epochs": setting}))
         found[-1]["stage"] = stage
     shown = names.told_apart(found)
-    assert [row["written"] for row in shown] == found
+    assert [row[rows.WRITTEN] for row in shown] == found
     by_name = {}
     for row in shown:
         by_name.setdefault((row["dataset"], row["model"], row["method"]), set()).add(row["key"])

@@ -62,6 +62,15 @@ def test_packed_points_come_back_within_a_step(tmp_path, rng):
     assert np.frombuffer(base64.b64decode(packed["pictures"]), "<u2").tolist() == list(range(50))
 
 
+def test_files_of_equal_names_and_other_images_are_not_taken_for_each_other(tmp_path, rng):
+    for digest in "de":
+        file_of(tmp_path / f"{digest}.h5", rng.normal(size=(9, 3)), dataset_digest=digest * 64)
+    files = pictures.Files(tmp_path)
+    assert {digest for digest, _ in files.tested} == {"d" * 64, "e" * 64}
+    assert len({names for _, names in files.tested}) == 1
+    assert all(told["dataset_digest"] == digest for (digest, _), (told, _) in files.tested.items())
+
+
 def test_files_are_found_by_identity_and_broken_ones_named(tmp_path, rng):
     path = file_of(tmp_path / "deep" / "f.h5", rng.normal(size=(9, 3)), model="m")
     (tmp_path / "broken.h5").write_bytes(b"no")

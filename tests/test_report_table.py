@@ -61,7 +61,7 @@ STUDY_MD = r"""
 | a\|b&lt;i&gt;\\n | logistic |  |  |  |  |  |  |  |  |  |  |  |  | 80.0 [78.0, 81.0] (2 seeds) | 70.0 [68.0, 71.0] | 50.0 | 12.3 + 0.8 |
 
 - Ours: accuracy on test with its 95 % interval, lines in the order of the first data set.
-- Order: by top-1 on val, never by test; of equals logistic comes first, then the name decides; what has no val is last. Chosen is the first head of a frozen backbone, the published study's head (sgd) aside.
+- Order: by top-1 on val, never by test; of equals logistic comes first, then the name decides; what has no val and few shots are last. Chosen is the first head of a frozen backbone, the published study's head (sgd) aside.
 - † The solver stopped before it had converged: not the head's final figure.
 - Several seeds: the mean of their figures, and of the ends of their intervals.
 - Published: accuracy on val, of all 256 and 100 classes, no interval given; seconds of its five epochs on one cloud GPU. Its backbones were fed 0..255 input.
