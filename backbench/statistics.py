@@ -1,6 +1,10 @@
-"""How far to trust an accuracy, and a difference between two on the same images. 95 % and two-sided throughout."""
+"""How far to trust an accuracy, a difference between two, a drop and an AUROC. 95 % and two-sided throughout.
 
-from collections.abc import Sequence
+Every interval is built from the limits of a single proportion (``interval``). ``benchmarks/coverage.py`` simulates how
+often each holds the truth; where one does so in less than 93.5 or more than 99 of 100 draws, its docstring says so.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,10 +24,54 @@ class Paired(NamedTuple):
     high: float
 
 
+INTERVALS = (
+    "95 %, quantiles of Beta(right + 1/2, wrong + 1) and Beta(right + 1, wrong + 1/2); balanced: at the effective n"
+)
+"""What a row says of the intervals of its accuracies."""
+
+PRIOR = 4.0
+"""Errors that a guess of an effective number of images weighs as much as (see ``effective``)."""
+
+
+def interval(right, n):
+    """95 % limits of a proportion, of ``right`` successes in ``n`` trials: arrays or scalars, n > 0, not only integers.
+
+    The Bayesian bootstrap (D. B. Rubin 1981, Ann. Stat. 9) of right and wrong images is a Beta distribution, and these
+    are its quantiles after images were added, so that there is a width without errors: half an image on the near side
+    as in Jeffreys' interval, one on the far side as in Clopper & Pearson's (1934, Biometrika 26). It lies between those
+    two, which L. D. Brown, T. T. Cai & A. DasGupta (2001, Stat. Sci. 16) compare.
+
+    Computed exactly for accuracies of .6, .9 and .98 and every n from 30 to 1,000, it covers the truth in 93.9 to
+    98.9 % of all draws. There Jeffreys' has 88.0 to 98.9 %, Wilson's 91.8 to 98.0, Clopper & Pearson's 95.0 to 99.6.
+    """
+    from scipy.special import betaincinv
+
+    wrong = np.maximum(n - right, 0)
+    # Where all are right the quantile stays below 1, and rounding may leave it on the wrong side of right / n.
+    low = np.clip(betaincinv(right + 0.5, wrong + 1, 0.025), 0.0, right / n)
+    high = np.clip(betaincinv(right + 1, wrong + 0.5, 0.975), right / n, 1.0)
+    return np.where(right > 0, low, 0.0)[()], np.where(wrong > 0, high, 1.0)[()]
+
+
+def effective(value, variance, n, errors) -> float:
+    """How many images a plain proportion would need to be known as well as ``value`` is, a mean of several shares.
+
+    ``variance`` is the unbiased estimate of its variance; ``n`` the guess without one. Where the estimate is the
+    smaller, it is trusted as far as there are ``errors`` (or hits, if these are fewer) to estimate it from, the guess
+    counting as ``PRIOR`` of them; where it is the larger, it is taken as it is.
+    """
+    spread = value * (1 - value)
+    if not spread:
+        return float(n)
+    ratio = variance * n / spread
+    return float(n / (ratio if ratio > 1 else 1 + (ratio - 1) * errors / (errors + PRIOR)))
+
+
 def wilson(right, n):
     """Wilson's score interval of ``right`` successes in ``n`` trials; scalars or arrays, n > 0.
 
-    E. B. Wilson (1927), Probable inference, the law of succession, and statistical inference. JASA 22.
+    E. B. Wilson (1927), Probable inference, the law of succession, and statistical inference. JASA 22. For single n it
+    covers too little: 92.2 % at an accuracy of .98 and n = 50, 92.0 % at .9 and n = 35. ``interval`` doesn't.
     """
     p = right / n
     centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
@@ -47,26 +95,61 @@ def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> Paired:
     return Paired(n10, n01, p, (n10 - n01) / len(right_a), *newcombe(right_a, right_b))
 
 
-def newcombe(right_a: np.ndarray, right_b: np.ndarray) -> tuple[float, float]:
+def newcombe(right_a: np.ndarray, right_b: np.ndarray, *, limits: Callable = interval) -> tuple[float, float]:
     """95 % interval of a's accuracy less b's on the same images, (N,) bool both.
 
-    Wilson's limits of the two, joined as their correlation phi demands. R. G. Newcombe (1998), Improved confidence
-    intervals for the difference between binomial proportions based on paired data. Stat. Med. 17, method 10.
+    The limits of the two, joined as their correlation phi demands. R. G. Newcombe (1998), Improved confidence intervals
+    for the difference between binomial proportions based on paired data. Stat. Med. 17, method 10, whose own limits
+    are Wilson's. It covers too much, up to 100 %, where fewer than about four images are expected on which only one
+    of the two is right, such as two heads of .98 that agree on 227 of 229 images.
     """
-    n, a, b, both = len(right_a), int(right_a.sum()), int(right_b.sum()), int((right_a & right_b).sum())
+    n = len(right_a)
+    return _difference(int(right_a.sum()), n, int(right_b.sum()), n, _phi(right_a, right_b), limits)
+
+
+def _phi(x: np.ndarray, y: np.ndarray) -> float:
+    """Newcombe's correlation of two on the same images, (N,) bool both: with a correction for continuity."""
+    n, a, b, both = len(x), int(x.sum()), int(y.sum()), int((x & y).sum())
     covariance = both * (n - a - b + both) - (a - both) * (b - both)
     if covariance > 0:
         covariance = max(covariance - n / 2, 0)
     margins = a * (n - a) * b * (n - b)
-    phi = covariance / margins**0.5 if margins else 0.0
-    (low_a, high_a), (low_b, high_b) = wilson(a, n), wilson(b, n)
+    return covariance / margins**0.5 if margins else 0.0
 
-    def joined(one, other):
+
+def _difference(a, n, b, m, phi: float = 0.0, limits: Callable = interval) -> tuple[float, float]:
+    """Limits of a / n - b / m, the two correlated by ``phi``. Of independent ones this is method 10 of R. G. Newcombe
+    (1998), Interval estimation for the difference between independent proportions. Stat. Med. 17, p. 873."""
+    (low_a, high_a), (low_b, high_b) = limits(a, n), limits(b, m)
+    return _joined(a / n - b / m, (a / n - low_a, high_b - b / m), (high_a - a / n, b / m - low_b), phi)
+
+
+def _joined(difference, below: tuple, above: tuple, phi: float = 0.0) -> tuple[float, float]:
+    """Limits of a difference from its two terms' distances to their own limits (MOVER)."""
+
+    def root(one, other):
         return max(0.0, float(one**2 - 2 * phi * one * other + other**2)) ** 0.5
 
-    difference = (a - b) / n
-    low = difference - joined(a / n - low_a, high_b - b / n)
-    return max(low, -1.0), min(difference + joined(high_a - a / n, b / n - low_b), 1.0)
+    return max(float(difference - root(*below)), -1.0), min(float(difference + root(*above)), 1.0)
+
+
+def _ratio(a, n, b, m, phi: float = 0.0) -> tuple[float, float]:
+    """Limits of (a / n) / (b / m), b > 0, the two correlated by ``phi``.
+
+    A. Donner & G. Y. Zou (2012), Closed-form confidence intervals for functions of the normal mean and standard
+    deviation. Stat. Methods Med. Res. 21, the ratio of two; the lower limit with its root in the denominator, which is
+    the same number and always defined.
+    """
+    p, q = a / n, b / m
+    (low_p, high_p), (low_q, high_q) = interval(a, n), interval(b, m)
+
+    def root(x, y, product):
+        return max(0.0, float(product**2 - x * y * (2 * p - x) * (2 * q - y))) ** 0.5
+
+    inner = p * q - phi * (p - low_p) * (high_q - q)
+    low = low_p * (2 * p - low_p) / (inner + root(low_p, high_q, inner)) if low_p else 0.0
+    inner = p * q - phi * (high_p - p) * (q - low_q)
+    return float(low), float((inner + root(high_p, low_q, inner)) / (low_q * (2 * q - low_q)))
 
 
 def holm(ps: Sequence[float]) -> np.ndarray:
@@ -79,61 +162,53 @@ def holm(ps: Sequence[float]) -> np.ndarray:
     return corrected
 
 
-DRAWS = 10_000
-"""Bootstrap draws: they move the ends of an interval by about 2 % of its width."""
-
-
-def drop(source: np.ndarray, target: np.ndarray, *, seed: int, paired: bool = False) -> dict[str, float]:
+def drop(source: np.ndarray, target: np.ndarray, *, paired: bool = False) -> dict[str, float]:
     """What accuracy loses from source to target: ``drop`` (0..1) and ``relative_drop`` (of the source's), with ``_low``
-    and ``_high``, the 95 % percentile bootstrap over images (B. Efron 1979). Right or not, (N,) and (M,) bool.
+    and ``_high``, their 95 % intervals. Right or not, (N,) and (M,) bool.
 
-    The images of two sets are drawn each for themselves; those of one set seen in two ways (``paired``, N = M)
-    together. All right, or all wrong, in both has an interval without width. Relative to 0 is NaN.
+    ``paired``: one set seen in two ways, N = M, image by image. Otherwise the images are different ones. The relative
+    drop is undefined, NaN with its limits, where no image of the source is right. ``newcombe`` says where paired
+    intervals cover too much; unpaired ones do so, up to 100 %, at accuracies of .9 or more on 30 images each.
     """
-    rng = np.random.default_rng(seed)
-    if paired:
-        a, b = _drawn_together(source, target, rng)
-    else:
-        a, b = (rng.binomial(len(of), of.mean(), DRAWS) / len(of) for of in (source, target))
-    found = {}
-    with np.errstate(divide="ignore", invalid="ignore"):
-        before, after = source.mean(), target.mean()
-        for name, value, draws in (
-            ("drop", before - after, a - b),
-            ("relative_drop", 1 - after / before if before else np.nan, 1 - b / a),
-        ):
-            ends = np.percentile(draws[np.isfinite(draws)], [2.5, 97.5]) if np.isfinite(value) else (np.nan, np.nan)
-            found |= {name: float(value), f"{name}_low": float(ends[0]), f"{name}_high": float(ends[1])}
-    return found
+    n, m, a, b = len(source), len(target), int(source.sum()), int(target.sum())
+    phi = _phi(source, target) if paired else 0.0
+    found = zip(("drop", "drop_low", "drop_high"), (a / n - b / m, *_difference(a, n, b, m, phi)), strict=True)
+    low, high = _ratio(b, m, a, n, phi) if a else (np.nan, np.nan)
+    relative = 1 - b / m / (a / n) if a else np.nan
+    return dict(found) | {"relative_drop": relative, "relative_drop_low": 1 - high, "relative_drop_high": 1 - low}
 
 
-def drops_apart(a: tuple, b: tuple, *, seed: int) -> tuple[float, float, float]:
+def drops_apart(a: tuple, b: tuple) -> tuple[float, float, float]:
     """How much more a's accuracy drops than b's, from the same source images to the same target images, 0..1, and its
-    95 % percentile bootstrap: an image drawn is drawn for both. ``a`` and ``b`` are (source, target), bool each."""
-    rng = np.random.default_rng(seed)
-    (a_source, b_source), (a_target, b_target) = (_drawn_together(x, y, rng) for x, y in zip(a, b, strict=True))
-    value = (a[0].mean() - a[1].mean()) - (b[0].mean() - b[1].mean())
-    low, high = np.percentile((a_source - a_target) - (b_source - b_target), [2.5, 97.5])
-    return float(value), float(low), float(high)
+    95 % interval. ``a`` and ``b`` are (source, target), bool each.
 
-
-def _drawn_together(x: np.ndarray, y: np.ndarray, rng) -> tuple[np.ndarray, np.ndarray]:
-    """Means of two on the same images, (DRAWS,) each: counted by their four outcomes, a draw is a multinomial's."""
-    cells = np.array([(x & y).sum(), (x & ~y).sum(), (~x & y).sum(), (~x & ~y).sum()])
-    drawn = rng.multinomial(len(x), cells / len(x), size=DRAWS) / len(x)
-    return drawn[:, 0] + drawn[:, 1], drawn[:, 0] + drawn[:, 2]
+    The paired differences on the source and on the target, each with its interval, joined as independent ones are.
+    """
+    source, target = (float(x.mean() - y.mean()) for x, y in zip(a, b, strict=True))
+    (low, high), (target_low, target_high) = (newcombe(x, y) for x, y in zip(a, b, strict=True))
+    below, above = (source - low, target_high - target), (high - source, target - target_low)
+    return source - target, *_joined(source - target, below, above)
 
 
 def auroc(known: np.ndarray, unknown: np.ndarray) -> tuple[float, float, float]:
     """How often a known image scores above an unknown one (ties half), 0..1, and its 95 % interval: (N,) and (M,).
 
-    Mann & Whitney's U as a share; the standard error is J. Hanley & B. McNeil's (1982), The meaning and use of the area
-    under a ROC curve, Radiology 143.
+    Mann & Whitney's U as a share, its variance by E. DeLong, D. DeLong & D. Clarke-Pearson (1988, Biometrics 44), and
+    the interval that of a plain proportion of equal variance. Without an error that is one of 2 min(N, M) images, half
+    the greatest variance there can be (D. van Dantzig 1951): an AUROC of 1 has a width.
+
+    In simulation with scores of eight kinds (normal of equal and unequal spread, exponential, with ties, a mixture) it
+    covers the truth in 94.5 to 99 % of the draws with 229 known and 100 unknown images, AUROC .6 to .95, and up to
+    100 % at .98 or with 30 images. Hanley & McNeil's (1982) has 45 to 98 %, and DeLong's on the logit scale 76 to 96 %.
     """
     n, m = len(known), len(unknown)
-    order = np.sort(unknown)
-    wins = (np.searchsorted(order, known, "left") + np.searchsorted(order, known, "right")).sum() / 2
-    a = float(wins / (n * m))
-    variance = a * (1 - a) + (n - 1) * (a / (2 - a) - a**2) + (m - 1) * (2 * a**2 / (1 + a) - a**2)
-    half = Z * (max(variance, 0.0) / (n * m)) ** 0.5
-    return a, max(a - half, 0.0), min(a + half, 1.0)
+
+    def above(scores, others):
+        order = np.sort(others)
+        return (np.searchsorted(order, scores, "left") + np.searchsorted(order, scores, "right")) / (2 * len(others))
+
+    shares = above(known, unknown), 1 - above(unknown, known)
+    a = float(shares[0].mean())
+    variance = sum(of.var(ddof=1) / len(of) if len(of) > 1 else a * (1 - a) for of in shares)
+    size = effective(a, variance, 2 * min(n, m), min(a, 1 - a) * min(n, m))
+    return a, *map(float, interval(a * size, size))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backbench import Faults, UsageError, UserError, columns, suggest
+from backbench import Faults, UsageError, UserError, columns, statistics, suggest
 from backbench.devices import device_name
 from data import maps, registry
 from finetune import elsewhere, shift, trained
@@ -19,8 +19,9 @@ UNKNOWN = {"caltech256": "caltech256/clutter", "caltech101": "caltech101/backgro
 """Pictures of no class that come with a set, used where they are there and the target has none itself."""
 
 READINGS = (
-    "top1: among all classes of the head, those of one target class together; top1_mapped: among the classes that "
-    "correspond alone; source_: on the source's test images of the same classes, in the same groups"
+    "top1: among all classes of the head, those of one target class together, their probabilities added at the head's "
+    "temperature; top1_mapped: among the classes that correspond alone; source_: on the source's test images of the "
+    "same classes, in the same groups"
 )
 """What a row says of its accuracies."""
 
@@ -159,13 +160,13 @@ def _on_target(request: Request, thing, name: str):
     if not known.any() or not (groups.of_source[source.labels] >= 0).any():
         request.skipped.append(f"{who}: there is no image of a class that corresponds, in it or in the source's test")
         return None
-    figures, beside = _assess(thing, source, target, groups, seed=request.seed)
+    figures, beside = _assess(thing, source, target, groups)
     others, told = target.scores[~known], f"{imageset.name}, classes without a counterpart"
     if request.unknown or not len(others):
         told = request.unknown or _unknown(request, thing)
         others = _unknown_scores(request, thing, told) if told else others
     if len(others):
-        figures |= {"unknown": told} | elsewhere.unknown(target.scores[known], others)
+        figures |= {"unknown": told} | elsewhere.unknown(target.scores[known], others, t=thing.temperature)
     figures |= {"target": imageset.name, "shift": None}
     return thing, imageset, target, figures, beside, started
 
@@ -193,7 +194,7 @@ def _shifted(request: Request, thing, name: str, strength: int):
         raise UserError(f"{imageset.name} has other readable images than {origin.name}: mend those that can't be read")
     same = maps.Groups(thing.classes, *(np.arange(len(thing.classes)),) * 2)
     groups = elsewhere.present(same, target)
-    figures, beside = _assess(thing, source, target, groups, seed=request.seed, paired=True)
+    figures, beside = _assess(thing, source, target, groups, paired=True)
     level = shift.LEVELS[name][strength - 1]
     figures |= {"target": imageset.name, "shift": name, "strength": strength, "level": level}
     return thing, imageset, target, figures, beside, started
@@ -215,8 +216,8 @@ def _kept(request: Request, thing, imageset, target, figures, beside, started) -
             "readings": READINGS,
             "classes": len(beside["class_names"]),
             "map": str(request.map_file) if request.map_file else "as shipped, or of equal names",
-            "intervals": "95 %, Wilson; drops: percentile bootstrap, "
-            + ("paired by image" if figures["shift"] else "each set's images for themselves"),
+            "intervals": f"{statistics.INTERVALS}; drops: these limits joined (Newcombe 1998, method 10; relative: "
+            "Donner & Zou 2012), " + ("paired by image" if figures["shift"] else "each set's images for themselves"),
             "calibration": f"temperature of the source's val. {trust.PROTOCOL}",
         },
         settings=identity.settings(thing.row) | {"map": _map(request)},

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backbench import SPLITS, UserError, __version__
+from backbench import SPLITS, UserError, __version__, statistics
 from backbench.devices import device_name
 from extract import backbones, lane, names
 from extract.study import default_path
@@ -271,7 +271,7 @@ class Job:
                 "start": said,
                 "ended": at.ended,
                 "chosen_on": "val cross-entropy at its best temperature, ties to top-1; epoch 0 is the start",
-                "intervals": "95 %, Wilson; balanced: at the effective n",
+                "intervals": statistics.INTERVALS,
                 "calibration": trust.PROTOCOL,
                 "train_top1": f"of at most {TRAIN_SEEN} images, not augmented",
                 "test": "read once",

@@ -77,10 +77,10 @@ def _probe_options(command):
             ),
             click.option(
                 "--intervals",
-                type=click.Choice(["wilson", "bootstrap"]),
-                default="wilson",
+                type=click.Choice(["beta", "wilson", "bootstrap"]),
+                default="beta",
                 show_default=True,
-                help="How the 95 % intervals of top-1 and balanced accuracy are made.",
+                help="How 95 % intervals of accuracies are made. bootstrap is the Bayesian one, the same as beta.",
             ),
             click.option("--save", type=options.PATH, help="Keep linear heads in this folder, for probe predict."),
             click.option(

@@ -7,10 +7,11 @@ found. One in a last, smaller batch may be missed, for its features can differ i
 
 import hashlib
 import sys
+from collections.abc import Callable
 
 import numpy as np
 
-from backbench.statistics import wilson
+from backbench.statistics import interval
 from cache import layout
 
 SAMPLED = 16
@@ -43,13 +44,13 @@ def _shared(keys: np.ndarray) -> np.ndarray:
     return np.where(counts[number] > 1, number, -1)
 
 
-def figures(file, fitted: np.ndarray, test: np.ndarray, right: np.ndarray) -> dict:
+def figures(file, fitted: np.ndarray, test: np.ndarray, right: np.ndarray, *, limits: Callable = interval) -> dict:
     """What a row says of equal images.
 
     ``n_test_duplicates`` of the test images equal one that the head was fitted or chosen on, and ``n_contradicting``
     images equal one of another class. ``top1_without_duplicates`` is the accuracy (0..1) of the other test images, with
-    Wilson's 95 % interval; None where all are left, or none. ``fitted`` and ``test`` are rows of ``file``, ``right``
-    (len(test),) says which test images the head is right about.
+    its 95 % interval by ``limits``; None where all are left, or none. ``fitted`` and ``test`` are rows of ``file``,
+    ``right`` (len(test),) says which test images the head is right about.
     """
     group = groups(file)
     copies = _copies(group, fitted, test)
@@ -60,7 +61,7 @@ def figures(file, fitted: np.ndarray, test: np.ndarray, right: np.ndarray) -> di
         **dict.fromkeys((name, f"{name}_low", f"{name}_high")),
     }
     if copies.any() and len(kept):
-        low, high = wilson(kept.sum(), len(kept))
+        low, high = limits(kept.sum(), len(kept))
         found |= {name: float(kept.mean()), f"{name}_low": float(low), f"{name}_high": float(high)}
     return found
 

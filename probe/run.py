@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backbench import SPLITS, Faults, UsageError, UserError
+from backbench import SPLITS, Faults, UsageError, UserError, statistics
 from cache import features, layout
 from probe import duplicates, metrics
 from probe.parts import MEMORY_LIMIT, Data, Part
@@ -23,6 +23,13 @@ LinearHead or None, ``val_scores`` of the head fitted on train alone, and what i
 BLOCK = 4096
 """Rows scored at a time."""
 
+INTERVALS = {
+    "beta": (statistics.interval, statistics.INTERVALS),
+    "wilson": (statistics.wilson, "95 %, Wilson; balanced: at the effective n"),
+    "bootstrap": (statistics.interval, f"{statistics.INTERVALS}: the Bayesian bootstrap, in closed form"),
+}
+"""What ``Settings.intervals`` may be: the limits, and what a row says of them."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -31,7 +38,7 @@ class Settings:
     seed: int = 42
     options: dict | None = None
     curve: tuple[float, ...] = ()
-    intervals: str = "wilson"
+    intervals: str = "beta"
     memory_limit: int = MEMORY_LIMIT
 
 
@@ -93,26 +100,24 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
     from probe import trust
 
     started = time.monotonic()
-    limits = {"memory_limit": settings.memory_limit}
-    train, val = part(file, 0, **limits), part(file, 1, **limits)
+    memory = {"memory_limit": settings.memory_limit}
+    train, val = part(file, 0, **memory), part(file, 1, **memory)
     if task.shots:
         train, val = (few(of, task.shots, seed=task.seed) for of in (train, val))
         data = Data(train, val, train)
     else:
-        data = Data(train, val, Part(file.features, *_joined(train, val), **limits))
+        data = Data(train, val, Part(file.features, *_joined(train, val), **memory))
     head = fit(task, data, file, settings)
     test = part(file, 2)
     scores, val_scores = _scores(head, test), head.val_scores
-    figures = metrics.figures(scores, test.labels)
+    limits, told = INTERVALS[settings.intervals]
+    figures = metrics.figures(scores, test.labels, limits=limits)
     right = metrics.top_k(scores, test.labels, k=1)
     if task.method == "knn":
         scores, val_scores = (trust.log_shares(votes, k=head.k) for votes in (scores, val_scores))
     calibration, kept = trust.assess(scores, test.labels, val_scores=val_scores, val_labels=val.labels)
-    if settings.intervals == "bootstrap":
-        figures |= trust.bootstrap(right, test.labels, seed=task.seed)
     shares = () if task.shots else settings.curve
     curve = [_curve_point(share, task, data, test, file, settings) for share in shares]
-    said = {"wilson": "95 %, Wilson; balanced: at the effective n", "bootstrap": "95 %, percentile bootstrap"}
     row = rows.make(
         "probe",
         dataset=file.identity["dataset"],
@@ -127,7 +132,7 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
             "n_classes": len(file.class_names),
             "val_top1": head.val_top1,
             **figures,
-            **duplicates.figures(file, np.concatenate([train.rows, val.rows]), test.rows, right),
+            **duplicates.figures(file, np.concatenate([train.rows, val.rows]), test.rows, right, limits=limits),
             "train_top1": head.train_top1,
             **calibration,
             "converged": head.converged,
@@ -135,7 +140,7 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
         },
         protocol={
             **head.protocol,
-            "intervals": said[settings.intervals],
+            "intervals": told,
             "calibration": trust.PROTOCOL,
             "test": "read once" + (", and for each point of the curve" if curve else ""),
             **({"shots": "of train and of val, each class; not refitted on val"} if task.shots else {}),
@@ -185,7 +190,7 @@ def _curve_point(share: float, task: Task, data: Data, test: Part, file, setting
     counts = np.maximum(1, np.round(share * np.bincount(data.train.labels)).astype(int))
     train = few(data.train, counts, seed=task.seed)
     head = fit(task, Data(train, data.val, train), file, settings)
-    figures = metrics.figures(_scores(head, test), test.labels)
+    figures = metrics.figures(_scores(head, test), test.labels, limits=INTERVALS[settings.intervals][0])
     return {"n_train": len(train)} | {name: figures[name] for name in ("top1", "top1_low", "top1_high")}
 
 

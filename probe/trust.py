@@ -1,4 +1,4 @@
-"""How far a head's scores can be trusted: calibration, its errors by class, a bootstrap of its accuracies."""
+"""How far a head's scores can be trusted: calibration, and its errors by class."""
 
 import numpy as np
 
@@ -16,26 +16,23 @@ HALVINGS = 20
 PROTOCOL = "temperature by NLL on val and one image of any class; ECE top-label, 15 equal-width bins (Guo et al. 2017)"
 """What a row should say of its calibration figures."""
 
-REPEATS = 10_000
-"""Bootstrap draws: they move the ends of an interval by about 2 % of its width."""
 
-BLOCK = 1000
-"""Bootstrap draws at a time: bounds them in memory."""
-
-
-def assess(scores: np.ndarray, labels: np.ndarray, *, val_scores=None, val_labels=None, t: float | None = None):
+def assess(
+    scores: np.ndarray, labels: np.ndarray, *, val_scores=None, val_labels=None, t: float | None = None, unscaled=None
+):
     """Figures for the row, flat floats, and the rest for ``report.details``: predictions, classes, errors, calibration.
 
     Scores are logits, (N, K) of test and (M, K) of val, labels (N,) and (M,) int. ``val_scores`` must come from a head
     that was not fitted on val: one refitted on train+val is too sure of itself there. Instead of them ``t``, a
-    temperature found before.
+    temperature found before. ``unscaled`` (N, K) are the scores before scaling, where those to be scaled are others.
     """
     t = temperature(val_scores, val_labels) if t is None else t
     scaled, said = scores / t, predicted(scores, labels)
+    unscaled = scores if unscaled is None else unscaled
     accuracy, n = per_class(said, labels, n_classes=scores.shape[1])
     figures = {
-        "nll": nll(scores, labels),
-        "ece": ece(scores, labels),
+        "nll": nll(unscaled, labels),
+        "ece": ece(unscaled, labels),
         "nll_scaled": nll(scaled, labels),
         "ece_scaled": ece(scaled, labels),
         "temperature": t,
@@ -46,7 +43,7 @@ def assess(scores: np.ndarray, labels: np.ndarray, *, val_scores=None, val_label
         "confidence": np.round(1 / np.exp(_below_top(scaled)).sum(axis=1), 4).tolist(),
         "per_class": {"accuracy": [None if np.isnan(a) else a for a in accuracy.tolist()], "n": n.tolist()},
         "confusions": confusions(said, labels),
-        "calibration": {"before": reliability(scores, labels), "after": reliability(scaled, labels)},
+        "calibration": {"before": reliability(unscaled, labels), "after": reliability(scaled, labels)},
     }
 
 
@@ -127,26 +124,6 @@ def confusions(predicted: np.ndarray, labels: np.ndarray, *, most: int = 20) -> 
     pairs, counts = np.unique(np.stack([labels[wrong], predicted[wrong]], axis=1), axis=0, return_counts=True)
     first = np.argsort(-counts, kind="stable")[:most]
     return np.column_stack([pairs, counts])[first].tolist()
-
-
-def bootstrap(right: np.ndarray, labels: np.ndarray, *, seed: int, repeats: int = REPEATS) -> dict[str, float]:
-    """Percentile bootstrap over test images: ``top1_low``, ``top1_high``, ``balanced_low``, ``balanced_high``, 95 %.
-
-    (N,) bool and (N,) int. Images drawn with replacement are, counted by class and right or wrong, one multinomial
-    draw: that is what is drawn. Classes that a draw misses are left out of its balanced accuracy. Without an error, or
-    with nothing else, the interval has no width; Wilson's has. B. Efron (1979), Ann. Stat. 7.
-    """
-    n, rng = len(labels), np.random.default_rng(seed)
-    cells = np.bincount(2 * labels + right)
-    cells = np.pad(cells, (0, len(cells) % 2))
-    found = []
-    for start in range(0, repeats, BLOCK):
-        drawn = rng.multinomial(n, cells / n, size=min(BLOCK, repeats - start)).reshape(-1, len(cells) // 2, 2)
-        of_class, hits = drawn.sum(axis=2), drawn[:, :, 1]
-        accuracy = hits / np.maximum(of_class, 1)
-        found.append((hits.sum(axis=1) / n, accuracy.sum(axis=1) / (of_class > 0).sum(axis=1)))
-    ends = np.percentile(np.concatenate(found, axis=1), [2.5, 97.5], axis=1).T.ravel()
-    return dict(zip(("top1_low", "top1_high", "balanced_low", "balanced_high"), ends.tolist(), strict=True))
 
 
 def log_shares(votes: np.ndarray, *, k: int) -> np.ndarray:

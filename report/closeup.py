@@ -55,14 +55,14 @@ def look(row: dict, results_dir: Path, content: dict | None = None) -> dict:
     ``classes`` holds name, accuracy with its interval and n of all with test images, worst first; ``confusions`` label,
     predicted, n, most frequent first. ``content`` are the row's details, where they were read already.
     """
-    from backbench.statistics import wilson
+    from backbench.statistics import interval
 
     content = content or details.of(results_dir, row)
     names, kept = content["class_names"], content["per_class"]
     classes = []
     for name, accuracy, n in zip(names, kept["accuracy"], kept["n"], strict=True):
         if n and accuracy is not None:
-            low, high = wilson(accuracy * n, n)
+            low, high = interval(accuracy * n, n)
             ends = {"accuracy_low": float(low), "accuracy_high": float(high)}
             classes.append({"name": name, "accuracy": accuracy, **ends, "n": n})
     scale = (row["features"] or {}).get("input_scale") or 1.0

@@ -25,7 +25,7 @@ FIELDS = (
     "only_this_right", "only_chosen_right", "p", "p_holm", "verdict", "group",
 )  # fmt: skip
 """A record's keys. Accuracies and differences (this less the chosen) are 0..1; the chosen itself has no difference.
-``group`` holds the letters of the groups it is in: no two heads of a group can be told apart."""
+``group`` holds the letters of the groups it is in: two heads share a letter if and only if they can't be told apart."""
 
 
 def newest(rows: list[dict]) -> dict[tuple[str, str, str], dict]:
@@ -109,7 +109,7 @@ def _against_chosen(heads: dict, labels: tuple[int, ...], vals: dict[str, float 
     for head in order:
         i = by_test.index(head)
         row, record = rows[head], dict.fromkeys(FIELDS)
-        low, high = statistics.wilson(right[head].sum(), len(labels))
+        low, high = statistics.interval(right[head].sum(), len(labels))
         record |= {key: row[key] for key in ("dataset", "model", "method", "seed", "created")}
         record |= {"input_scale": (row["features"] or {}).get("input_scale") or 1.0, "n_test": len(labels)}
         record |= {"top1": float(right[head].mean()), "top1_low": float(low), "top1_high": float(high)}
@@ -145,19 +145,29 @@ def _all_pairs(right: "np.ndarray") -> "np.ndarray":
 
 
 def groups(alike: "np.ndarray") -> list[str]:
-    """Letters of H heads, best first: a letter is a longest run of neighbours of which no two can be told apart.
+    """Letters of H heads, best first: two heads share a letter if and only if they can't be told apart.
 
-    ``alike`` is (H, H) bool, whether two can't be told apart. A head alone in its group has its letter too.
+    ``alike`` is (H, H) bool, whether two can't be told apart. Each letter is a group in which that holds for any two
+    and to which no further head could be added; groups are added until no such pair is left without one. A head alone
+    in its group has its letter too.
     """
-    letters, end, count = [""] * len(alike), 0, 0
-    for start in range(len(alike)):
-        stop = start + 1
-        while stop < len(alike) and alike[start:stop, stop].all():
-            stop += 1
-        if stop > end:  # no group so far reaches as far
-            name, end, count = _letter(count), stop, count + 1
-            for i in range(start, stop):
-                letters[i] += name
+    import numpy as np
+
+    shared, found = np.zeros(alike.shape, bool), set()
+    for pair in np.argwhere(np.triu(alike))[::-1]:
+        if not shared[tuple(pair)]:
+            members, further = list(pair), alike[pair].all(axis=0)
+            further[pair] = False
+            while further.any():
+                members.append(further.argmax())  # the best that goes with all of them
+                further &= alike[members[-1]]
+                further[members[-1]] = False
+            shared[np.ix_(members, members)] = True
+            found.add(tuple(sorted({int(i) for i in members})))
+    letters = [""] * len(alike)
+    for count, members in enumerate(sorted(found)):
+        for i in members:
+            letters[i] += _letter(count)
     return letters
 
 
@@ -234,7 +244,7 @@ def _footnotes(records) -> list[str]:
         "(Newcombe 1998), each for itself.",
         "p: McNemar's exact test, Holm-corrected over all pairs of heads on the data set. "
         f"From {LEVEL} on the head is {NOT_TOLD}.",
-        "Group: no two heads that share a letter can be told apart.",
+        "Group: two heads share a letter if and only if they can't be told apart.",
     ]
     if any(record["converged"] is False for record in records):
         notes.append(text.UNCONVERGED_NOTE)

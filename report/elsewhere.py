@@ -21,7 +21,7 @@ FIELDS = (
     "auroc_energy_high",
 )  # fmt: skip
 """A record's keys. Shares are 0..1. ``robustness``: top-1 above the line of all (see ``line``). ``drop_apart``: how
-much more is dropped than by the head that the source's val chose, with its paired bootstrap interval; the chosen one
+much more is dropped than by the head that the source's val chose, with its 95 % interval; the chosen one
 has none. ``val_top1`` is that of the source's val."""
 
 FEWEST = 3
@@ -130,7 +130,7 @@ def _apart(row: dict, chosen: dict, results_dir: Path) -> dict:
         return {}
     if same[0] != same[1] or sides[0][0].ndim != 1 or not len(sides[0][0]):
         return {}
-    ends = statistics.drops_apart(*sides, seed=0)
+    ends = statistics.drops_apart(*sides)
     return dict(zip(("drop_apart", "drop_apart_low", "drop_apart_high"), ends, strict=True))
 
 
@@ -186,14 +186,25 @@ def cells(record: dict) -> tuple[str, ...]:
 
 NOTES = (
     "At home: top-1 on the source's test images of the same classes. Mapped: among the classes that correspond alone.",
-    "Drop: 95 % percentile bootstrap, each set's images for themselves; to the chosen's: the difference of two "
-    "drops, both on the same images, paired.",
+    "Drop: with its 95 % interval, from the intervals of the two accuracies (Newcombe 1998; its share: Donner & Zou "
+    "2012). To the chosen's: the difference of two drops, both measured on the same images.",
     "The chosen is what has the highest top-1 on the source's val, heads and checkpoints alike; it stands first.",
     "Of it: the drop's share of the accuracy at home. Above line: effective robustness, points above the least-squares "
     "line of all on probit axes.",
     "ECE: before and after the temperature found on the source's val. AUROC: known classes told from unknown ones by "
     "the greatest probability.",
 )
+
+OLD_NOTE = (
+    "Some drops were measured by an earlier version: their intervals are percentile bootstraps, which are too narrow. "
+    "Run finetune generalize again to replace them."
+)
+
+
+def notes(found: list[dict]) -> tuple[str, ...]:
+    """What stands below the records."""
+    old = any("bootstrap" in str((record["row"].get("protocol") or {}).get("intervals")) for record in found)
+    return (*NOTES, OLD_NOTE) if old else NOTES
 
 
 def write(found: list[dict], form: str, file: TextIO) -> None:
@@ -211,7 +222,7 @@ def write(found: list[dict], form: str, file: TextIO) -> None:
                 file.write("\n".join([f"**{text.escaped(title)}**", "", *shown, "", ""]))
             else:
                 file.write(f"{title}\n\n{columns(lines)}\n\n")
-        file.writelines(f"- {note}\n" if form == "md" else f"{note}\n" for note in NOTES)
+        file.writelines(f"- {note}\n" if form == "md" else f"{note}\n" for note in notes(found))
 
 
 def _filled(lines: list[tuple[str, ...]]) -> list[list[str]]:

@@ -151,14 +151,15 @@ def _cells(study: Study, record: dict | None, dataset) -> list[dict]:
 def _elsewhere(study: Study) -> dict:
     """The table of drops: its head, and lines by source and target, each a title, cells and the place of its row."""
     found: dict[tuple, list] = {}
-    for record in elsewhere.records(study.rows, study.results_dir):
+    records = elsewhere.records(study.rows, study.results_dir)
+    for record in records:
         line = {"cells": elsewhere.cells(record), "row": study.where(record["row"])}
         found.setdefault((record["source"], record["target"], record["n"]), []).append(line)
     named = [
         (f"{text.printable(source)} to {text.printable(target)}" + (f", {n:,} images" if n else ""), lines)
         for (source, target, n), lines in found.items()
     ]
-    return {"head": elsewhere.HEAD, "targets": named, "notes": elsewhere.NOTES}
+    return {"head": elsewhere.HEAD, "targets": named, "notes": elsewhere.notes(records)}
 
 
 def _key(record: dict) -> tuple:

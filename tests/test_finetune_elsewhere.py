@@ -35,6 +35,36 @@ def test_single_classes_keep_their_logits_and_shares_their_sum(rows):
     np.testing.assert_allclose(np.logaddexp.reduce(elsewhere.collapse(scores, BIKES, mapped=False), axis=1), whole)
 
 
+def test_two_poor_guesses_do_not_add_up_to_a_good_one():
+    """Ridge's scores, near -1 for what a class is not: two bikes at -0.6 are no better than one mug at -0.1.
+
+    At the head's temperature of 0.2 the probabilities are in the ratio exp(-3) twice to exp(-0.5): 0.0996 to 0.6065.
+    Added as if they were logits the bikes had ln(2 exp(-0.6)) = 0.093.
+    """
+    scores = np.array([[-0.6, -0.6, -0.1, -1.0]])
+    found = elsewhere.collapse(scores, BIKES, mapped=True, t=0.2)
+    assert found.argmax() == 1
+    np.testing.assert_allclose(np.exp(found / 0.2), [[2 * np.exp(-3), np.exp(-0.5)]])
+    assert elsewhere.collapse(scores, BIKES, mapped=True)[0, 0] == pytest.approx(np.log(2) - 0.6)
+
+
+@given(st.lists(st.lists(st.floats(-5, 5), min_size=4, max_size=4), min_size=1, max_size=5), st.floats(0.05, 20))
+def test_calibrated_figures_are_those_of_the_summed_probabilities(rows, t):
+    scores = np.array(rows)
+    labels = np.zeros(len(rows), int)  # of the source: mountain bikes; of the target: mugs
+    sides = [Scores(scores, of, [str(i) for i in labels], {}) for of in (labels, labels)]
+    figures, beside = elsewhere.assess(*sides, BIKES, CLASSES, t=t)
+    for name, label, at in (("", 1, t), ("source_", 0, t)):
+        p = np.exp(scores / at - np.logaddexp.reduce(scores / at, axis=1, keepdims=True))
+        summed = np.stack([p[:, 0] + p[:, 1], p[:, 2], p[:, 3]], axis=1)
+        assert figures[f"{name}nll_scaled"] == pytest.approx(-np.log(summed[:, label]).mean(), rel=1e-6, abs=1e-9)
+        if not name:
+            np.testing.assert_allclose(beside["confidence"], summed.max(axis=1), atol=1e-4)
+        p = np.exp(scores - np.logaddexp.reduce(scores, axis=1, keepdims=True))  # before scaling: at T = 1
+        summed = np.stack([p[:, 0] + p[:, 1], p[:, 2], p[:, 3]], axis=1)
+        assert figures[f"{name}nll"] == pytest.approx(-np.log(summed[:, label]).mean(), rel=1e-6, abs=1e-9)
+
+
 def test_both_readings_by_hand():
     """Target: a bike said to be a yo-yo, but a bike before a mug; a mug that is right; a tulip that doesn't count."""
     target = Scores(
@@ -46,7 +76,7 @@ def test_both_readings_by_hand():
         ["1", "2", "3"],
         {},
     )
-    figures, beside = elsewhere.assess(source, target, BIKES, CLASSES, t=1.0, seed=0)
+    figures, beside = elsewhere.assess(source, target, BIKES, CLASSES, t=1.0)
     assert (figures["n"], figures["n_source"]) == (2, 2)  # the yo-yo of the source has no counterpart
     assert (figures["top1"], figures["top1_mapped"]) == (0.5, 1.0)
     assert (figures["source_top1"], figures["source_top1_mapped"]) == (1.0, 1.0)  # touring said as mountain is a bike
@@ -69,7 +99,14 @@ def test_groups_without_an_image_are_other_classes():
 
 def test_unknown_images_by_hand():
     """Sure of the known and evenly split on the unknown: both scores tell them apart; energy alone by the level."""
-    found = elsewhere.unknown(np.array([[5.0, 0, 0], [0, 6.0, 0]]), np.array([[0.0, 0, 0]]))
+    found = elsewhere.unknown(np.array([[5.0, 0, 0], [0, 6.0, 0]]), np.array([[0.0, 0, 0]]), t=1.0)
     assert (found["auroc_msp"], found["auroc_energy"], found["n_unknown"]) == (1, 1, 1)
-    found = elsewhere.unknown(np.array([[1.0, 0, 0]]), np.array([[5.0, 5.0, 5.0]]))
+    found = elsewhere.unknown(np.array([[1.0, 0, 0]]), np.array([[5.0, 5.0, 5.0]]), t=1.0)
     assert (found["auroc_msp"], found["auroc_energy"]) == (1, 0)
+
+
+def test_unknown_images_are_told_at_the_heads_temperature():
+    """Ridge is surer of (1, -1, -1) than of (0.5, -1, -1.2) only where its scores are spread: at 1 it is the same."""
+    known, others = np.array([[0.0, -0.4, -0.4]]), np.array([[0.1, -0.2, -1.0]])
+    assert elsewhere.unknown(known, others, t=1.0)["auroc_msp"] == 0
+    assert elsewhere.unknown(known, others, t=0.1)["auroc_msp"] == 1

@@ -166,8 +166,10 @@ def test_shifts_are_paired_and_named_by_their_level(home, first):
         (f"folder-images+resolution-{level}", level, i) for i, level in enumerate((224, 128, 64, 32, 16), 1)
     ]
     assert all(row["n"] == row["n_source"] == 18 and "n_unknown" not in row for row in found)
-    # Pictures of 48 x 40 are left alone down to 40 pixels: nothing is lost, and paired, that is certain.
-    assert [(row["drop"], row["drop_low"], row["drop_high"]) for row in found[:3]] == [(0, 0, 0)] * 3
+    # Images of 48 x 40 are left alone down to 40 pixels: nothing is lost, as far as 18 images tell.
+    for row in found[:3]:
+        assert row["drop"] == 0
+        assert -0.25 < row["drop_low"] < 0 < row["drop_high"] < 0.25
     assert "paired" in found[0]["protocol"]["intervals"]
     with open_file(home / "cache" / "folder-images" / "test_resnet.h5") as clean:
         assert clean.identity["dataset"] == "folder-images"

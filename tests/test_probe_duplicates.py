@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backbench.statistics import wilson
+from backbench.statistics import interval
 from cache import layout
 from cache.features import open_file
 from probe import duplicates
@@ -70,7 +70,7 @@ def test_a_row_counts_them_and_gives_top1_without_them(probe, file, tmp_path):  
     assert row["top1"] == pytest.approx(right.mean())
     assert (row["n_test_duplicates"], row["n_contradicting"]) == (2, 2)
     names = ("top1_without_duplicates", "top1_without_duplicates_low", "top1_without_duplicates_high")
-    low, high = wilson(right[2:].sum(), 58)
+    low, high = interval(right[2:].sum(), 58)
     assert [row[name] for name in names] == pytest.approx([right[2:].mean(), low, high])
     assert (
         "2 of 60 test images equal an image of train or val: 0180.jpg (class 0) = 0000.jpg (class 0)," in result.stderr

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backbench.statistics import interval, wilson
 from probe import metrics
 
 SCORES = np.array(
@@ -31,25 +32,38 @@ def test_constant_scores_earn_nothing():
 
 def test_wilson_by_hand():
     # 8 of 10: centre (0.8 + 0.1921) / 1.3841 = 0.7167, half 1.96 / 1.3841 * sqrt(0.016 + 0.0096) = 0.2266
-    low, high = metrics.wilson(8, 10)
+    low, high = wilson(8, 10)
     assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
-    assert metrics.wilson(10, 10)[1] == 1
-    assert metrics.wilson(0, 10)[0] == 0
+    assert wilson(10, 10)[1] == 1
+    assert wilson(0, 10)[0] == 0
 
 
 def test_balanced_by_hand():
-    # class 0: 4 of 4; class 2: 2 of 4; class 1 isn't there. Mean 3/4; n_eff = 4 / (1/4 + 1/4) = 8, since the variance
-    # (1/4 / 3) / 4 = 1/48 is less than 3/4 * 1/4 / 8 = 1/43.
+    # class 0: 4 of 4; class 2: 2 of 4; class 1 isn't there. Mean 3/4; the guess is n = 4 / (1/4 + 1/4) = 8. Variance
+    # (1/4 / 3) / 4 = 1/48, times 8 and over 3/4 * 1/4 is 8/9. Freedom (1/2)^2 / (2 / 16 / 3) = 6, of which a quarter
+    # errs: 1 + (8/9 - 1) 1.5 / (1.5 + 4) = 32/33 of the guess' variance.
     right, labels = np.array([1, 1, 1, 1, 1, 1, 0, 0], bool), np.repeat([0, 2], 4)
-    assert metrics.balanced(right, labels) == pytest.approx((0.75, *metrics.wilson(6, 8)))
+    n = 8 * 33 / 32
+    for limits in (interval, wilson):
+        assert metrics.balanced(right, labels, limits=limits) == pytest.approx((0.75, *limits(0.75 * n, n)))
     # The small class is the harder one: 1 of 2 against 8 of 8. Variance (1/4 / 1 + 0) / 4 = 1/16 is more than
-    # 3/16 / (4 / (1/2 + 1/8)) = 1/34, so n_eff = 3/16 / (1/16) = 3.
+    # 3/16 / (4 / (1/2 + 1/8)) = 1/34, so n = 3/16 / (1/16) = 3.
     right, labels = np.array([1, 0, *[1] * 8], bool), np.repeat([0, 1], [2, 8])
-    assert metrics.balanced(right, labels) == pytest.approx((0.75, *metrics.wilson(2.25, 3)))
+    assert metrics.balanced(right, labels) == pytest.approx((0.75, *interval(2.25, 3)))
 
 
-def test_one_class_present_and_no_error_is_wilsons_interval():
-    assert metrics.balanced(np.ones(4, bool), np.full(4, 2)) == pytest.approx((1, *metrics.wilson(4, 4)))
+def test_balanced_of_classes_of_one_image_by_hand():
+    # 3 of 4 right, one image a class: the variance among them is 1/4, or 1/16 of the mean; the guess of n is 4, whose
+    # variance 3/16 / 4 is less. n = 3/16 / (1/16) = 3.
+    right = np.array([1, 1, 1, 0], bool)
+    assert metrics.balanced(right, np.arange(4)) == pytest.approx((0.75, *interval(2.25, 3)))
+    # One such class, and it errs, beside 4 of 4: half of the mean hangs on one image, whose variance counts as 1.
+    found = metrics.balanced(np.array([1, 1, 1, 1, 0], bool), np.array([0, 0, 0, 0, 1]))
+    assert found == pytest.approx((0.5, *interval(0.5, 1)))
+
+
+def test_one_class_present_and_no_error_is_the_plain_interval():
+    assert metrics.balanced(np.ones(4, bool), np.full(4, 2)) == pytest.approx((1, *interval(4, 4)))
 
 
 @settings(max_examples=50, deadline=None)

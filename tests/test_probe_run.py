@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+from backbench import statistics
 from cache.features import open_file
 from probe import jobs
 from probe import run as probe_run
@@ -66,13 +67,18 @@ def test_the_learning_curve_goes_beside_the_row(probe, tmp_path):  # noqa: F811
     assert all(point["top1_low"] <= point["top1"] <= point["top1_high"] for point in curve)
 
 
-def test_bootstrap_intervals(probe, tmp_path):  # noqa: F811
+def test_intervals_are_named_in_the_row(probe, tmp_path):  # noqa: F811
     toy(tmp_path / "a.h5", spread=3.0)
     args = ("--features", tmp_path / "a.h5", "--json")
-    one, two = (json.loads(probe(*args, "--intervals", how).stdout)[0] for how in ("wilson", "bootstrap"))
-    assert one["top1"] == two["top1"]
-    assert one["top1_low"] != two["top1_low"]
-    assert abs(one["top1_low"] - two["top1_low"]) < 0.05
+    ways = (), ("--intervals", "bootstrap"), ("--intervals", "wilson")
+    beta, bootstrap, score = (json.loads(probe(*args, *how).stdout)[0] for how in ways)
+    assert beta["top1"] == bootstrap["top1"] == score["top1"]
+    assert (beta["top1_low"], beta["balanced_high"]) == (bootstrap["top1_low"], bootstrap["balanced_high"])
+    assert 0 < abs(beta["top1_low"] - score["top1_low"]) < 0.05
+    told = [row["protocol"]["intervals"] for row in (beta, bootstrap, score)]
+    assert told[0] == statistics.INTERVALS
+    assert "Bayesian bootstrap" in told[1]
+    assert "Wilson" in told[2]
 
 
 def same(a, b):

@@ -1,11 +1,10 @@
-"""Calibration, errors by class and the bootstrap: by hand, against plain formulas, by simulation."""
+"""Calibration and errors by class: by hand, against plain formulas, by simulation."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backbench.statistics import wilson
 from probe import metrics, trust
 
 LOGITS = np.log([[0.9, 0.06, 0.04], [0.5, 0.3, 0.2], [0.2, 0.7, 0.1], [0.4, 0.35, 0.25]])
@@ -134,37 +133,6 @@ def test_classes_and_confusions_are_sklearns():
     found = trust.confusions(said, labels, most=100)
     assert [matrix[a, b] for a, b, _ in found] == [n for *_, n in found]
     assert sum(n for *_, n in found) == (labels != said).sum()
-
-
-def test_bootstrap_is_that_of_resampled_images():
-    rng = np.random.default_rng(0)
-    labels = np.repeat([0, 1, 3], [60, 25, 15])
-    right = rng.random(100) < np.array([0.95, 0.8, 0, 0.5])[labels]
-    drawn = rng.integers(0, 100, (20_000, 100))
-    tops = right[drawn].mean(axis=1)
-    shares = [(right[drawn] & (labels[drawn] == k)).sum(axis=1) / (labels[drawn] == k).sum(axis=1) for k in (0, 1, 3)]
-    slow = np.percentile([tops, np.mean(shares, axis=0)], [2.5, 97.5], axis=1).T.ravel()
-    found = trust.bootstrap(right, labels, seed=1)
-    assert list(found) == ["top1_low", "top1_high", "balanced_low", "balanced_high"]
-    assert list(found.values()) == pytest.approx(slow, abs=0.011)  # one image is 0.01
-    assert found == trust.bootstrap(right, labels, seed=1)
-    assert found != trust.bootstrap(right, labels, seed=2)
-
-
-def test_bootstrap_agrees_with_wilson_where_there_are_many_images():
-    labels = np.arange(10_000) % 100
-    right = np.random.default_rng(0).random(10_000) < 0.8
-    found = trust.bootstrap(right, labels, seed=0, repeats=2500)
-    assert (found["top1_low"], found["top1_high"]) == pytest.approx(wilson(right.sum(), 10_000), abs=1e-3)
-    mean, low, high = metrics.balanced(right, labels)
-    assert found["balanced_low"] < mean < found["balanced_high"]
-    assert (found["balanced_low"], found["balanced_high"]) == pytest.approx((low, high), abs=2e-3)
-
-
-def test_bootstrap_without_an_error_or_a_hit_has_no_width():
-    for hit in (True, False):
-        found = trust.bootstrap(np.full(5, hit), np.array([0, 0, 2, 2, 2]), seed=0, repeats=50)
-        assert set(found.values()) == {float(hit)}
 
 
 def test_votes_become_logits_of_the_same_order():

@@ -18,8 +18,8 @@ d, m, logistic: top-1 60.0 [50.0, 70.0] %, 10 test images
 
 Worst classes, 2 of 3
 class  accuracy %         images
-bee    33.3 [6.1, 79.2]   3
-ant    60.0 [23.1, 88.2]  5
+bee    33.3 [3.3, 85.5]   3
+ant    60.0 [18.6, 91.5]  5
 
 Most confused
 class  taken for  images

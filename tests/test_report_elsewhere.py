@@ -23,7 +23,7 @@ def row(results, model, right_home, right_there, *, target="there", created=None
     made = rows.make(
         "generalize", dataset=target, model=model, method="logistic", seed=42, protocol={}, device="cpu", seconds=0.1,
         features=None, figures=shares | {f"top1_{end}": shares["top1"] for end in ("low", "high")}
-        | statistics.drop(home, there, seed=0) | figures,
+        | statistics.drop(home, there) | figures,
     )  # fmt: skip
     if created:
         made["created"] = created
@@ -50,47 +50,53 @@ def right(n, of):
 
 
 def test_drop_by_hand():
-    """18 of 20 at home, 12 of 20 there: 0.3 dropped, a third of it. The bootstrap is about as wide as the normal's."""
-    found = statistics.drop(np.array(right(18, 20)), np.array(right(12, 20)), seed=1)
+    """18 of 20 at home, 12 of 20 there: 0.3 dropped, a third of it. The interval is about as wide as the normal's."""
+    found = statistics.drop(np.array(right(18, 20)), np.array(right(12, 20)))
     assert found["drop"] == pytest.approx(0.3)
     assert found["relative_drop"] == pytest.approx(1 / 3)
     half = 1.96 * (0.9 * 0.1 / 20 + 0.6 * 0.4 / 20) ** 0.5
-    assert found["drop_low"] == pytest.approx(0.3 - half, abs=0.03)
-    assert found["drop_high"] == pytest.approx(0.3 + half, abs=0.03)
+    assert found["drop_low"] == pytest.approx(0.3 - half, abs=0.04)
+    assert found["drop_high"] == pytest.approx(0.3 + half, abs=0.04)
     assert found["relative_drop_low"] < 1 / 3 < found["relative_drop_high"]
 
 
 def test_drop_of_the_same_images_is_paired():
-    """One image of 20 is lost: unpaired that is nothing, paired it can't be a gain."""
+    """One image of 20 is lost: the interval is narrower than that of different images."""
     clean, worse = np.array(right(18, 20)), np.array(right(17, 20))
-    paired, apart = (statistics.drop(clean, worse, seed=1, paired=one) for one in (True, False))
+    paired, apart = (statistics.drop(clean, worse, paired=one) for one in (True, False))
     assert paired["drop"] == apart["drop"] == pytest.approx(0.05)
-    assert paired["drop_low"] == 0
-    assert apart["drop_low"] < -0.1
-    assert statistics.drop(clean, clean, seed=1, paired=True)["drop_high"] == 0
-    nothing = statistics.drop(~np.ones(5, bool), np.ones(5, bool), seed=1)
-    assert np.isnan(nothing["relative_drop"])
-    assert nothing["drop"] == -1
+    assert (paired["drop_low"], paired["drop_high"]) == pytest.approx(statistics.newcombe(clean, worse))
+    for name in ("drop", "relative_drop"):
+        assert apart[f"{name}_low"] < paired[f"{name}_low"] < paired[name]
+        assert paired[name] < paired[f"{name}_high"] < apart[f"{name}_high"]
 
 
 def test_intervals_hold_the_truth():
-    """Truth: 0.9 at home, 0.7 there. Of 200 draws of 300 images each, at least 90 % of the intervals hold 0.2."""
-    rng, held = np.random.default_rng(0), 0
-    for seed in range(200):
-        found = statistics.drop(rng.random(300) < 0.9, rng.random(300) < 0.7, seed=seed)
-        held += found["drop_low"] <= 0.2 <= found["drop_high"]
-    assert held >= 180
+    """As in the first review: .965 of 229 images, .6 of 30. A percentile bootstrap held 67 % where few were wrong."""
+    rng = np.random.default_rng(0)
+    for n, m, p, q in ((229, 30, 0.965, 0.965), (229, 60, 0.97, 0.98), (300, 300, 0.9, 0.7)):
+        held = {"drop": 0, "relative_drop": 0}
+        for _ in range(1000):
+            found = statistics.drop(rng.random(n) < p, rng.random(m) < q)
+            for name, truth in (("drop", p - q), ("relative_drop", 1 - q / p)):
+                held[name] += found[f"{name}_low"] <= truth <= found[f"{name}_high"]
+        assert min(held.values()) >= 935
 
 
 def test_drops_of_two_heads_are_paired_by_image():
-    """b is wrong where a is, and there on one more: on the same images that is one image, and no less than 0."""
+    """b is wrong where a is, and there on one more: narrower than where they err on different images."""
     home, there = np.array(right(18, 20)), np.array(right(10, 20))
     worse = np.array(right(9, 20))
-    value, low, high = statistics.drops_apart((home, worse), (home, there), seed=1)
+    value, low, high = statistics.drops_apart((home, worse), (home, there))
     assert value == pytest.approx(0.05)
-    assert low == 0
-    assert high <= 0.2
-    assert statistics.drops_apart((home, there), (home, there), seed=1) == (0, 0, 0)
+    other = statistics.drops_apart((home, worse[::-1]), (home, there))
+    assert other[0] == pytest.approx(0.05)
+    assert other[1] < low < 0.05 < high < other[2]
+    # By hand: at home the two are the same, and Newcombe's interval of that is [-d, d]; the target's is its own.
+    d = statistics.newcombe(home, home)[1]
+    one, two = statistics.newcombe(there, worse)
+    assert low == pytest.approx(0.05 - (d**2 + (0.05 - one) ** 2) ** 0.5)
+    assert high == pytest.approx(0.05 + (d**2 + (two - 0.05) ** 2) ** 0.5)
 
 
 def test_auroc_by_hand():

@@ -10,7 +10,7 @@ from cache.features import open_file
 from report import charts, details, heads, page, rows
 from report.study import load
 from tests.study import CLASSES, HOSTILE, Big, extracted
-from tests.test_report_details import content
+from tests.test_report_details import content, save
 from tests.test_report_table import row
 
 
@@ -281,3 +281,16 @@ def test_the_data_ends_no_element_and_holds_no_long_lists(html):
     found = json.loads(data)
     assert len(found["features"]) < len(found["rows"])
     assert text.count("</script>") == 1 + len(page.SCRIPTS) + 1
+
+
+def test_only_heads_like_the_best_are_marked_however_many_groups_there_are(tmp_path):
+    """27 heads, any two of which can be told apart: the last one's letter is a1."""
+    for i in range(27):
+        predicted = [0] * (1080 - 40 * i) + [1] * 40 * i
+        told = content(predicted, [0] * 1080, model=f"m{i:02d}", k=2)
+        save(tmp_path, told)
+    lines = page._table(load(tmp_path))["lines"]
+    shown = {cells[1]["text"]: cells[0]["best"] for line in lines for cells in [line["cells"]]}
+    assert len(shown) == 27
+    assert shown["a1"] is False
+    assert [letter for letter, best in shown.items() if best] == ["a"]
