@@ -4,8 +4,8 @@ Minimises, over weights W (D, K) and an unpenalised intercept b (K,),
 
     ||Z W + b - Y||^2 + alpha ||W||^2,
 
-where Z (N, D) are the standardised features and Y (N, K) is 1 at an image's class and -1 elsewhere. The features are
-read once: all that is needed of them is sums.
+where Z (N, D) are the standardised features and Y (N, K) is 1 at an image's class and -1 elsewhere. Of the features
+only sums are needed, and the images that penalties are judged on.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ import numpy as np
 from probe.head import LinearHead
 from probe.metrics import top_k
 from probe.parts import Data, Part, class_sums, moments
+from probe.trust import nll, temperature
 
 GRID = tuple(np.logspace(0, -11, 45).tolist())
 """Values of alpha tried, from strong to weak, as shares of the sum of the eigenvalues of Z^T Z, which is N D.
@@ -31,45 +32,60 @@ TOLERANCE = 1e-6
 """Largest gradient entry of a solved problem, as a share of the largest at W = 0."""
 
 
+JUDGED, SCORES = 4096, 1 << 18
+"""Most images that a penalty is judged on, and most of their scores: bounds time and memory. Of more images each so
+many-th is taken, class by class."""
+
+
 class Ridge:
-    """alpha chosen on val, then solved anew on final with that alpha. Standardisation is train's throughout."""
+    """alpha chosen by the cross-entropy that each image has when it is left out, over all that final is solved on.
+
+    Val alone says little of small classes: under the Caltech rule one of 2, 3, 5, 6 or 10 images has no val image, and
+    on few images val top-1 ties over most of the grid. What every image would get from a head solved without it is
+    known in closed form: y - (y - f) / (1 - h), with its leverage h (D. M. Allen 1974, The relationship between
+    variable selection and data augmentation and a method for prediction. Technometrics 16). Images that are alone of
+    their class are not judged. Where val isn't part of final it is judged beside, as it is.
+
+    Over 265 draws of small sets from real features, in five settings, test top-1 is 0.1 to 0.6 points below the best of
+    the grid on average; chosen by val top-1 with ties to the stronger penalty it is 0.8 to 59 points below.
+    Standardisation is train's throughout.
+    """
 
     def __init__(self, data: Data, *, n_classes: int, seed: int):
         self.mean, self.scale = moments(data.train)
-        on_train = self._sums(data.train, n_classes)
-        problem = _Problem(on_train)
+        on_train, refit = self._sums(data.train, n_classes), data.final is not data.train
+        if refit:
+            rest = data.final[len(data.train) :]
+            begins = _begins_with(data.final, data.train)
+            problem = _Problem(on_train + self._sums(rest, n_classes) if begins else self._sums(data.final, n_classes))
+        else:
+            problem = _Problem(on_train)
         alphas = [float(f"{share * problem.spectrum[0].sum() or share:.3g}") for share in GRID]
-        right = self._right(problem, data.val, alphas)
-        best = int(right.argmax())  # the first of equals: the strongest
-        alpha = alphas[best]
+        tried, judged = self._judge(problem, data.final, None if refit else data.val, alphas)
+        best = min(tried, key=lambda one: one["cross_entropy"])  # the first of equals: the strongest
+        alpha = best["alpha"]
         weights = problem.solve(alpha)
-        before = problem.head(weights, self.mean, self.scale)
+        self.head = problem.head(weights, self.mean, self.scale)
+        before = self.head
+        if refit:
+            alone = _Problem(on_train)
+            before = alone.head(alone.solve(alpha), self.mean, self.scale)
         self.val_scores = before.over(data.val)
         self.val_top1 = float(top_k(self.val_scores, data.val.labels, k=1).mean())
-
-        if data.final is not data.train:
-            n = len(data.train)
-            problem = _Problem(
-                on_train + self._sums(data.final[n:], n_classes)
-                if _begins_with(data.final, data.train)
-                else self._sums(data.final, n_classes)
-            )
-            weights = problem.solve(alpha)
-        self.head = problem.head(weights, self.mean, self.scale)
         self.train_top1 = self.head.top1(data.train)
         share = problem.gradient_share(weights, alpha)
         self.converged = share <= TOLERANCE
         self.chosen = f"alpha={alpha:g}"
+        where = "train+val" if refit else "train, and of val as it is"
         self.protocol = {
             "objective": "||Z W + b - Y||^2 + alpha ||W||^2, Y of 1 and -1, intercept free",
             "solver": "eigenvectors of the Gram matrix to choose, LU for the head, float64",
             "standardised": "mean and standard deviation of train",
             "alpha": alpha,
-            "alpha_tried": [
-                {"alpha": a, "val_top1": float(n / len(data.val))} for a, n in zip(alphas, right, strict=True)
-            ],
+            "alpha_tried": tried,
             "alpha_at_edge": alpha in (alphas[0], alphas[-1]),
-            "chosen_on": "val top-1, ties to the stronger penalty",
+            "chosen_on": f"leave-one-out cross-entropy at its best temperature, of {judged:,} images of {where}; ties "
+            "to the stronger penalty",
             "refit_on": "train+val" if len(data.final) > len(data.train) else "train",
             "tolerance": TOLERANCE,
             "gradient_share": share,
@@ -87,19 +103,34 @@ class Ridge:
             by_class += class_sums(z, part.labels[at], n_classes=n_classes)
         return _Sums(np.bincount(part.labels, minlength=n_classes), by_class, gram)
 
-    def _right(self, problem: "_Problem", val: Part, alphas: list[float]) -> np.ndarray:
-        """How many images of val each alpha gets right, (A,) int.
+    def _judge(self, problem: "_Problem", final: Part, val: Part | None, alphas: list[float]) -> tuple[list[dict], int]:
+        """What each alpha gets right and its cross-entropy, over images of final left out and all of ``val``; and how
+        many images these are."""
+        eigenvalues, _, target = problem.spectrum
+        parts = [(_thinned(final, problem.counts[final.labels] > 1, len(problem.counts)), True)]
+        if val is not None:
+            parts.append((_thinned(val, np.ones(len(val), bool), len(problem.counts)), False))
+        judged = [(self._rotated(problem, part), part.labels, left_out) for part, left_out in parts if len(part)]
+        labels, tried = np.concatenate([labels for _, labels, _ in judged]), []
+        for alpha in alphas:
+            weights = target / (eigenvalues + alpha)[:, None]
+            found = []
+            for rotated, own, left_out in judged:
+                scores = rotated @ weights + problem.level
+                if left_out:
+                    y = np.where(np.arange(len(problem.counts)) == own[:, None], 1.0, -1.0)
+                    leverage = 1 / problem.counts.sum() + rotated**2 @ (1 / (eigenvalues + alpha))
+                    scores = y - (y - scores) / np.maximum(1 - leverage, np.finfo(float).eps)[:, None]
+                found.append(scores)
+            scores = np.concatenate(found)
+            loss = nll(scores / temperature(scores, labels), labels)
+            tried.append({"alpha": alpha, "top1": float(top_k(scores, labels, k=1).mean()), "cross_entropy": loss})
+        return tried, len(labels)
 
-        Among the eigenvectors a change of alpha only rescales: each costs one float32 product of val with K columns.
-        """
-        eigenvalues, basis, target = problem.spectrum
-        level, right = problem.level.astype(np.float32), np.zeros(len(alphas), int)
-        for at, x in val.blocks(BLOCK):
-            rotated = (((x - self.mean) / self.scale - problem.centre) @ basis).astype(np.float32)
-            for i, alpha in enumerate(alphas):
-                scores = rotated @ (target / (eigenvalues + alpha)[:, None]).astype(np.float32) + level
-                right[i] += top_k(scores, val.labels[at], k=1).sum()
-        return right
+    def _rotated(self, problem: "_Problem", part: Part) -> np.ndarray:
+        """Standardised and centred images among the eigenvectors, (N, D): there a change of alpha only rescales."""
+        basis = problem.spectrum[1]
+        return np.concatenate([((x - self.mean) / self.scale - problem.centre) @ basis for _, x in part.blocks(BLOCK)])
 
 
 @dataclass(frozen=True)
@@ -118,7 +149,7 @@ class _Problem:
     """Centred, so that the intercept falls out: (gram + alpha I) W = target, with gram (D, D) and target (D, K)."""
 
     def __init__(self, sums: _Sums):
-        n = sums.counts.sum()
+        self.counts, n = sums.counts, sums.counts.sum()
         self.centre = sums.by_class.sum(axis=0) / n
         self.level = 2 * sums.counts / n - 1  # mean of Y
         self.gram = sums.gram - n * np.outer(self.centre, self.centre)
@@ -140,6 +171,14 @@ class _Problem:
 
     def head(self, weights: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> LinearHead:
         return LinearHead(mean, scale, weights.T, self.level - self.centre @ weights)
+
+
+def _thinned(part: Part, which: np.ndarray, n_classes: int) -> Part:
+    """Of the images ``which`` (N,) bool as many as penalties are judged on, evenly over the classes, in their order."""
+    rows = np.argsort(part.labels, kind="stable")
+    rows = rows[which[rows]]
+    most = max(1, min(JUDGED, SCORES // n_classes))
+    return part[np.sort(rows[:: max(1, -(-len(rows) // most))])]
 
 
 def _begins_with(whole: Part, start: Part) -> bool:

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge as SklearnRidge
-from sklearn.linear_model import RidgeClassifier
 
+from data.splits import caltech_counts
 from probe import ridge
 from probe.parts import Data, Part
 from probe.ridge import GRID, Ridge
+from probe.trust import nll, temperature
 from tests.toy import clusters, join, mapped, split
 
 
@@ -62,34 +63,90 @@ def test_the_head_is_scikit_learns(n, d, k, share, constant, rare, block):
     assert head.converged
 
 
-@pytest.mark.parametrize("k", [2, 3])
-@pytest.mark.parametrize("d", [5, 150])
-def test_every_penalty_is_judged_as_scikit_learns_classifier_would_be(k, d):
-    data = split(clusters(180, d, k, spread=4.0), 120)
-    head = Ridge(data, n_classes=k, seed=0)
-    z, z_val = (standardised(part, data.train) for part in data[:2])
+@pytest.mark.parametrize("refit", [True, False])
+def test_every_penalty_is_judged_by_heads_fitted_without_the_image(refit):
+    """scikit-learn's, fitted anew without each image; where val isn't refitted on, it is judged as it is."""
+    data = split(clusters(40, 30, 3, spread=4.0), 30)
+    data.train.labels[:] = np.where(data.train.labels == 2, 0, data.train.labels)
+    data.train.labels[5] = 2  # alone of its class in train: only val's say something of it
+    data = data if refit else data._replace(final=data.train)
+    with patch.object(ridge, "GRID", GRID[2::6]):
+        head = Ridge(data, n_classes=3, seed=0)
+    z = standardised(data.final, data.train)
+    labels, signs = data.final.labels, 2 * np.eye(3)[data.final.labels] - 1
     alphas = [tried["alpha"] for tried in head.protocol["alpha_tried"]]
-    np.testing.assert_allclose(alphas, np.array(GRID) * (z**2).sum(), rtol=6e-3)
-    fits = [RidgeClassifier(alpha, solver="svd").fit(z, data.train.labels) for alpha in alphas]
-    accuracies = [fit.score(z_val, data.val.labels) for fit in fits]
-    assert [tried["val_top1"] for tried in head.protocol["alpha_tried"]] == pytest.approx(accuracies)
-    best = int(np.argmax(accuracies))  # the first of equals, and GRID begins with the strongest
+    np.testing.assert_allclose(alphas, np.array(GRID[2::6]) * ((z - z.mean(axis=0)) ** 2).sum(), rtol=6e-3)
+    losses = []
+    for tried in head.protocol["alpha_tried"]:
+
+        def fit(which, alpha=tried["alpha"]):
+            return SklearnRidge(alpha, solver="svd").fit(z[which], signs[which])
+
+        judged = [i for i in range(len(z)) if refit or i != 5]
+        scores = np.concatenate([fit(np.arange(len(z)) != i).predict(z[[i]]) for i in judged])
+        own = labels[judged]
+        if not refit:
+            scores = np.concatenate([scores, fit(np.arange(len(z))).predict(standardised(data.val, data.train))])
+            own = np.concatenate([own, data.val.labels])
+        assert tried["top1"] == pytest.approx((scores.argmax(axis=1) == own).mean())
+        losses.append(nll(scores / temperature(scores, own), own))
+    found = [tried["cross_entropy"] for tried in head.protocol["alpha_tried"]]
+    np.testing.assert_allclose(found, losses, rtol=1e-5)
+    best = int(np.argmin(losses))
     assert head.protocol["alpha"] == alphas[best]
-    assert head.protocol["alpha_at_edge"] is (best in (0, 44))
-    assert head.val_top1 == pytest.approx(accuracies[best])
+    assert head.protocol["alpha_at_edge"] is (best in (0, len(alphas) - 1))
+    assert f"of {len(own)} images of train{'+val' if refit else ', and of val'}" in head.protocol["chosen_on"]
     # val's scores are of a head that has not seen val
-    expected = fits[best].decision_function(z_val)
-    np.testing.assert_allclose(head.val_scores[:, 1] if k == 2 else head.val_scores, expected, rtol=1e-4, atol=1e-5)
-    refitted = RidgeClassifier(alphas[best], solver="svd").fit(standardised(data.final, data.train), data.final.labels)
-    assert head.train_top1 == pytest.approx(refitted.score(z, data.train.labels))
+    z_train, z_val = (standardised(part, data.train) for part in data[:2])
+    alone = SklearnRidge(alphas[best], solver="svd").fit(z_train, 2 * np.eye(3)[data.train.labels] - 1)
+    np.testing.assert_allclose(head.val_scores, alone.predict(z_val), rtol=1e-4, atol=1e-5)
+    assert head.val_top1 == pytest.approx((alone.predict(z_val).argmax(axis=1) == data.val.labels).mean())
     json.dumps(head.protocol, allow_nan=False)
 
 
-def test_of_equals_the_strongest_is_taken_and_the_edge_is_told():
-    head = Ridge(split(clusters(60, 5, 3, spread=0.01), 42), n_classes=3, seed=0)
-    assert {tried["val_top1"] for tried in head.protocol["alpha_tried"]} == {1.0}
-    assert head.protocol["alpha"] == head.protocol["alpha_tried"][0]["alpha"] == 42 * 5
-    assert head.chosen == "alpha=210"
+def test_classes_without_a_val_image_are_learnt():
+    """Two classes of 40 images and four of 6, which the Caltech rule gives 4 in train, none in val and 2 in test.
+
+    Every penalty has all of val right: by val alone the strongest was taken, under which no small class ever wins.
+    """
+    sizes = np.array([40, 40, 6, 6, 6, 6])
+    rng, centres = np.random.default_rng(0), 2 * np.random.default_rng(1).normal(size=(6, 20))
+
+    def drawn(counts):
+        labels = np.repeat(np.arange(6), counts)
+        return Part((centres[labels] + rng.normal(size=(len(labels), 20))).astype("f4"), labels)
+
+    train, val = (drawn([caltech_counts(n)[part] for n in sizes]) for part in (0, 1))
+    assert set(val.labels) == {0, 1}
+    head = Ridge(Data(train, val, join(train, val)), n_classes=6, seed=0)
+    test = drawn(50)
+    right = head.scores(test.features).argmax(axis=1) == test.labels
+    assert right.mean() > 0.95
+
+
+@pytest.mark.parametrize("shots", [1, 2])
+def test_few_shots_are_chosen_on_val_too(shots):
+    """Of one image a class none can be left out: val alone decides."""
+    train, val = clusters(4 * shots, 10, 4), clusters(4, 10, 4)
+    head = Ridge(Data(train, val, train), n_classes=4, seed=0)
+    n = 4 if shots == 1 else 12
+    assert head.protocol["chosen_on"].startswith(
+        f"leave-one-out cross-entropy at its best temperature, of {n} images of train, and of val"
+    )
+    assert head.val_top1 == 1
+
+
+def test_the_images_judged_are_bounded_and_of_all_classes():
+    part = Part(np.zeros((100, 1), "f4"), np.r_[np.arange(90) % 3, np.full(10, 3)])
+    with patch.object(ridge, "JUDGED", 20):
+        some = ridge._thinned(part, part.labels != 1, 4)
+    assert np.bincount(some.labels).tolist() == [8, 0, 7, 3]
+    assert len(ridge._thinned(part, part.labels >= 0, 1 << 14)) == 15  # 16 at most, every seventh
+
+
+def test_the_edge_is_told():
+    with patch.object(ridge, "GRID", (1e-9,)):
+        head = Ridge(split(clusters(60, 5, 3), 42), n_classes=3, seed=0)
     assert head.protocol["alpha_at_edge"] is True
 
 
