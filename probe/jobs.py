@@ -45,7 +45,8 @@ def one(task, settings):
 
     keep_freed_memory()
     try:
-        with features.open_file(task.path) as file:
+        written = task.state is None or features.state(task.path) != task.state
+        with features.open_file(task.path, check=written) as file:
             return probe(file, task, settings)
     except UserError as error:
         return error

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -44,12 +44,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Task:
-    """One probe to run: of ``shots`` images a class, None for all."""
+    """One probe to run: of ``shots`` images a class, None for all.
+
+    ``state`` is ``cache.features.state`` of the file when it was compared with its checksum, None where it wasn't.
+    """
 
     path: Path
     method: str
     seed: int
     shots: int | None = None
+    state: tuple | None = None
 
 
 def part(file, code: int, **limits) -> Part:
@@ -231,8 +235,9 @@ def probe_all(
         if seeds > 1 and not shots:
             raise UsageError("--seeds repeats the draw of --shots: without those there is nothing to draw.")
     faults.stop()
-    found, named = [], {Path(pattern) for pattern in patterns}
+    found, named, states = [], {Path(pattern) for pattern in patterns}, {}
     for path in features.find(patterns):
+        states[path] = features.state(path)
         with faults.collect(), features.open_file(path) as file:
             if path not in named and not (file.split < 2).any():
                 print(f"{path}: passed over, a set for testing heads trained on another", file=sys.stderr)
@@ -243,6 +248,7 @@ def probe_all(
     if not (good or faults.errors):
         raise UserError("only sets for testing heads trained on another were found: there is nothing to fit on")
     wanted = tasks(good, methods, seed=settings.seed, shots=shots, seeds=seeds)
+    wanted = [replace(task, state=states[task.path]) for task in wanted]
     for task, result in run(wanted, settings, jobs=jobs, scheduler=scheduler):
         with faults.collect():
             if isinstance(result, UserError):

@@ -1,5 +1,6 @@
 """A damaged feature file is refused wherever its features are used: no figure changes without a word."""
 
+import json
 import shutil
 
 import h5py
@@ -11,6 +12,8 @@ from cache import features, layout, seal
 from cache.cli import main
 from cache.features import FeatureFileError, open_file
 from cache.writer import look
+from probe import duplicates
+from probe.cli import main as probe
 from probe.predict import predict
 from report import pictures
 from tests.conftest import IDENTITY
@@ -85,8 +88,6 @@ def test_extract_does_not_call_it_complete_and_mends_it_on_request(tmp_path):
 def test_predict_and_the_map_refuse_it(tmp_path):
     path = write(tmp_path / "a.h5")
     line = ["--features", str(path), "--save", str(tmp_path / "heads"), "--results-dir", str(tmp_path / "results")]
-    from probe.cli import main as probe
-
     assert CliRunner().invoke(probe, line).exit_code == 0
     (head,) = (tmp_path / "heads").glob("*/*")
     assert predict(head, path).n_scored
@@ -134,3 +135,17 @@ def test_not_finite_rows_are_found_and_skipped_ones_are_not(tmp_path):
         file.done[5] = layout.SKIPPED
         assert file.not_finite().tolist() == [7]
     assert "NaN or infinite features in 2 of 120 rows: 005.jpg, 007.jpg" in features.verify(path)
+
+
+def test_a_command_reads_a_file_once_for_all_methods_unless_it_is_written_to_meanwhile(tmp_path, monkeypatch):
+    path, asked = write(tmp_path / "a.h5"), []
+    broken, say = seal.broken, duplicates.say
+    monkeypatch.setattr(seal, "broken", lambda path: asked.append(path) or broken(path))
+    line = ["--features", str(path), "--results-dir", str(tmp_path / "results"), "--json"]
+    line += ["--method", "ridge", "--method", "centroid", "--method", "knn"]
+    result = CliRunner().invoke(probe, line)
+    assert (result.exit_code, len(json.loads(result.stdout)), asked) == (0, 3, [path])
+    monkeypatch.setattr(duplicates, "say", lambda file: say(file) or damage(path))  # after it was compared
+    result = CliRunner().invoke(probe, line)
+    assert (result.exit_code, json.loads(result.stdout)) == (1, [])
+    assert result.stderr.count("is damaged") == 3
