@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from backbench import UserError
-from cache import layout, seal
+from cache import equal, layout, seal
 
 AGAIN = "Its extract command with --overwrite makes it again."
 
@@ -76,6 +76,11 @@ class FeatureFile:
     @cached_property
     def ids(self) -> list[str]:
         return _strings(self._h5["ids"])
+
+    @cached_property
+    def equal(self) -> np.ndarray:
+        """A number that rows of equal features share, -1 where there is no equal: (N,) int64, see ``cache.equal``."""
+        return equal.groups(self.features, self.done == layout.DONE)
 
     @property
     def complete(self) -> bool:

@@ -1,47 +1,14 @@
-"""Equal images in a feature file, found by their features: copies of training images in test, one image in two classes.
+"""Copies of training images in test, and images in two classes: equal images, found by ``cache.equal``."""
 
-A backbone gives equal pixels equal features, and different photos no equal ones. So equal rows are images that are
-equal as the backbone sees them, whatever they are called. Copies that were cropped, scaled or compressed again aren't
-found. One in a last, smaller batch may be missed, for its features can differ in their last digits.
-"""
-
-import hashlib
 import sys
 from collections.abc import Callable
 
 import numpy as np
 
 from backbench.statistics import interval
-from cache import layout
-
-SAMPLED = 16
-"""Features, evenly spaced, in which rows must agree before they are compared in full. So only a little of each row is
-read: some 30 ms for 30,000 x 1,280."""
 
 NAMED = 5
 """Pairs that are named."""
-
-
-def groups(file) -> np.ndarray:
-    """For each row of ``file`` a number that it shares with the rows of equal features, (N,) int64.
-
-    -1 where no other row is equal, and for images that were skipped.
-    """
-    done = np.flatnonzero(file.done == layout.DONE)
-    columns = np.unique(np.linspace(0, file.features.shape[1] - 1, SAMPLED).astype(int))
-    some = np.ascontiguousarray(file.features[done[:, None], columns])
-    alike = done[_shared(some.view(f"V{some.itemsize * len(columns)}").ravel()) >= 0]
-    found = np.full(len(file.done), -1)
-    if len(alike):
-        digests = b"".join(hashlib.blake2b(file.features[row].data, digest_size=16).digest() for row in alike)
-        found[alike] = _shared(np.frombuffer(digests, "V16"))
-    return found
-
-
-def _shared(keys: np.ndarray) -> np.ndarray:
-    """A number for each of the keys (n,) that occur more than once, -1 for the others."""
-    _, number, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    return np.where(counts[number] > 1, number, -1)
 
 
 def figures(file, fitted: np.ndarray, test: np.ndarray, right: np.ndarray, *, limits: Callable = interval) -> dict:
@@ -52,7 +19,7 @@ def figures(file, fitted: np.ndarray, test: np.ndarray, right: np.ndarray, *, li
     its 95 % interval by ``limits``; None where all are left, or none. ``fitted`` and ``test`` are rows of ``file``,
     ``right`` (len(test),) says which test images the head is right about.
     """
-    group = groups(file)
+    group = file.equal
     copies = _copies(group, fitted, test)
     name, kept = "top1_without_duplicates", right[~copies]
     found = {
@@ -83,7 +50,7 @@ def _contradicting(group: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def say(file) -> None:
     """Tell on stderr how many images of ``file`` are equal, and name some pairs."""
-    group = groups(file)
+    group = file.equal
     test, fitted = (np.flatnonzero((file.split == 2) == is_test) for is_test in (True, False))
     copied = test[_copies(group, fitted, test)]
     if len(copied):

@@ -9,20 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbench.statistics import interval
-from cache import layout
+from cache import equal, layout
 from cache.features import open_file
 from probe import duplicates
 from report import details
 from report.cli import main as report
 from tests.test_probe_cli import probe, toy  # noqa: F401
-
-
-class File:
-    """What is asked of an open feature file."""
-
-    def __init__(self, features, done=None):
-        self.features = np.asarray(features, np.float32)
-        self.done = np.full(len(features), layout.DONE) if done is None else done
 
 
 @settings(max_examples=60, deadline=None)
@@ -38,10 +30,10 @@ def test_groups_are_what_comparing_all_pairs_gives(rows, dim, skipped):
     done = np.array([layout.SKIPPED if i in skipped else layout.DONE for i in range(len(rows))])
     x = kinds[rows]
     x[done == layout.SKIPPED] = np.nan
-    group = duplicates.groups(File(x, done))
+    group = equal.groups(x, done == layout.DONE)
     for i in range(len(rows)):
-        equal = [j for j in range(len(rows)) if done[i] == done[j] == layout.DONE and x[i].tobytes() == x[j].tobytes()]
-        assert np.flatnonzero((group == group[i]) & (group >= 0)).tolist() == (equal if len(equal) > 1 else [])
+        same = [j for j in range(len(rows)) if done[i] == done[j] == layout.DONE and x[i].tobytes() == x[j].tobytes()]
+        assert np.flatnonzero((group == group[i]) & (group >= 0)).tolist() == (same if len(same) > 1 else [])
 
 
 def test_contradicting_are_all_images_of_a_group_with_two_classes():
