@@ -10,7 +10,7 @@ CHUNK = 1 << 20
 
 
 def sha256(path: Path, *, skip: int = 0) -> str:
-    """SHA-256 (hex) of a file's bytes but the first ``skip``; about 1.3 GB/s. Raises OSError."""
+    """SHA-256 (hex) of a file's bytes but the first ``skip``; about 1 GB/s. Raises OSError."""
     sha, chunk = hashlib.sha256(), memoryview(bytearray(CHUNK))
     with open(path, "rb", buffering=0) as file:
         file.seek(skip)

@@ -134,7 +134,7 @@ def open_file(path: str | Path, *, partial: bool = False, check: bool = True) ->
     """Open a finished feature file, or with ``partial`` an unfinished one or a shard too.
 
     The file is read to its last byte and compared with its checksum, unless its name says that it is unfinished. This
-    takes about 0.1 s for 150 MB. ``check=False`` leaves it out: that is for listing files, never for using features.
+    takes about 0.2 s for 150 MB. ``check=False`` leaves it out: that is for listing files, never for using features.
 
     Raises FeatureFileError where the file is missing, truncated, not one of ours, of another schema, unfinished,
     damaged, a shard, or points at other files (external links, external storage, virtual datasets).
