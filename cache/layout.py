@@ -59,9 +59,9 @@ IDENTITY = (
     "versions",
 )
 """Attributes that say what the features are. Two files with equal identities hold the same features."""
-OPTIONAL = ("images_digest",)
+OPTIONAL = ("images_digest", "test_digest")
 """Attributes of the identity that older files lack. They aren't compared, since they follow from the others: the digest
-of the images, whatever their split, follows from that of the data set."""
+of the images, whatever their split, and that of the test images follow from that of the data set."""
 SHARD = "shard"
 """And, of a file that holds a part of the rows only, which: ``rows`` [start, stop), ``of`` how many, and the
 ``batch_size`` that they were grouped by. See cache.shards."""

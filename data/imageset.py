@@ -13,6 +13,7 @@ from PIL import Image
 
 from backbench import UserError
 from data import decode
+from data.splits import TEST
 
 ROWS = ("ids", "labels", "split", "files", "pixels")
 """What a set has one of for each image."""
@@ -60,6 +61,8 @@ class ImageSet:
     """Of a part: its rows [start, stop) and how many the whole set has. The name and the digest are the whole set's."""
     images_digest: str = ""
     """sha256 as ``digest``, but without the split: the same whatever seed the images are split by."""
+    test_digest: str = ""
+    """sha256 as ``digest``, but of the test images alone: the same when images join train."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -112,6 +115,18 @@ class ImageSet:
             return Image.fromarray(self.pixels[i])
         return decode.read(self.encoded(i), id=self.ids[i], exif=self.exif)
 
+    def content(self, i: int) -> str:
+        """32 hexadecimal digits of the SHA-256 of image ``i``'s file, in memory of its pixels: the same under any name.
+
+        Raises data.decode.UnreadableImage.
+        """
+        if self.pixels is not None:
+            found = np.ascontiguousarray(self.pixels[i])
+        elif isinstance(found := self.encoded(i), str):
+            with decode.reading(self.ids[i]):
+                found = Path(found).read_bytes()
+        return hashlib.sha256(found).hexdigest()[:32]
+
 
 def digest(ids, labels, split, class_names, *, sizes: list[int] | None = None, pixels: np.ndarray | None = None) -> str:
     """The set's digest (sha256, hex): what a feature file is stale against. With ``split`` None, that of its images.
@@ -124,3 +139,17 @@ def digest(ids, labels, split, class_names, *, sizes: list[int] | None = None, p
         sha.update(json.dumps([*pixels.shape]).encode())
         sha.update(np.ascontiguousarray(pixels))
     return sha.hexdigest()
+
+
+def digests(ids, labels, split, class_names, *, sizes=None, pixels=None) -> dict[str, str]:
+    """``digest``, ``images_digest`` and ``test_digest`` of a set, as ``ImageSet`` takes them."""
+    test = np.flatnonzero(split == TEST)
+    some = {
+        "sizes": None if sizes is None else [sizes[i] for i in test],
+        "pixels": None if pixels is None else pixels[test],
+    }
+    return {
+        "digest": digest(ids, labels, split, class_names, sizes=sizes, pixels=pixels),
+        "images_digest": digest(ids, labels, None, class_names, sizes=sizes, pixels=pixels),
+        "test_digest": digest([ids[i] for i in test], labels[test], None, class_names, **some),
+    }

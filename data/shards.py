@@ -185,8 +185,8 @@ def assemble(
     except UserError as error:
         raise UserError(*(f"{name} in {root}: {fault}" for fault in error.faults)) from error
     sizes = [size for shard in shards for size in shard.sizes]
-    sha, images = (imageset.digest(ids, labels, s, names, sizes=sizes) for s in (split, None))
-    return ImageSet(name, ids, labels, split, names, sha, exif, root=root, stored=stored, images_digest=images)
+    told = imageset.digests(ids, labels, split, names, sizes=sizes)
+    return ImageSet(name, ids, labels, split, names, exif=exif, root=root, stored=stored, **told)
 
 
 def clean(text: str) -> str:

@@ -169,13 +169,13 @@ def _on_disk(name, listed, split, rule, exif) -> ImageSet:
     except UserError as error:
         raise UserError(*(f"{name} in {listed.root}: {fault}" for fault in error.faults)) from error
     names, told = listed.class_names, {"root": listed.root, "files": listed.files}
-    sha, images = (imageset.digest(listed.ids, listed.labels, s, names, sizes=listed.sizes) for s in (split, None))
-    return ImageSet(name, listed.ids, listed.labels, split, names, sha, exif, images_digest=images, **told)
+    told |= imageset.digests(listed.ids, listed.labels, split, names, sizes=listed.sizes)
+    return ImageSet(name, listed.ids, listed.labels, split, names, exif=exif, **told)
 
 
 def _in_memory(name, ids, labels, split, class_names, pixels, exif) -> ImageSet:
-    sha, images = (imageset.digest(ids, labels, s, class_names, pixels=pixels) for s in (split, None))
-    return ImageSet(name, ids, labels, split, class_names, sha, exif, pixels=pixels, images_digest=images)
+    told = imageset.digests(ids, labels, split, class_names, pixels=pixels)
+    return ImageSet(name, ids, labels, split, class_names, exif=exif, pixels=pixels, **told)
 
 
 SETS = {

@@ -42,7 +42,7 @@ def view(origin: ImageSet, rows: np.ndarray, what: str, *, change=None, told=Non
         split=np.full(len(rows), TEST, np.int8),
         class_names=origin.class_names,
         digest=_digest(origin.digest, rows.tolist(), told),
-        images_digest=_digest(origin.images_digest, what, told),
+        **dict.fromkeys(("images_digest", "test_digest"), _digest(origin.images_digest, what, told)),
         exif=origin.exif,
         root=origin.root,
         files=None if origin.files is None else [origin.files[i] for i in rows],

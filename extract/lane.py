@@ -75,6 +75,7 @@ def identity(imageset, backbone, settings: Settings, *, views: str = "plain") ->
         "dataset": imageset.name,
         "dataset_digest": imageset.digest,
         "images_digest": imageset.images_digest,
+        "test_digest": imageset.test_digest,
         "seed": settings.seed,
         "input_scale": backbone.scale,
         "versions": versions(settings.device) if backbone.model else {},

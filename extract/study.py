@@ -1,6 +1,7 @@
 """Many backbones over many image sets: everything a request names is checked before the first image is read."""
 
 import functools
+import json
 import re
 import sys
 from dataclasses import replace
@@ -19,6 +20,10 @@ from report import rows
 MODELS_SHARE = 1 / 8
 """Of the memory of the device, or the machine, that the weights of backbones which share a pass may take. A compiled
 backbone holds its weights up to three times."""
+
+
+TOLD = ("dataset_digest", "weights_sha256", "layer", "pool", "views", "dtype", "seconds", "images_per_second")
+"""What tells one feature file from another: the last two are measured, and never the same twice."""
 
 
 def default_path(cache_dir: Path, dataset: str, label: str) -> Path:
@@ -55,6 +60,9 @@ def extract_all(
         with faults.collect():
             imagesets.append(registry.load(name, data_root=data_root, seed=seed, download=download, exif=exif))
     if found and not faults.errors and (done := _finished(found, imagesets, place, how)):
+        for figures in done:
+            with faults.collect():
+                _keep(results_dir, figures, seed)
         return done, faults
     with faults.collect():
         asked, device = device, pick_device("cpu" if scheduler else device)  # on a cluster each worker picks its own
@@ -92,9 +100,9 @@ def extract_all(
                     if outcome.fault:
                         raise outcome.fault
                     figures = summary(outcome.path) | {"already": outcome.complete, "trial": outcome.trial}
-                    if not (outcome.complete or shard):
-                        rows.append(results_dir, _row(figures, seed))
                     done.append(figures)
+                    if not shard:
+                        _keep(results_dir, figures, seed)
         if "torch._dynamo" in sys.modules:
             torch._dynamo.reset()  # it holds on to what was compiled
     return done, faults
@@ -166,8 +174,23 @@ def line(figures: dict) -> str:
     )
 
 
+def _keep(results_dir: Path, figures: dict, seed: int) -> None:
+    """Make sure of the row of a finished file. It may be missing: a run can be killed between the file's last byte and
+    its row, or find the results' disk full. Raises UserError where it can't be written."""
+    row = _row(figures, seed)
+    if not any(
+        _told(one) == _told(row) for one in rows.holding(results_dir, f'"seconds": {json.dumps(row["seconds"])}')
+    ):
+        rows.append(results_dir, row)
+
+
+def _told(row: dict) -> dict:
+    """What rows of one feature file have in common, also those of earlier versions, which have no id."""
+    return {key: (row["features"] or {}).get(key) for key in TOLD} | {"stage": row["stage"]}
+
+
 def _row(figures: dict, seed: int) -> dict:
-    kept = ("n", "n_skipped", "dim", "images_per_second", "trial")
+    kept = ("n", "n_skipped", "dim", "images_per_second", "trial")  # no trial where the file was found finished
     protocol = ("transform", "pooling", "layer", "views", "dtype", "precision", "input_scale")
     features = figures["features"]
     return rows.make(

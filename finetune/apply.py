@@ -1,11 +1,13 @@
 """A checkpoint on a data set: its figures again, or the tuned backbone's features for ``probe``."""
 
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from backbench import SPLITS, UserError
+from backbench import SPLITS, UserError, statistics
 from backbench.devices import device_name
 from data import registry
 from extract.backbones import Backbone
@@ -13,7 +15,8 @@ from extract.lane import Settings
 from extract.run import extract_one
 from extract.study import default_path, summary
 from finetune import evaluate, kinds, model
-from report import details, rows
+from probe import metrics
+from report import details, identity, rows
 
 CARRIED = ("chosen", "epochs", "parameters", "macs", "train_flops", "train_seconds", "steps")
 """Of the row of the training, what its later rows say too."""
@@ -23,9 +26,13 @@ def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_
         views: str | None = None) -> dict:  # fmt: skip
     """The result row of a checkpoint on the test images of ``dataset``, added to the results.
 
-    On the very set it was tuned on that is its own row again; ``views`` asks cnn's network for others than then. The
-    temperature is always the checkpoint's. Raises UserError for a damaged checkpoint, one that has none, and a set with
-    classes it doesn't know.
+    On the very set it was trained on, that is its own row again; ``views`` asks cnn's network for others than then. On
+    any other set the row says ``source`` and ``target``, so that it is never taken for a head of the target. Its
+    ``top1`` is among all classes of the checkpoint, ``top1_mapped`` among those of the set. Test images that the
+    checkpoint has seen in train or val, under whatever name, are left out. The temperature is the checkpoint's.
+
+    Raises UserError for a damaged checkpoint, for a set without test images that are new to it, and for a set with
+    classes that it doesn't know.
     """
     import torch
 
@@ -40,15 +47,31 @@ def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_
             f"{len(unknown)} of {len(imageset.class_names)}, {', '.join(unknown[:5])}. It knows: "
             f"{', '.join(about['classes'][:5])}{', ...' if len(index) > 5 else ''}."
         )
+    columns = np.array([index[name] for name in imageset.class_names])
     numbers = {split: np.flatnonzero(imageset.split == code) for code, split in enumerate(SPLITS)}
+    own = imageset.digest == about["dataset_digest"]
+    left = {} if own else {"n_seen": _leave_out_seen(tuned, imageset, numbers)}
     if not len(numbers["test"]):
-        raise UserError(f"{imageset.name} has no test images.")
+        raise UserError(f"{imageset.name} has no test images{' that are new to the checkpoint' if left else ''}.")
     prepared = Backbone(about["model"], "", "", tuned.model, tuned.config)
     scorer = kinds.scorer(tuned, views).to(accelerator.device, memory_format=torch.channels_last)
     scores = evaluate.logits(scorer, imageset, prepared, numbers["test"], accelerator)
-    scores = scores[:, [index[name] for name in imageset.class_names]]
-    found, own = about["row"], imageset.name == about["dataset"]
-    figures, beside = evaluate.assess(scores, None, imageset, numbers, t=float(found.get("temperature") or 1.0))
+    found = about["row"]
+    as_trained = replace(imageset, labels=columns[imageset.labels], class_names=about["classes"])
+    figures, beside = evaluate.assess(scores, None, as_trained, numbers, t=float(found.get("temperature") or 1.0))
+    trained_on = about["row"].get("features") or {}
+    if not own:
+        right = metrics.top_k(scores[:, columns], imageset.labels[numbers["test"]], k=1)
+        ends = map(float, (right.mean(), *statistics.wilson(right.sum(), len(right))))
+        figures |= dict(zip(("top1_mapped", "top1_mapped_low", "top1_mapped_high"), ends, strict=True))
+        figures |= {"source": about["dataset"], "target": imageset.name, "trained": str(tuned.folder), "shift": None}
+        figures |= {"source_digest": trained_on.get("images_digest"), "target_digest": imageset.images_digest, **left}
+        figures |= {"trained_key": identity.key(found)} if found else {}
+        print(
+            f"{imageset.name} is not what {tuned.folder} was trained on ({about['dataset']}): its row says source and "
+            f"target. The drop with its interval: finetune generalize --dataset {dataset}",
+            file=sys.stderr,
+        )
     made = rows.make(
         tuned.stage,
         dataset=imageset.name,
@@ -60,14 +83,42 @@ def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_
         | {key: found[key] for key in (*CARRIED, *(("n_train", "n_val") if own else ())) if key in found},
         protocol={**found.get("protocol", {}), "evaluated": "again, from the checkpoint"}
         | ({"views": views} if views else {}),
-        features=about["identity"] | {"input_scale": 1.0, "path": str(tuned.folder)},
+        settings=about["recipe"] | ({"views": views} if views else {}),
+        features=about["identity"]
+        | {key: trained_on[key] for key in ("images_digest", "test_digest") if key in trained_on}
+        | {"pooling": about["pooling"], "input_scale": 1.0, "path": str(tuned.folder)},
         device=device_name(accelerator.device),
         seconds=time.monotonic() - started,
     )
     named = {key: made[key] for key in ("dataset", "model", "method", "seed", "shots")}
-    made["details"] = details.write(results_dir, named | beside)
-    rows.append(results_dir, made)
+    details.keep(results_dir, made, named | beside)
     return made
+
+
+def _leave_out_seen(tuned, imageset, numbers: dict) -> int:
+    """Take the images that the checkpoint was trained or chosen on out of ``numbers["test"]``; gives how many.
+
+    Content decides: an image that has moved to test, or got another name, was seen all the same. Raises UserError for
+    the set of the training, changed since, where an older checkpoint doesn't hold what it has seen.
+    """
+    seen = tuned.about.get("seen")
+    if seen is None:
+        if imageset.name == tuned.about["dataset"]:
+            raise UserError(
+                f"{tuned.folder} was trained on other images of {imageset.name} than there are in {imageset.root}, or "
+                "on another split, and doesn't hold which it has seen: of these none is sure to be new to it. Train it "
+                "again with --overwrite; checkpoints hold that now."
+            )
+        return 0
+    seen, test = set(seen), numbers["test"]
+    numbers["test"] = np.array([i for i in test if imageset.content(i) not in seen], int)
+    if left := len(test) - len(numbers["test"]):
+        print(
+            f"{left:,} of {len(test):,} test images of {imageset.name} are left out: the checkpoint was trained or "
+            "chosen on them.",
+            file=sys.stderr,
+        )
+    return left
 
 
 def features(checkpoint: Path, dataset: str, *, device, cache_dir: Path, data_root: Path, download: bool, out=None,

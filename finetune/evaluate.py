@@ -66,6 +66,7 @@ def assess(scores: np.ndarray, val_scores: np.ndarray | None, imageset, rows: di
     }
     beside = {
         "dataset_digest": imageset.digest,
+        "test_digest": imageset.test_digest,
         "class_names": imageset.class_names,
         "ids_digest": details.ids_digest(imageset.ids[i] for i in rows["test"]),
         "curve": None,

@@ -226,10 +226,8 @@ def _kept(request: Request, thing, imageset, target, figures, beside, started) -
         seconds=time.perf_counter() - started,
     )
     named = {key: row[key] for key in ("dataset", "model", "method", "seed", "shots")}
-    row["details"] = details.write(
-        request.results_dir, rows.plain(named | {"dataset_digest": target.identity["dataset_digest"]} | beside)
-    )
-    rows.append(request.results_dir, row)
+    beside = named | {"dataset_digest": target.identity["dataset_digest"]} | beside
+    details.keep(request.results_dir, row, rows.plain(beside))
     print(
         f"{row['model']} {row['method']}: {row['source']} to {row['target']}, top-1 {row['top1']:.1%}", file=sys.stderr
     )

@@ -11,7 +11,7 @@ from backbench import SPLITS, UserError, __version__, statistics
 from backbench.devices import device_name
 from extract import backbones, lane, names
 from extract.study import default_path
-from finetune import curve, evaluate, export, kinds, model, start, state
+from finetune import curve, evaluate, export, kinds, model, outcome, start, state
 from finetune.images import Images, cores, scaled
 from finetune.recipe import Recipe, as_dict
 from finetune.train import Trainer
@@ -73,15 +73,18 @@ class Job:
         at = trainer.run()
         chosen, weights = self._choose(trainer, initial)
         diverged = at.ended.startswith("diverged")
-        figures, beside = ({}, {}) if diverged else self._figures(weights, chosen)
+        # The history, with its speeds, tells this run from every other. Killed between its row and its checkpoint, it
+        # is taken up here again: its row stands, and test must not be read a second time.
+        run = rows.digest(identity, at.history)
+        row = rows.find(results_dir, run) or {}
+        figures, beside = ({}, {}) if diverged or row else self._figures(weights, chosen)
         if not self.accelerator.is_main_process:
             return {}
-        row = {} if diverged else self._row(figures, identity, chosen, at, said, trainer.earlier)
         curve.write(self.folder, at.history)
-        if not diverged:
+        if figures:
+            row = self._row(figures, identity, chosen, at, said, trainer.earlier) | {"id": run}
             named = {key: row[key] for key in ("dataset", "model", "method", "seed", "shots")}
-            row["details"] = details.write(results_dir, named | beside)
-            rows.append(results_dir, row)
+            details.keep(results_dir, row, named | beside)
         about = {
             key: identity[key] for key in ("model", "recipe", "seed", "precision", "dataset", "dataset_digest")
         } | {
@@ -94,11 +97,12 @@ class Job:
             "ended": at.ended,
             "chosen": chosen,
             "row": rows.plain(row),
+            "seen": sorted({self.imageset.content(i) for split in ("train", "val") for i in self.rows[split]}),
         }
         model.save(self.folder, weights, rows.plain(about))
         (self.folder / state.FILE).unlink(missing_ok=True)
         if diverged:
-            raise UserError(self._diverged(at.ended, chosen))
+            raise UserError(outcome.diverged(self, at.ended, chosen))
         if self.settings.onnx:
             export.to_onnx(self.folder)
         return row
@@ -136,8 +140,9 @@ class Job:
             about = model.read_about(self.folder)
             self._compare(identity, about["identity"], versions=False)
             if about["ended"].startswith("diverged"):
-                raise UserError(self._diverged(about["ended"], about["chosen"]))
+                raise UserError(outcome.diverged(self, about["ended"], about["chosen"]))
             print(f"{self.folder}: already complete", file=sys.stderr)
+            (self.folder / state.FILE).unlink(missing_ok=True)  # of a run killed just before it would have done so
             return about["row"]
         if found := state.about(self.folder):
             try:
@@ -262,7 +267,7 @@ class Job:
             figures=figures
             | {
                 "converged": None,
-                "chosen": describe(chosen),
+                "chosen": outcome.describe(chosen),
                 "epochs": at.epoch,
                 "images_per_second": float(np.median(speeds)) if speeds else None,
             },
@@ -278,23 +283,8 @@ class Job:
             },
             settings=identity["recipe"],
             features={k: v for k, v in identity.items() if k != "recipe"}
-            | {"images_digest": self.imageset.images_digest}
+            | {key: getattr(self.imageset, key) for key in ("images_digest", "test_digest")}
             | {"pooling": self.backbone.pooling, "input_scale": 1.0, "path": str(self.folder)},
             device=device_name(self.accelerator.device) + (f" x {n}" if n > 1 else ""),
             seconds=earlier + time.monotonic() - self.started,
         )
-
-    def _diverged(self, why: str, chosen: dict) -> str:
-        return (
-            f"{self.backbone.name} on {self.imageset.name} {why}, with learning rate {self.recipe.lr:g}. "
-            f"{self.folder / model.TENSORS} holds the best weights on val until then ({describe(chosen)}, val top-1 "
-            f"{chosen['val_top1']:.1%}); test was not read. Try --lr {self.recipe.lr / 10:g} --overwrite."
-        )
-
-
-def describe(chosen: dict) -> str:
-    """The choice in a few words."""
-    words = [f"epoch {chosen['epoch']}" if chosen["epoch"] else "the start"]
-    words += ["EMA"] if chosen["weights"] == "EMA" else []
-    words += [f"wise {chosen['wise']:g}"] if chosen.get("wise") not in (None, 1) else []
-    return ", ".join(words)

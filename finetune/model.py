@@ -241,6 +241,7 @@ def _sound(about: dict) -> bool:
         and transform.get("exif") in ("ignore", "apply")
         and all(isinstance(recipe.get(key), str) for key in ("name", "strategy"))
         and about["precision"] in ("float32", "bfloat16")
+        and isinstance(about.get("seen", []), list) and all(isinstance(one, str) for one in about.get("seen", []))
     )  # fmt: skip
 
 

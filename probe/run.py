@@ -156,6 +156,7 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
     )
     beside = {key: row[key] for key in ("dataset", "model", "method", "seed", "shots")} | {
         "dataset_digest": file.identity["dataset_digest"],
+        "test_digest": file.identity.get("test_digest"),
         "class_names": file.class_names,
         "ids_digest": details.ids_digest(file.ids[i] for i in test.rows),
         "curve": curve or None,
@@ -262,8 +263,7 @@ def probe_all(
             )
             found.append(row)
             with faults.collect():
-                row["details"] = details.write(results_dir, beside) if beside else None
-            rows.append(results_dir, row)
+                details.keep(results_dir, row, beside)
             if save and head:
                 with features.open_file(task.path) as file:
                     folder = _place(Path(save) / task.path.parent.name / f"{task.path.stem}-{task.method}", row)

@@ -56,14 +56,19 @@ def compare(rows: list[dict], results_dir: Path, *, datasets: Sequence[str] = ()
     measured, kept = ({(r["dataset"], r["model"], r["method"]) for r in some} for some in (rows, told.values()))
     for head in sorted(measured - kept):
         _leave_out(head, "its predictions were not kept. Run probe again")
+    contents = {}
     for head, row in told.items():
         try:
-            content = details.of(results_dir, row)
+            contents[head] = details.of(results_dir, row)
         except UserError as error:
             _leave_out(head, str(error))
-            continue
-        images = content["dataset_digest"], content["ids_digest"], tuple(content["labels"])
-        groups.setdefault(head[0], {}).setdefault(images, {})[head] = row, content["predicted"]
+    tests = {c["dataset_digest"]: c["test_digest"] for c in contents.values() if c.get("test_digest")}
+    for head, content in contents.items():
+        # The test images decide: images that joined train change the data set's digest, and not what was measured.
+        # Older details hold the data set's digest only.
+        test = content.get("test_digest") or tests.get(content["dataset_digest"], content["dataset_digest"])
+        images = test, content["ids_digest"], tuple(content["labels"])
+        groups.setdefault(head[0], {}).setdefault(images, {})[head] = told[head], content["predicted"]
     found = []
     for name, by_images in sorted(groups.items()):
         # The images of most heads; of as many, those of the newest row.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from backbench import UserError
 from backbench.files import write_whole
-from report.rows import WRITTEN, plain, refuse
+from report.rows import WRITTEN, append, find, identified, plain, refuse
 
 FOLDER = "details"
 
@@ -68,6 +68,22 @@ def write(results_dir: Path | str, content: dict) -> str:
             "Make room there, or choose another folder with --results-dir, and run the command again."
         ) from error
     return relative
+
+
+def keep(results_dir: Path | str, row: dict, beside: dict | None) -> None:
+    """Write ``row`` and what goes ``beside`` it, whose path the row then holds, unless the row is there already.
+
+    Raises UserError where either can't be written; without its details the row is still written.
+    """
+    row |= identified(row)
+    if there := find(results_dir, row["id"]):
+        row["details"] = there.get("details")
+        return
+    row["details"] = None
+    try:
+        row["details"] = write(results_dir, beside) if beside else None
+    finally:
+        append(results_dir, row)
 
 
 def read(results_dir: Path | str, relative: str) -> dict:

@@ -114,9 +114,10 @@ def test_a_set_of_other_classes_is_refused(done, tmp_path):
 
 def test_a_set_of_fewer_of_its_classes_is_evaluated(done, tmp_path):
     folder, _ = done
-    other = tuning.pictures(tmp_path / "other", classes=("bee", "cat"))
+    other = tuning.pictures(tmp_path / "other", classes=("bee", "cat"), seed=1)
     found = json.loads(again(folder, "evaluate", "--json", dataset=f"folder:{other}").stdout)[0]
-    assert (found["n_test"], found["n_classes"]) == (12, 2)
+    assert (found["n_test"], found["n_classes"]) == (12, 3)  # asked among all classes that it knows
+    assert found["target"] == "folder-other"
 
 
 def test_a_finished_run_is_not_done_twice_and_another_is_refused(done):

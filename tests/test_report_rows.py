@@ -33,7 +33,7 @@ def test_what_is_appended_is_what_is_read_in_order_and_the_folder_is_made(tmp_pa
     written = [make(seed=seed) for seed in range(3)]
     for row in written:
         assert rows.append(folder, row) == folder / "rows.jsonl"
-    assert rows.read(folder) == written
+    assert rows.read(folder) == [rows.identified(row) for row in written]
 
 
 def test_no_file_yet_means_no_rows(tmp_path):

@@ -15,9 +15,9 @@ from finetune.cli import main
 CLASSES = ("ant", "bee", "cat")
 
 
-def pictures(folder, *, train=8, val=5, test=6, classes=CLASSES):
+def pictures(folder, *, train=8, val=5, test=6, classes=CLASSES, seed=0):
     """Class folders of noise with a tint in train/, val/ and test/; gives ``folder``."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for split, n in (("train", train), ("val", val), ("test", test)):
         for k, name in enumerate(classes):
             (folder / split / name).mkdir(parents=True)
