@@ -22,15 +22,15 @@ def groups(features: np.ndarray, there: np.ndarray) -> np.ndarray:
     rows = np.flatnonzero(there)
     columns = np.unique(np.linspace(0, features.shape[1] - 1, SAMPLED).astype(int))
     some = np.ascontiguousarray(features[rows[:, None], columns])
-    alike = rows[_shared(some.view(f"V{some.itemsize * len(columns)}").ravel()) >= 0]
+    alike = rows[shared(some.view(f"V{some.itemsize * len(columns)}").ravel()) >= 0]
     found = np.full(len(features), -1)
     if len(alike):
         digests = b"".join(hashlib.blake2b(features[row].data, digest_size=16).digest() for row in alike)
-        found[alike] = _shared(np.frombuffer(digests, "V16"))
+        found[alike] = shared(np.frombuffer(digests, "V16"))
     return found
 
 
-def _shared(keys: np.ndarray) -> np.ndarray:
+def shared(keys: np.ndarray) -> np.ndarray:
     """A number for each of the keys (n,) that occur more than once, -1 for the others."""
     _, number, counts = np.unique(keys, return_inverse=True, return_counts=True)
     return np.where(counts[number] > 1, number, -1)

@@ -3,19 +3,21 @@
 import sys
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from backbench import SPLITS, UserError, __version__, statistics
 from backbench.devices import device_name
+from cache.equal import shared
 from extract import backbones, lane, names
 from extract.study import default_path
 from finetune import curve, evaluate, export, kinds, model, outcome, start, state
 from finetune.images import Images, cores, scaled
 from finetune.recipe import Recipe, as_dict
 from finetune.train import Trainer
-from probe import trust
+from probe import duplicates, trust
 from report import details, rows
 
 TRAIN_SEEN = 1000
@@ -97,7 +99,7 @@ class Job:
             "ended": at.ended,
             "chosen": chosen,
             "row": rows.plain(row),
-            "seen": sorted({self.imageset.content(i) for split in ("train", "val") for i in self.rows[split]}),
+            "seen": sorted({*self.contents[self.imageset.split < 2].tolist()}),
         }
         model.save(self.folder, weights, rows.plain(about))
         (self.folder / state.FILE).unlink(missing_ok=True)
@@ -130,6 +132,11 @@ class Job:
                 "versions": {"backbench": __version__, "timm": timm.__version__, "torch": torch.__version__},
             }
         )
+
+    @cached_property
+    def contents(self) -> np.ndarray:
+        """(N,) digests of the images' content, see ``ImageSet.content``."""
+        return np.array([self.imageset.content(i) for i in range(len(self.imageset))])
 
     def _transform(self, scale: float) -> dict:
         return {**scaled(self.backbone.config, scale), "exif": self.imageset.exif}
@@ -250,6 +257,9 @@ class Job:
         figures, beside = evaluate.assess(test, val, self.imageset, self.rows, t=None if has_val else 1.0)
         self.rows["seen"] = self.rows["train"][:: -(-len(self.rows["train"]) // TRAIN_SEEN)]
         seen = self._logits(self.tuned, "seen", chosen["scale"])
+        fitted = np.concatenate([self.rows["train"], self.rows["val"]])
+        right = np.equal(beside["predicted"], beside["labels"])
+        figures |= duplicates.figures(shared(self.contents), self.imageset.labels, fitted, self.rows["test"], right)
         return figures | {
             "val_top1": evaluate.top1(val, self.imageset.labels[self.rows["val"]]) if has_val else None,
             "train_top1": evaluate.top1(seen, self.imageset.labels[self.rows["seen"]]),

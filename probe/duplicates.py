@@ -11,20 +11,19 @@ NAMED = 5
 """Pairs that are named."""
 
 
-def figures(file, fitted: np.ndarray, test: np.ndarray, right: np.ndarray, *, limits: Callable = interval) -> dict:
-    """What a row says of equal images.
+def figures(equal, labels, fitted: np.ndarray, test: np.ndarray, right: np.ndarray, *, limits: Callable = interval):
+    """What a row says of equal images: ``equal`` (N,) as of ``cache.equal``, and their ``labels`` (N,).
 
     ``n_test_duplicates`` of the test images equal one that the head was fitted or chosen on, and ``n_contradicting``
     images equal one of another class. ``top1_without_duplicates`` is the accuracy (0..1) of the other test images, with
-    its 95 % interval by ``limits``; None where all are left, or none. ``fitted`` and ``test`` are rows of ``file``,
+    its 95 % interval by ``limits``; None where all are left, or none. ``fitted`` and ``test`` are rows among the N,
     ``right`` (len(test),) says which test images the head is right about.
     """
-    group = file.equal
-    copies = _copies(group, fitted, test)
+    copies = _copies(equal, fitted, test)
     name, kept = "top1_without_duplicates", right[~copies]
     found = {
         "n_test_duplicates": int(copies.sum()),
-        "n_contradicting": int(_contradicting(group, file.labels).sum()),
+        "n_contradicting": int(_contradicting(equal, labels).sum()),
         **dict.fromkeys((name, f"{name}_low", f"{name}_high")),
     }
     if copies.any() and len(kept):

@@ -116,6 +116,7 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
     scores, val_scores = _scores(head, test), head.val_scores
     limits, told = INTERVALS[settings.intervals]
     figures = metrics.figures(scores, test.labels, limits=limits)
+    fitted = np.concatenate([train.rows, val.rows])
     right = metrics.top_k(scores, test.labels, k=1)
     if task.method == "knn":
         scores, val_scores = (trust.log_shares(votes, k=head.k) for votes in (scores, val_scores))
@@ -136,7 +137,7 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
             "n_classes": len(file.class_names),
             "val_top1": head.val_top1,
             **figures,
-            **duplicates.figures(file, np.concatenate([train.rows, val.rows]), test.rows, right, limits=limits),
+            **duplicates.figures(file.equal, file.labels, fitted, test.rows, right, limits=limits),
             "train_top1": head.train_top1,
             **calibration,
             "converged": head.converged,
