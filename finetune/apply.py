@@ -53,6 +53,12 @@ def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_
     left = {} if own else {"n_seen": _leave_out_seen(tuned, imageset, numbers)}
     if not len(numbers["test"]):
         raise UserError(f"{imageset.name} has no test images{' that are new to the checkpoint' if left else ''}.")
+    if any(left.values()):
+        print(
+            f"{left['n_seen']:,} test images of {imageset.name} are left out: the checkpoint was trained or chosen on "
+            "them.",
+            file=sys.stderr,
+        )
     prepared = Backbone(about["model"], "", "", tuned.model, tuned.config)
     scorer = kinds.scorer(tuned, views).to(accelerator.device, memory_format=torch.channels_last)
     scores = evaluate.logits(scorer, imageset, prepared, numbers["test"], accelerator)
@@ -112,20 +118,23 @@ def _leave_out_seen(tuned, imageset, numbers: dict) -> int:
         return 0
     seen, test = set(seen), numbers["test"]
     numbers["test"] = np.array([i for i in test if imageset.content(i) not in seen], int)
-    if left := len(test) - len(numbers["test"]):
-        print(
-            f"{left:,} of {len(test):,} test images of {imageset.name} are left out: the checkpoint was trained or "
-            "chosen on them.",
-            file=sys.stderr,
-        )
-    return left
+    return len(test) - len(numbers["test"])
 
 
 def features(checkpoint: Path, dataset: str, *, device, cache_dir: Path, data_root: Path, download: bool, out=None,
              overwrite: bool = False) -> dict:  # fmt: skip
-    """Write the features of the tuned backbone to a feature file, as extract does; gives extract's figures of it."""
+    """Write the features of the tuned backbone to a feature file, as extract does; gives extract's figures of it.
+
+    Raises UserError where the backbone was trained on test images of the set, so that no probe is tested on them.
+    """
     tuned = model.load(checkpoint)
     imageset = _imageset(tuned, dataset, data_root, download)
+    test = {"test": np.flatnonzero(imageset.split == 2)}
+    if imageset.digest != tuned.about["dataset_digest"] and (left := _leave_out_seen(tuned, imageset, test)):
+        raise UserError(
+            f"{tuned.folder} was trained or chosen on {left:,} test images of {imageset.name}: a probe of its features "
+            "would be tested on what they were made for. Take these images out of test, or train it again."
+        )
     backbone = model.as_backbone(tuned)
     path = Path(out) if out else default_path(cache_dir, imageset.name, backbone.name)
     settings = Settings(device=device, seed=tuned.about["seed"], overwrite=overwrite)

@@ -92,3 +92,12 @@ def test_a_set_of_images_that_it_has_all_seen(trained, tmp_path):
     for split, of in (("train", "test"), ("val", "test"), ("test", "train")):
         shutil.copytree(tmp_path / "images" / of, other / split)
     assert "no test images that are new to the checkpoint" in evaluate(tmp_path, other, code=1)
+
+
+def test_no_features_of_test_images_that_it_was_trained_on(trained, tmp_path):
+    shutil.copy(tmp_path / "images/train/ant/00.png", tmp_path / "images/test/ant/new.png")
+    words = ["features", "--checkpoint", tmp_path / "run", "--dataset", f"folder:{tmp_path / 'images'}"]
+    words += ["--device", "cpu", "--cache-dir", tmp_path / "cache"]
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == 1
+    assert "was trained or chosen on 1 test images" in result.output
