@@ -116,7 +116,7 @@ class ImageSet:
         return decode.read(self.encoded(i), id=self.ids[i], exif=self.exif)
 
     def content(self, i: int) -> str:
-        """32 hexadecimal digits of the SHA-256 of image ``i``'s file, in memory of its pixels: the same under any name.
+        """16 hexadecimal digits of the SHA-256 of image ``i``'s file, in memory of its pixels: the same under any name.
 
         Raises data.decode.UnreadableImage.
         """
@@ -125,7 +125,7 @@ class ImageSet:
         elif isinstance(found := self.encoded(i), str):
             with decode.reading(self.ids[i]):
                 found = Path(found).read_bytes()
-        return hashlib.sha256(found).hexdigest()[:32]
+        return hashlib.sha256(found).hexdigest()[:16]
 
 
 def digest(ids, labels, split, class_names, *, sizes: list[int] | None = None, pixels: np.ndarray | None = None) -> str:
@@ -144,8 +144,9 @@ def digest(ids, labels, split, class_names, *, sizes: list[int] | None = None, p
 def digests(ids, labels, split, class_names, *, sizes=None, pixels=None) -> dict[str, str]:
     """``digest``, ``images_digest`` and ``test_digest`` of a set, as ``ImageSet`` takes them."""
     test = np.flatnonzero(split == TEST)
+    per_image = sizes is not None and len(sizes) == len(ids)  # of parquet they are those of its row groups
     some = {
-        "sizes": None if sizes is None else [sizes[i] for i in test],
+        "sizes": [sizes[i] for i in test] if per_image else sizes,
         "pixels": None if pixels is None else pixels[test],
     }
     return {

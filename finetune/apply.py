@@ -68,7 +68,7 @@ def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_
     trained_on = about["row"].get("features") or {}
     if not own:
         right = metrics.top_k(scores[:, columns], imageset.labels[numbers["test"]], k=1)
-        ends = map(float, (right.mean(), *statistics.wilson(right.sum(), len(right))))
+        ends = map(float, (right.mean(), *statistics.interval(right.sum(), len(right))))
         figures |= dict(zip(("top1_mapped", "top1_mapped_low", "top1_mapped_high"), ends, strict=True))
         figures |= {"source": about["dataset"], "target": imageset.name, "trained": str(tuned.folder), "shift": None}
         figures |= {"source_digest": trained_on.get("images_digest"), "target_digest": imageset.images_digest, **left}

@@ -50,6 +50,13 @@ def logits(model, imageset, backbone, rows: np.ndarray, accelerator, *, check=la
     return np.concatenate([one for one in found if one.size] or [np.empty((0, 1), np.float32)])
 
 
+def of_main(accelerator, ask):
+    """What ``ask()`` gives in the main process, in all of them: the others may not share its folders."""
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([ask() if accelerator.is_main_process else None])[0]
+
+
 def assess(scores: np.ndarray, val_scores: np.ndarray | None, imageset, rows: dict, *, t: float | None = None):
     """Figures for the row, and what goes beside it, from logits of test (N, K) and val (M, K), or a temperature ``t``.
 

@@ -78,7 +78,7 @@ class Job:
         # The history, with its speeds, tells this run from every other. Killed between its row and its checkpoint, it
         # is taken up here again: its row stands, and test must not be read a second time.
         run = rows.digest(identity, at.history)
-        row = rows.find(results_dir, run) or {}
+        row = evaluate.of_main(self.accelerator, lambda: rows.find(results_dir, run) or {})
         figures, beside = ({}, {}) if diverged or row else self._figures(weights, chosen)
         if not self.accelerator.is_main_process:
             return {}
@@ -149,7 +149,6 @@ class Job:
             if about["ended"].startswith("diverged"):
                 raise UserError(outcome.diverged(self, about["ended"], about["chosen"]))
             print(f"{self.folder}: already complete", file=sys.stderr)
-            (self.folder / state.FILE).unlink(missing_ok=True)  # of a run killed just before it would have done so
             return about["row"]
         if found := state.about(self.folder):
             try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from backbench import UserError
 from backbench.files import write_whole
-from report.rows import WRITTEN, append, find, identified, plain, refuse
+from report.rows import WRITTEN, append, digest, find, identified, plain, refuse
 
 FOLDER = "details"
 
@@ -71,14 +71,17 @@ def write(results_dir: Path | str, content: dict) -> str:
 
 
 def keep(results_dir: Path | str, row: dict, beside: dict | None) -> None:
-    """Write ``row`` and what goes ``beside`` it, whose path the row then holds, unless the row is there already.
+    """Write ``row`` and what goes ``beside`` it, whose path the row then holds, unless both are there already.
 
-    Raises UserError where either can't be written; without its details the row is still written.
+    Raises UserError where either can't be written; without its details the row is still written. Measured again, it
+    gets them, by a row of its own.
     """
     row |= identified(row)
     if there := find(results_dir, row["id"]):
         row["details"] = there.get("details")
-        return
+        if not beside or (row["details"] and (Path(results_dir) / str(row["details"])).is_file()):
+            return
+        row["id"] = digest(row["id"], "again", row["created"])
     row["details"] = None
     try:
         row["details"] = write(results_dir, beside) if beside else None

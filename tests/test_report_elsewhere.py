@@ -148,7 +148,7 @@ def test_heads_on_other_images_are_not_paired(results):
     made = row(results, "other", right(20, 20), right(12, 20), val_top1=0.5)
     content = details.of(results, made)
     content["ids_digest"] = "others"
-    made |= {"created": "2099", "details": details.write(results, content)}
+    made |= {"id": "another", "created": "2099", "details": details.write(results, content)}
     rows.append(results, made)
     found = {r["model"]: r for r in elsewhere.records(rows.read(results), results)}
     assert found["other"]["drop_apart"] is None

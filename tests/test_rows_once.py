@@ -119,3 +119,15 @@ def test_a_repeated_probe_adds_nothing_and_another_does(run, tmp_path):
         assert run("probe", "--method", method).returncode == 0
     assert [row["method"] for row in rows.read(tmp_path / "results")] == ["features", "centroid", "ridge"]
     assert len(list((tmp_path / "results" / details.FOLDER).iterdir())) == 2
+
+
+def test_details_that_were_lost_come_back_when_the_probe_is_repeated(run, tmp_path):
+    tuning.pictures(tmp_path / "images")
+    assert extract(run, tmp_path).returncode == 0
+    for _ in range(3):
+        assert run("probe", "--method", "centroid").returncode == 0
+        (row,) = rows.read(tmp_path / "results")[-1:]
+        assert details.of(tmp_path / "results", row)["labels"]
+        for path in (tmp_path / "results" / details.FOLDER).iterdir():
+            path.unlink()
+    assert len(rows.read(tmp_path / "results")) == 4
