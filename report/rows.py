@@ -108,7 +108,7 @@ def find(results_dir: Path | str, id: str) -> dict | None:
 
 
 def holding(results_dir: Path | str, text: str) -> Iterator[dict]:
-    """The rows whose lines hold ``text``. The file is searched, not parsed: 100,000 rows take a tenth of a second.
+    """The rows whose lines hold ``text``. The file is searched, not parsed: 100,000 rows of 6 kB take 0.25 s.
 
     Raises UserError where the file can't be read.
     """
