@@ -33,6 +33,11 @@ passes. The second counts where W0 is the start, without features.
 """
 
 
+ROUNDING = 16 * 2**-9
+"""Share of a number that bfloat16 rounds off, times 16: errors that images have in common don't cancel. Gradients were
+1.2 to 14 times as wrong as independent errors would make them, on 3 real and 4 synthetic sets of features."""
+
+
 def objective(rows: Rows, n_classes: int, *, device: str) -> Objective:
     """For ``device`` as on the command line. auto: a GPU for large problems; a CPU's bfloat16 units where it has them.
 
@@ -147,6 +152,7 @@ class Place:
     logits: object
     residuals: object
     point: Point | None = None
+    error: float = 0.0  # of the point's gradient: its square norm, as estimated
 
 
 class Refined(Accelerated):
@@ -178,6 +184,11 @@ class Refined(Accelerated):
             0.0, there - here - dot(gradient, self.base.weights - point.weights)
         )
 
+    def error(self, point: Point) -> float:
+        if self.precision != "bfloat16":
+            return 0.0
+        return self.ahead.error if point is self.ahead.point else self.here.error
+
     def start(self) -> Point:
         self.base, self.first = super().start(), True
         intercept = self.base.weights[:, -1]
@@ -189,7 +200,7 @@ class Refined(Accelerated):
         return self.base
 
     def _settle(self, base: Point) -> None:
-        self.here.point, self.ahead.point = base, None
+        self.here.point, self.here.error, self.ahead.point = base, 0.0, None
         self.moved.copy_(self.here.residuals)
         self.tilt = base.slope[:, :-1] - self.moved.T @ self.x
 
@@ -205,7 +216,9 @@ class Refined(Accelerated):
             return super().along(point, step)
         if point is self.ahead.point:
             self.here, self.ahead = self.ahead, self.here
-        self.torch.mm(self.x, step[:, :-1].T.to(self.x.dtype), out=self.change)
+        low = step[:, :-1].to(self.x.dtype)
+        self.torch.mm(self.x, low.T, out=self.change)
+        step[:, :-1] = low  # so the step itself is exact
         return lambda length: self._ahead(step, length)
 
     def _ahead(self, step, length: float) -> Point:
@@ -224,6 +237,10 @@ class Refined(Accelerated):
         # Rounded features have another slope at the base than the features: by a known difference, so it is added.
         found.loss.append(dot(self.tilt, (weights - self.base.weights)[:, :-1]))
         ahead.point = self._point(weights, found)
+        # The square norm of a standardised image is D on average; of the step's product, as many terms are rounded.
+        rounded = torch.linalg.norm(self.moved, dtype=torch.float32) ** 2
+        rounded += torch.linalg.norm(ahead.residuals * torch.linalg.norm(length * step[:, :-1], dim=1)) ** 2
+        ahead.error = here.error + ROUNDING**2 * self.rows.dim * float(rounded)
         return ahead.point
 
     def _keep(self, i: int, logits, residuals) -> None:

@@ -121,6 +121,10 @@ class Objective:
         """The gap below which the arithmetic used at ``point`` can't be believed."""
         return 0.0
 
+    def error(self, point: Point) -> float:
+        """Square norm of what the arithmetic may have added to the gradient at ``point``."""
+        return 0.0
+
     def along(self, point: Point, step) -> Callable[[float], Point]:
         """What lies ``length`` times ``step`` (K, D + 1) from ``point``, the last the solver took, by length."""
         return lambda length: self.evaluate(point.weights + length * step)

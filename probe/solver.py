@@ -34,7 +34,7 @@ class Solver:
         self.pairs = Pairs(MEMORY, self.objective.native)
         self.penalty = None
         self.way = None  # how the weights change with the penalty's logarithm, (K, D + 1)
-        self.scale = self.caution = 1.0
+        self.caution, self.scales = 1.0, [1.0]
 
     @property
     def weights(self) -> np.ndarray:
@@ -50,8 +50,8 @@ class Solver:
     def to(self, penalty: float, tolerance: float) -> dict:
         """Solve for ``penalty`` until a bound shows the objective to lie above its optimum by a share of ``tolerance``.
 
-        The bound counts only at points where the arithmetic leaves no doubt. It is returned as ``gap_bound``, beside
-        the number of ``evaluations``, and is larger than the tolerance where ``EVALUATIONS`` did not suffice.
+        The bound counts the errors of the arithmetic. It is returned as ``gap_bound``, beside the number of
+        ``evaluations``, and is larger than the tolerance where ``EVALUATIONS`` did not suffice.
         """
         before, since, ratio, left = self.objective.evaluations, None, 1.0, (self.weights, self.penalty)
         if self.penalty is not None:
@@ -62,9 +62,10 @@ class Solver:
         while True:
             value, gradient = self.point.at(penalty)
             bound, allowed = _gap_bound(self.point, numpy(gradient), penalty), tolerance * value
-            doubt = self.objective.doubt(self.point, penalty)
-            if bound <= allowed and not doubt:
+            safe = bound + self.objective.error(self.point) / (2 * penalty)
+            if safe <= allowed:
                 break
+            doubt = self.objective.doubt(self.point, penalty)
             if bound > allowed:
                 if self.objective.evaluations - before >= EVALUATIONS:
                     break
@@ -97,16 +98,17 @@ class Solver:
             self.point = found
         if left[1] not in (None, penalty):
             self.way = (self.weights - left[0]) / np.log(penalty / left[1])
-        return {"gap_bound": bound / value, "evaluations": self.objective.evaluations - before}
+        return {"gap_bound": safe / value, "evaluations": self.objective.evaluations - before}
 
     def _predict(self, penalty: float) -> None:
         """Start from where the last two penalties' weights point to, if that is better than from the last's."""
         if self.way is None or penalty == self.penalty:
             return
         moved = self.objective.native(self.way * np.log(penalty / self.penalty))
-        found = self.objective.along(self.point, moved)(1.0)
-        if found.at(penalty)[0] < self.point.at(penalty)[0]:
-            self.point = found
+        last = self.point
+        self.point = self.objective.evaluate(last.weights + moved)
+        if self.point.at(penalty)[0] >= last.at(penalty)[0]:
+            self.point = self.objective.evaluate(last.weights)
 
     def verified(self) -> dict:
         """What the weights are worth, measured in float64 whatever they were found in.
@@ -143,9 +145,9 @@ class Solver:
             step, of_y = (native(found) for found in self.curvature(rest, y))
             # One pair's scale jumps from step to step; the mean of some cuts the passes by a quarter.
             self.scales = [*self.scales[-3:], min(1.0, max(0.1, curvature / dot(y, of_y)))]
-            self.scale = float(np.exp(np.log(self.scales).mean()))
         else:
-            step, self.scale, self.scales = native(self.curvature(rest)[0]), 1.0, []
+            step = native(self.curvature(rest)[0])
+        self.scale = float(np.exp(np.log(self.scales).mean()))
         step *= self.scale
         step += pairs.after(step)
         return -step, dot(gradient, step)
@@ -163,12 +165,17 @@ class Solver:
             gain = value - there
             if gain >= 1e-4 * length * fall:
                 return found, gain / (length * (1 - length / 2) * fall) * (1 if length == 1.0 else -1)
-            # Too near for differences of values: the approximate Wolfe condition (Hager & Zhang 2005) asks the slopes.
-            if -gain <= hidden and -0.9 * fall <= dot(slope, step) <= 0.8 * fall:
-                return found, 1.0
-            length *= min(0.5, max(0.1, length * fall / (2 * (length * fall - gain))))
-            if length * fall < hidden:
-                break
+            if abs(gain) <= hidden:
+                # Too near for values to tell: the approximate Wolfe condition (Hager & Zhang 2005) asks the slopes.
+                rise = dot(slope, step)
+                if -0.9 * fall <= rise <= 0.8 * fall:
+                    return found, 1.0
+                # Slopes as coarse as values leave a gap that is their square.
+                if length < 0.1 or fall < self.objective.noise**2 * value:
+                    break
+                length *= max(0.1, fall / (fall + rise)) if rise > 0 else 0.5
+            else:
+                length *= min(0.5, max(0.1, length * fall / (2 * (length * fall - gain))))
         return None, 0.0
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
@@ -167,6 +168,29 @@ def test_float64_takes_over_where_float32_shows_no_descent():
     solver.to(1e-3, 1e-16)
     assert solver.objective.precision == "float64"
     assert solver.verified()["objective"] == pytest.approx(best(of, 3, 1e-3), rel=1e-12)
+
+
+@pytest.mark.parametrize(("n", "d", "k"), [(600, 40, 6), (900, 300, 2), (300, 500, 10)])
+def test_the_bound_of_bfloat16_is_that_of_float64(n, d, k):
+    """What bfloat16's errors are taken to be is enough, at strong and weak penalties, first met or foreseen."""
+    of = rows(clusters(n, d, k, spread=3.0))
+    for first in (1e-1, 1e-2, 1e-4):
+        solver = Solver(Refined(of, k, device=torch.device("cpu")))
+        for penalty in first * np.array([1, 0.5, 0.25, 0.125]):
+            for tolerance in (1e-2, 1e-4):
+                found = solver.to(penalty, tolerance)
+                assert solver.objective.precision == "bfloat16"
+                assert solver.verified()["gap_bound"] <= 1.02 * found["gap_bound"] + 1e-8
+                assert found["gap_bound"] <= tolerance
+
+
+def test_a_prediction_that_misses_is_taken_back():
+    of = rows(clusters(600, 40, 6, spread=3.0))
+    for objective in (Refined(of, 6, device=torch.device("cpu")), Objective(of, 6)):
+        solver = Solver(objective)
+        for penalty in (1e-1, 9e-2, 1e-3, 10.0, 1e-2):
+            found = solver.to(penalty, 1e-4)
+            assert solver.verified()["gap_bound"] <= 1.02 * found["gap_bound"] + 1e-8 <= 1.03e-4
 
 
 def test_the_curvature_is_the_hessians_where_classes_do_not_interact():
