@@ -31,9 +31,9 @@ class Pairs:
         slot = self.slots[-1]
         return self.y[slot].reshape(self.shape), self.products[slot, slot]
 
-    def add(self, s, y, *, noise: float) -> None:
-        """Remember a pair, unless the objective bends less between its ends than ``noise``, or the wrong way."""
-        if dot(s, y) <= max(noise, 1e-10 * np.sqrt(dot(s, s) * dot(y, y))):
+    def add(self, s, y) -> None:
+        """Remember a pair, unless the objective does not bend between its ends, or bends the wrong way."""
+        if dot(s, y) <= 1e-10 * np.sqrt(dot(s, s) * dot(y, y)):
             return
         if self.s is None:
             self.shape = s.shape

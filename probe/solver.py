@@ -34,7 +34,7 @@ class Solver:
         self.pairs = Pairs(MEMORY, self.objective.native)
         self.penalty = None
         self.way = None  # how the weights change with the penalty's logarithm, (K, D + 1)
-        self.caution, self.scales = 1.0, [1.0]
+        self.caution, self.scales = 1.0, []
 
     @property
     def weights(self) -> np.ndarray:
@@ -93,8 +93,7 @@ class Solver:
             elif ratio > 0.6 and self.caution:
                 self.caution, since = (self.caution * DECAY if self.caution > LEAST else 0.0), None
             ratio = abs(ratio)
-            noise = self.objective.doubt(found, penalty) / 3
-            self.pairs.add(found.weights - self.point.weights, found.at(penalty)[1] - gradient, noise=noise)
+            self.pairs.add(found.weights - self.point.weights, found.at(penalty)[1] - gradient)
             self.point = found
         if left[1] not in (None, penalty):
             self.way = (self.weights - left[0]) / np.log(penalty / left[1])
@@ -147,7 +146,7 @@ class Solver:
             self.scales = [*self.scales[-3:], min(1.0, max(0.1, curvature / dot(y, of_y)))]
         else:
             step = native(self.curvature(rest)[0])
-        self.scale = float(np.exp(np.log(self.scales).mean()))
+        self.scale = float(np.exp(np.log(self.scales or [1.0]).mean()))
         step *= self.scale
         step += pairs.after(step)
         return -step, dot(gradient, step)
