@@ -1,5 +1,6 @@
 """The command line's words, defined once, so that they mean the same in every command."""
 
+import importlib
 import signal
 import sys
 from pathlib import Path
@@ -60,10 +61,52 @@ class _Clean:
 
 
 class Command(_Clean, click.Command):
-    """A command that ends so."""
+    """A command that ends so. ``renamed`` maps old spellings of options, still taken but not shown, to today's."""
+
+    def __init__(self, *args, renamed: dict[str, str] | None = None, **settings):
+        super().__init__(*args, **settings)
+        self.renamed = renamed or {}
+
+    def parse_args(self, ctx, args):
+        split = [word.partition("=") if word.startswith("--") else (word, "", "") for word in args]
+        return super().parse_args(ctx, ["".join((self.renamed.get(name, name), *rest)) for name, *rest in split])
+
+
+class Choice(click.Choice):
+    """A choice of words. ``renamed`` maps old words, still taken but not shown, to today's."""
+
+    def __init__(self, words, *, renamed: dict[str, str]):
+        super().__init__(list(words))
+        self.renamed = renamed
+
+    def convert(self, value, param, ctx):
+        return super().convert(self.renamed.get(value, value), param, ctx)
 
 
 class Group(_Clean, click.Group):
-    """A group of such commands."""
+    """A group of such commands.
+
+    ``later`` holds further commands by name: the module whose ``main`` it is, imported only when it is called, and the
+    sentence that the group's help has for it. ``renamed`` maps old names, still taken but not shown, to today's.
+    """
 
     command_class = Command
+
+    def __init__(self, *args, later: dict[str, tuple[str, str]] | None = None, renamed=None, **settings):
+        super().__init__(*args, **settings)
+        self.later, self.renamed = later or {}, renamed or {}
+
+    def list_commands(self, context) -> list[str]:
+        return [*self.later, *super().list_commands(context)]
+
+    def get_command(self, context, name: str):
+        name = self.renamed.get(name, name)
+        if name in self.later:
+            return importlib.import_module(self.later[name][0]).main
+        return super().get_command(context, name)
+
+    def format_commands(self, context, formatter) -> None:
+        lines = [(name, sentence) for name, (_, sentence) in self.later.items()]
+        lines += [(name, command.get_short_help_str(80)) for name, command in sorted(self.commands.items())]
+        with formatter.section("Commands"):
+            formatter.write_dl(lines)

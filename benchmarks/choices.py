@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.features import open_file
-from probe.accelerated import Accelerated, Refined
-from probe.logistic import GRID, PATH_TOLERANCE, path
-from probe.objective import Objective, Rows
-from probe.parts import moments
-from probe.run import part
-from probe.solver import Solver
+from backbench.cache.features import open_file
+from backbench.probe.logistic import GRID, PATH_TOLERANCE, path
+from backbench.probe.run import part
+from backbench.probe.softmax.objective import Objective, Rows
+from backbench.probe.softmax.solver import Solver
+from backbench.probe.softmax.torch_objective import Accelerated, Refined
+from backbench.probe.subsets import moments
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,7 +48,7 @@ def extracted(data_root: Path, folder: Path, *, quick: bool) -> list[Path]:
     command = [
         sys.executable,
         "-m",
-        "extract",
+        "backbench.extract",
         "--cache-dir",
         folder,
         "--results-dir",

@@ -44,8 +44,8 @@ class Side:
     def __init__(self, size: str, accelerator, *, compiled: bool, batch: int | None):
         import torch
 
-        from cnn import job, recipe
-        from cnn.train import Trainer
+        from backbench.cnn import job, recipe
+        from backbench.cnn.train import Trainer
 
         own = recipe.PRESETS[size]
         self.recipe = recipe.fitted(replace(own, batch_size=batch or own.batch_size), IMAGES)
@@ -75,7 +75,7 @@ class Side:
 
     def flops(self, kind) -> int:
         """Of one step."""
-        from cnn.model import training_flops
+        from backbench.cnn.model import training_flops
 
         self.trainer.model.whiten.bias.requires_grad_(kind[1])
         return self.recipe.batch_size * training_flops(self.trainer.model, kind[0])
@@ -150,7 +150,7 @@ def layers(side: Side) -> list[dict]:
 
 def measured(results_dir: Path) -> list[dict]:
     """Accuracy against operations and seconds: one record a data set, method and set of settings, cheapest first."""
-    from report import rows
+    from backbench import rows
 
     groups = defaultdict(list)
     for row in rows.read(results_dir):
@@ -213,7 +213,7 @@ def compare(ours: Side, theirs: Side, rounds: int) -> dict:
 def main(quick, as_json, size, batch, rounds, compile, results_dir):
     """Measure the network's training beside the reference's."""
     from backbench.allocator import keep_freed_memory
-    from finetune.run import accelerator
+    from backbench.training.setup import accelerator
 
     keep_freed_memory()
     place, _ = accelerator("auto", "auto")

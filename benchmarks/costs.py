@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from extract.names import PACKAGED, STUDY, timm_name
+from backbench.extract.names import PACKAGED, STUDY, timm_name
 
 OUT = Path(__file__).parent.parent / "report" / "costs.csv"
 

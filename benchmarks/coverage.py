@@ -50,10 +50,10 @@ def proportions(rng) -> Iterator[Setting]:
 
 def balanced(rng) -> Iterator[Setting]:
     """Balanced accuracy, of classes as large as each other or not, and as hard as each other or not."""
-    from probe import metrics
+    from backbench import accuracy
 
     def ends(labels, truth):
-        return metrics.balanced(rng.random(len(labels)) < truth[labels], labels)[1:]
+        return accuracy.balanced(rng.random(len(labels)) < truth[labels], labels)[1:]
 
     for k, n in ((2, 60), (2, 1000), (10, 229), (10, 1000), (50, 500), (100, 1000), (256, 1000)):
         for shape, share in (("equal", np.ones(k)), ("unequal", np.exp(np.linspace(-1, 1, k)))):

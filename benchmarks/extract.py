@@ -27,7 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from data import registry
+from backbench.data import registry
 
 ASKED = {
     "speedup_lite0_caltech101": 9,
@@ -79,7 +79,7 @@ def plain(model: str, weights: str, dataset: str, data_root: str, workers: int) 
     import timm
     import torch
 
-    from extract import backbones
+    from backbench.extract import backbones
 
     backbone = backbones.create(model, weights=weights)
     transform = timm.data.create_transform(**backbone.config, is_training=False)
@@ -203,10 +203,10 @@ def bound(figures: dict, data_root: str) -> None:
     import torch
 
     from backbench.allocator import keep_freed_memory
-    from cache.features import write
-    from extract import backbones
-    from extract.engine import choose
-    from extract.pixels import Pixels, Reader
+    from backbench.cache.writer import write
+    from backbench.extract import backbones
+    from backbench.extract.engine import choose
+    from backbench.extract.preprocess import Pixels, Reader
 
     keep_freed_memory()
     imageset, backbone = load("caltech101", data_root), backbones.create("tf_efficientnet_lite0")

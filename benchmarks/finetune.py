@@ -33,14 +33,14 @@ def made(model: str, *, checkpointing: bool = False):
     import torch
 
     from backbench.allocator import keep_freed_memory
-    from data.imageset import ImageSet
-    from finetune import run
-    from finetune.images import Batches, Images, loader
-    from finetune.recipe import make
-    from finetune.train import Trainer
+    from backbench.data.imageset import ImageSet
+    from backbench.finetune.dataloader import Batches, Images, loader
+    from backbench.finetune.recipe import make
+    from backbench.finetune.train import Trainer
+    from backbench.training import setup
 
     keep_freed_memory()
-    accelerator, _ = run.accelerator("auto", "auto")
+    accelerator, _ = setup.accelerator("auto", "auto")
     network = timm.create_model(model, num_classes=10, drop_path_rate=0.1)
     network = network.to(accelerator.device, memory_format=torch.channels_last)
     network.set_grad_checkpointing(checkpointing)
@@ -87,7 +87,7 @@ def speeds(figures: dict, model: str, rounds: int) -> None:
     """Images/s of the three, in turns, and the shares of the bare pass."""
     import torch
 
-    from finetune import strategies
+    from backbench.finetune import strategies
 
     trainer, batch, stream = made(model)
     strategies.train_mode(trainer.model, trainer.recipe)
@@ -117,7 +117,7 @@ def memory(model: str, checkpointing: bool) -> float:
     """Most megabytes that two steps take beyond what lay there before, on the CPU; run in a process of its own."""
     import resource
 
-    from finetune import strategies
+    from backbench.finetune import strategies
 
     trainer, batch, _ = made(model, checkpointing=checkpointing)
     strategies.train_mode(trainer.model, trainer.recipe)

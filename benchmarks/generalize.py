@@ -40,21 +40,24 @@ def measure(model: str, n: int, rounds: int) -> dict:
     """The figures, of a probe's head on digits and ``n`` pictures from elsewhere."""
     import torch
 
+    from backbench.cache import schema
+    from backbench.data import maps, registry
     from backbench.devices import pick_device
-    from data import maps, registry
-    from extract import study
-    from finetune import elsewhere, evaluate, trained
-    from probe import run
+    from backbench.extract import pipeline
+    from backbench.generalize import figures as elsewhere
+    from backbench.generalize import predictors
+    from backbench.probe import run, study
+    from backbench.training import evaluate
 
     home = Path(tempfile.mkdtemp())
     place, results = home / "cache", home / "results"
     how = {"data_root": home, "device": "auto", "seed": 42, "download": False, "exif": "ignore", "on_error": "fail"}
-    how |= {"place": lambda *pair: study.default_path(place, *pair), "cards": place, "results_dir": results}
+    how |= {"place": lambda *pair: schema.default_path(place, *pair), "cards": place, "results_dir": results}
     how |= {"weights": "random"}
-    _, faults = study.extract_all([model], ["digits"], if_busy="refuse", **how)
+    _, faults = pipeline.extract_all([model], ["digits"], if_busy="refuse", **how)
     faults.stop()
-    run.probe_all([place], ["ridge"], results_dir=results, settings=run.Settings(), save=home / "heads")[1].stop()
-    (head,), device = trained.find(home / "heads", home / "runs")[0], pick_device("auto")
+    study.probe_all([place], ["ridge"], results_dir=results, settings=run.Settings(), save=home / "heads")[1].stop()
+    (head,), device = predictors.find(home / "heads", home / "runs")[0], pick_device("auto")
     source = head.on(registry.load("digits", data_root=home), cache_dir=place, device=device, test_only=True)
     there = registry.load(f"folder:{pictures(home / 'there', n)}", data_root=home)
     head.on(there, cache_dir=place, device=device)

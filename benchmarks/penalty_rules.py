@@ -18,14 +18,14 @@ from scipy.special import log_softmax
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from backbench.cache.features import open_file
+from backbench.calibration import temperature
+from backbench.data.splits import caltech_rule
+from backbench.probe.logistic import GRID, PATH_TOLERANCE
+from backbench.probe.softmax.objective import Rows
+from backbench.probe.softmax.torch_objective import objective
+from backbench.probe.subsets import Part, moments
 from benchmarks.choices import Recorded
-from cache.features import open_file
-from data.splits import caltech_rule
-from probe.accelerated import objective
-from probe.logistic import GRID, PATH_TOLERANCE
-from probe.objective import Rows
-from probe.parts import Part, moments
-from probe.trust import temperature
 
 VALUES = GRID[4::2]
 """Every other penalty, which is enough to tell rules apart."""

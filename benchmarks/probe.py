@@ -26,13 +26,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from backbench.allocator import keep_freed_memory
+from backbench.probe.logistic import GRID, PATH_TOLERANCE, path
+from backbench.probe.softmax.objective import Objective, Rows
+from backbench.probe.softmax.solver import Solver
+from backbench.probe.softmax.torch_objective import objective
+from backbench.probe.subsets import Part, moments
 from benchmarks import choices
 from benchmarks.synthetic import clusters
-from probe.accelerated import objective
-from probe.logistic import GRID, PATH_TOLERANCE, path
-from probe.objective import Objective, Rows
-from probe.parts import Part, moments
-from probe.solver import Solver
 
 GAP = 1e-4
 """How near to the optimum both sides must come, as a share of the objective."""
@@ -181,10 +181,10 @@ from pathlib import Path
 sys.path.insert(0, {root!r})
 from backbench.allocator import keep_freed_memory
 keep_freed_memory()
-from probe.accelerated import objective
-from probe.objective import Rows
-from probe.parts import Part, moments
-from probe.solver import Solver
+from backbench.probe.softmax.torch_objective import objective
+from backbench.probe.softmax.objective import Rows
+from backbench.probe.subsets import Part, moments
+from backbench.probe.softmax.solver import Solver
 import scipy.linalg, scipy.linalg.lapack, torch
 torch.randn(64, 64) @ torch.randn(64, 64)
 n, d, k = {size}
@@ -216,8 +216,8 @@ def real(figures: dict, file: str) -> None:
     """Test accuracy of a real feature file, beside scikit-learn's at the same C on the same standardised features."""
     from sklearn.linear_model import LogisticRegression
 
-    from cache.features import open_file
-    from probe.run import Settings, Task, part, probe
+    from backbench.cache.features import open_file
+    from backbench.probe.run import Settings, Task, part, probe
 
     with open_file(file) as opened:
         row, _, _ = probe(opened, Task(Path(file), "logistic", 42), Settings())

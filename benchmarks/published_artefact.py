@@ -4,7 +4,7 @@
 
 Input: right, 255 times too large (as published), and 255 times too large with the running statistics of BatchNorm
 adapted to it: a backbone in train mode does that, and the published one was in train mode while its head was trained.
-Head: converged (``logistic``), or five epochs of Adam (``sgd``) in about as many steps as the published 405.
+Head: converged (``logistic``), or five epochs of Adam (``published``) in about as many steps as the published 405.
 Rows go to DIR/results, feature files beside them; what is there is not made again. Five minutes on 2 cores.
 """
 
@@ -20,7 +20,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from report import rows, text
+from backbench import rows
+from backbench.report import formatting
 
 MODELS = ("tf_efficientnet_lite0", "mobilenetv2_100", "vit_small_patch14_imgfocus")
 """BatchNorm after the stem, twice, and a vision transformer without any norm before its position embeddings."""
@@ -40,7 +41,17 @@ PASSES = 4
 def extract(model: str, scale: float, dataset: str, data_root: str, out: Path) -> Path:
     """The feature file, by the command as users run it."""
     path = out / "features" / f"{model}-x{scale:g}.h5"
-    command = [sys.executable, "-m", "extract", "--model", model, "--dataset", dataset, "--data-root", data_root]
+    command = [
+        sys.executable,
+        "-m",
+        "backbench.extract",
+        "--model",
+        model,
+        "--dataset",
+        dataset,
+        "--data-root",
+        data_root,
+    ]
     command += ["--out", str(path), "--results-dir", str(out / "results"), "--input-scale", str(scale)]
     command += ["--no-input-guard"] if scale != 1 else []
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)})
@@ -56,10 +67,11 @@ def adapted(model: str, dataset: str, data_root: str, out: Path) -> Path | None:
     """
     import torch
 
-    from cache.features import open_file, write
-    from data import registry
-    from extract import backbones
-    from extract.pixels import Pixels
+    from backbench.cache.features import open_file
+    from backbench.cache.writer import write
+    from backbench.data import registry
+    from backbench.extract import backbones
+    from backbench.extract.preprocess import Pixels
 
     path = out / "features" / f"{model}-adapted.h5"
     if path.exists():
@@ -93,21 +105,22 @@ def adapted(model: str, dataset: str, data_root: str, out: Path) -> Path | None:
 
 def probe(paths: list[Path], out: Path) -> None:
     """A row for each file and head that has none yet."""
-    from cache.features import open_file
-    from probe.run import Settings, probe_all
+    from backbench.cache.features import open_file
+    from backbench.probe.run import Settings
+    from backbench.probe.study import probe_all
 
     there = {key(row) for row in rows.read(out / "results") if "top1" in row}
     for path in paths:
         with open_file(path) as file:
-            which = text.backbone(file.identity["model"], file.identity["input_scale"])
+            which = formatting.backbone(file.identity["model"], file.identity["input_scale"])
             batch = max(1, round(EPOCHS * int((file.split == 0).sum()) / STEPS))
-        if missing := [method for method in ("logistic", "sgd") if (which, method) not in there]:
-            settings = Settings(options={"sgd": {"batch_size": batch}})
+        if missing := [method for method in ("logistic", "published") if (which, method) not in there]:
+            settings = Settings(options={"published": {"batch_size": batch}})
             probe_all([path], missing, results_dir=out / "results", settings=settings)[1].stop()
 
 
 def key(row: dict) -> tuple[str, str]:
-    return text.backbone(row["model"], (row["features"] or {}).get("input_scale")), row["method"]
+    return formatting.backbone(row["model"], (row["features"] or {}).get("input_scale")), row["method"]
 
 
 def figures(out: Path) -> dict[str, list[float]]:
@@ -126,13 +139,13 @@ def draw(found: dict, path: Path) -> None:
 
     kinds = {"input right": "", f"input x{SCALE}": "", f"input x{SCALE}{ADAPTED}": ADAPTED}
     colours = "#0072b2", "#d55e00", "#009e73"
-    heads = (("logistic", "converged head"), ("sgd", "five epochs of Adam"))
+    heads = (("logistic", "converged head"), ("published", "five epochs of Adam"))
     shown = [model for model in MODELS if any(name.startswith(model) for name in found)]
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
     for panel, (method, title) in zip(panels, heads, strict=True):
         for i, ((kind, suffix), colour) in enumerate(zip(kinds.items(), colours, strict=True)):
             for at, model in enumerate(shown):
-                name = text.backbone(model + suffix, 1 if kind == "input right" else SCALE)
+                name = formatting.backbone(model + suffix, 1 if kind == "input right" else SCALE)
                 if values := found.get(f"{name}, {method}"):
                     top, low, high = (100 * value for value in values)
                     panel.bar(at + (i - 1) * 0.27, top, 0.25, color=colour, label=kind if at == 0 else None)

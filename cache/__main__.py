@@ -1,3 +1,3 @@
-from cache.cli import main
+from backbench.cache.cli import main
 
-main(prog_name="python -m cache")
+main(prog_name="backbench cache")

@@ -1,4 +1,4 @@
-"""``python -m cache``: what is in the feature cache, whether it is whole, and what made it."""
+"""``backbench cache``: what is in the feature cache, whether it is whole, and what made it."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from backbench import UserError, columns, options
-from cache import layout, shards
+from backbench.cache import schema, shards
 
 
 @click.group(cls=options.Group)
@@ -15,15 +15,15 @@ def main():
 
     \b
     Examples:
-      python -m cache ls
-      python -m cache show cache/caltech256/resnet50.h5
-      python -m cache verify cache
-      python -m cache merge cache
+      backbench cache ls
+      backbench cache show cache/caltech256/resnet50.h5
+      backbench cache verify cache
+      backbench cache merge cache
     """
 
 
 def _paths(paths: tuple[str, ...], cache_dir: Path, *, partial: bool = False) -> list[Path]:
-    from cache import features
+    from backbench.cache import features
 
     asked = paths or (cache_dir,)
     if not partial:
@@ -40,25 +40,25 @@ def _paths(paths: tuple[str, ...], cache_dir: Path, *, partial: bool = False) ->
 
 
 def _state(file) -> str:
-    if file.complete and layout.SHARD not in file.identity:
+    if file.complete and schema.SHARD not in file.identity:
         return "complete"
-    state = f"{int((file.done != layout.PENDING).sum())} of {len(file.done)}"
-    return f"{state}, shard of {file.identity[layout.SHARD]['of']}" if layout.SHARD in file.identity else state
+    state = f"{int((file.done != schema.PENDING).sum())} of {len(file.done)}"
+    return f"{state}, shard of {file.identity[schema.SHARD]['of']}" if schema.SHARD in file.identity else state
 
 
 def _facts(path: Path) -> dict:
-    from cache import features
+    from backbench.cache import features
 
     with features.open_file(path, partial=True, check=False) as file:
         counts = {name: int((file.split == code).sum()) for code, name in enumerate(("train", "val", "test"))}
         return {
             "path": str(path),
             "dataset": file.identity["dataset"],
-            "model": layout.label(file.identity),
+            "model": schema.label(file.identity),
             "state": _state(file),
             "n": len(file.done),
             "dim": file.features.shape[1],
-            "skipped": int((file.done == layout.SKIPPED).sum()),
+            "skipped": int((file.done == schema.SKIPPED).sum()),
             "classes": len(file.class_names),
             **counts,
             "megabytes": round(path.stat().st_size / 1e6, 1),
@@ -78,7 +78,7 @@ def ls(paths, cache_dir, as_json):
 
     \b
     Example:
-      python -m cache ls
+      backbench cache ls
     """
     found, unreadable = [], []
     for path in _paths(paths, cache_dir, partial=True):
@@ -104,7 +104,7 @@ def show(paths, cache_dir, as_json):
 
     \b
     Example:
-      python -m cache show cache/caltech256/resnet50.h5
+      backbench cache show cache/caltech256/resnet50.h5
     """
     found = [_facts(path) for path in _paths(paths, cache_dir, partial=True)]
     if as_json:
@@ -132,9 +132,9 @@ def verify(paths, cache_dir, as_json):
 
     \b
     Example:
-      python -m cache verify cache
+      backbench cache verify cache
     """
-    from cache import features
+    from backbench.cache import features
 
     faults, found = {}, []
     for path in _paths(paths, cache_dir, partial=True):
@@ -142,7 +142,7 @@ def verify(paths, cache_dir, as_json):
         covers = None if fault else _facts(path)["checksum_covers"]
         found.append({"path": str(path), "whole": fault is None, "fault": fault, "checksum_covers": covers})
         if not as_json:
-            click.echo(fault or f"{path}  whole{', arrays only' if covers == layout.ARRAYS else ''}")
+            click.echo(fault or f"{path}  whole{', arrays only' if covers == schema.ARRAYS else ''}")
     if as_json:
         click.echo(json.dumps(found))
     if any(faults.values()):
@@ -162,10 +162,10 @@ def merge(paths, cache_dir, keep, overwrite):
 
     \b
     Example:
-      python -m cache merge cache/caltech256/resnet50.h5
+      backbench cache merge cache/caltech256/resnet50.h5
     """
     from backbench import Faults
-    from cache import merge as merging
+    from backbench.cache import merge as merging
 
     asked = [Path(path) for path in paths or (cache_dir,)]
     found = {(family.whole, family.count): family for path in asked for family in shards.families(path)}

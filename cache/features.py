@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from backbench import UserError
-from cache import equal, layout, seal
+from backbench.cache import equal, schema, seal
 
 AGAIN = "Its extract command with --overwrite makes it again."
 
@@ -40,7 +40,7 @@ def find(patterns: Iterable[str | Path]) -> list[Path]:
             hint = f" There is unfinished {', '.join(unfinished)}: run its extract command again to finish it."
             if not unfinished and any(beside(f"{name}.shard-*")):
                 unfinished = [pattern]
-                hint = f" There are shards of it. Join them: python -m cache merge {pattern}"
+                hint = f" There are shards of it. Join them: backbench cache merge {pattern}"
             missing.append(
                 f"no feature file at {pattern}."
                 + (hint if unfinished else " Make one: extract --model resnet50 --dataset caltech256")
@@ -60,16 +60,16 @@ class FeatureFile:
     def __init__(self, path: Path, h5):
         self.path = path
         self._h5 = h5
-        attributes = {k: layout.from_attribute(k, v) for k, v in h5.attrs.items()}
-        self.identity = {k: attributes.get(k, layout.PLAIN.get(k)) for k in layout.IDENTITY}
-        self.identity |= {k: attributes[k] for k in (layout.SHARD, *layout.OPTIONAL) if k in attributes}
-        self.measured = {k: _known(attributes.get(k)) for k in layout.MEASURED}
-        self.sha256 = attributes.get("sha256") if self.covers == layout.ARRAYS else seal.read(path)
+        attributes = {k: schema.from_attribute(k, v) for k, v in h5.attrs.items()}
+        self.identity = {k: attributes.get(k, schema.PLAIN.get(k)) for k in schema.IDENTITY}
+        self.identity |= {k: attributes[k] for k in (schema.SHARD, *schema.OPTIONAL) if k in attributes}
+        self.measured = {k: _known(attributes.get(k)) for k in schema.MEASURED}
+        self.sha256 = attributes.get("sha256") if self.covers == schema.ARRAYS else seal.read(path)
         self.labels = h5["labels"][:].astype(np.int64)
         self.split = h5["split"][:].astype(np.int8)
         self.done = h5["done"][:]
         self.class_names = _strings(h5["classes"])
-        self.running = dict(zip(layout.RUNNING, h5["running"][:].tolist(), strict=True))
+        self.running = dict(zip(schema.RUNNING, h5["running"][:].tolist(), strict=True))
         dataset = h5["features"]
         self.features = np.memmap(path, dataset.dtype, "r", dataset.id.get_offset(), dataset.shape)
 
@@ -80,25 +80,25 @@ class FeatureFile:
     @cached_property
     def equal(self) -> np.ndarray:
         """A number that rows of equal features share, -1 where there is no equal: (N,) int64, see ``cache.equal``."""
-        return equal.groups(self.features, self.done == layout.DONE)
+        return equal.groups(self.features, self.done == schema.DONE)
 
     @property
     def complete(self) -> bool:
-        return bool((self.done != layout.PENDING).all()) and self.path.suffix != ".part"
+        return bool((self.done != schema.PENDING).all()) and self.path.suffix != ".part"
 
     @property
     def covers(self) -> str:
         """What the checksum covers: all of the file, or in schema 1 its arrays alone."""
-        return layout.ARRAYS if self.identity["schema"] == 1 else layout.EVERYTHING
+        return schema.ARRAYS if self.identity["schema"] == 1 else schema.EVERYTHING
 
     def not_finite(self) -> np.ndarray:
         """Rows with features that are done and hold NaN or infinity, (n,) int64. Read by blocks."""
-        finite = [np.isfinite(block).all(axis=1) for block in layout.blocks(self.features)]
-        return np.flatnonzero(~np.concatenate(finite) & (self.done == layout.DONE))
+        finite = [np.isfinite(block).all(axis=1) for block in schema.blocks(self.features)]
+        return np.flatnonzero(~np.concatenate(finite) & (self.done == schema.DONE))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every dataset as it lies in the file."""
-        return {n: self.features if n == "features" else self._h5[n][:] for n in layout.DATASETS}
+        return {n: self.features if n == "features" else self._h5[n][:] for n in schema.DATASETS}
 
     def __enter__(self):
         return self
@@ -152,8 +152,8 @@ def open_file(path: str | Path, *, partial: bool = False, check: bool = True) ->
         # Unlocked, since a file being written may be read: its layout no longer changes.
         h5 = h5py.File(path, "r", locking=False)
         fault = _fault(h5, path) or _wrong_values(h5, partial=partial)
-        if not fault and layout.SHARD in h5.attrs and not partial:
-            fault = f"a shard, with a part of the rows only. Join all of them: python -m cache merge {path.parent}"
+        if not fault and schema.SHARD in h5.attrs and not partial:
+            fault = f"a shard, with a part of the rows only. Join all of them: backbench cache merge {path.parent}"
         if fault:
             raise FeatureFileError(f"{path}: {fault}")
         file = FeatureFile(path, h5)
@@ -177,9 +177,9 @@ def _in_one_line(error: Exception) -> str:
 
 def _unsealed(file: FeatureFile) -> str | None:
     """What is wrong with the checksum of a file whose seal, if it has one, is not broken; or None."""
-    if file.covers == layout.EVERYTHING:
+    if file.covers == schema.EVERYTHING:
         return None if file.sha256 else "it has no checksum, though its name says that it is finished"
-    found, written = layout.checksum(file.arrays()), str(file.sha256)
+    found, written = schema.checksum(file.arrays()), str(file.sha256)
     return None if found == written else f"the checksum of its arrays is {found[:12]}, but {written[:12]!r} is stored"
 
 
@@ -187,15 +187,15 @@ def _fault(h5, path: Path) -> str | None:
     """Why this HDF5 file isn't a feature file to be trusted with a mapping, or None."""
     import h5py
 
-    if h5.attrs.get("format") != layout.FORMAT:
+    if h5.attrs.get("format") != schema.FORMAT:
         return "an HDF5 file, but not a backbench feature file. Feature files are made by extract."
-    if h5.attrs.get("schema") not in layout.READABLE:
+    if h5.attrs.get("schema") not in schema.READABLE:
         return (
-            f"a feature file of schema {h5.attrs.get('schema')}, but this version reads schema {layout.SCHEMA}. "
+            f"a feature file of schema {h5.attrs.get('schema')}, but this version reads schema {schema.SCHEMA}. "
             "Its extract command with --overwrite makes it again."
         )
     size = path.stat().st_size
-    for name in layout.DATASETS:
+    for name in schema.DATASETS:
         if not isinstance(h5.get(name, getlink=True), h5py.HardLink):
             return f"dataset {name!r} is missing or lies in another file. Such files are refused."
         dataset = h5[name]
@@ -211,7 +211,7 @@ def _fault(h5, path: Path) -> str | None:
     kinds = {"features": "f", "labels": "iu", "split": "iu", "ids": "S", "done": "iu", "classes": "S", "running": "f"}
     for name, kind in kinds.items():
         dataset = h5[name]
-        length = {"features": n, "classes": dataset.size, "running": len(layout.RUNNING)}.get(name, n)
+        length = {"features": n, "classes": dataset.size, "running": len(schema.RUNNING)}.get(name, n)
         if dataset.dtype.kind not in kind or dataset.shape[:1] != (length,) or dataset.ndim != 1 + (name == "features"):
             return f"dataset {name!r} has shape {dataset.shape} and dtype {dataset.dtype}: not as extract writes it."
     if n == 0 or h5["features"].dtype not in (np.float16, np.float32):
@@ -224,11 +224,11 @@ def _wrong_values(h5, *, partial: bool) -> str | None:
     bad = [
         *(["labels"] if labels.min() < 0 or labels.max() >= h5["classes"].size else []),
         *(["split"] if split.min() < 0 or split.max() > 2 else []),
-        *(["done"] if done.min() < 0 or done.max() > layout.SKIPPED else []),
+        *(["done"] if done.min() < 0 or done.max() > schema.SKIPPED else []),
     ]
     if bad:
         return f"damaged: values of {', '.join(bad)} out of range. Its extract command with --overwrite makes it again."
-    pending = int((done == layout.PENDING).sum())
+    pending = int((done == schema.PENDING).sum())
     if pending and not partial:
         return f"unfinished: {pending:,} of {done.size:,} images pending. Run its extract command again to finish it."
     return None
@@ -237,7 +237,7 @@ def _wrong_values(h5, *, partial: bool) -> str | None:
 def verify(path: str | Path) -> str | None:
     """Read a finished file to its last byte: None where it is whole, else what is wrong with it and what mends it."""
     try:
-        with open_file(path, partial=layout.is_finished_shard(path)) as file:
+        with open_file(path, partial=schema.is_finished_shard(path)) as file:
             broken = file.not_finite()
             return broken_rows(file, broken) if len(broken) else None
     except FeatureFileError as error:
@@ -247,26 +247,28 @@ def verify(path: str | Path) -> str | None:
 def broken_rows(file: FeatureFile, rows: np.ndarray) -> str:
     """What to say of a file whose ``rows`` (n,) hold NaN or infinity."""
     named = ", ".join(file.ids[i] for i in rows[:5])
-    done = int((file.done == layout.DONE).sum())
+    done = int((file.done == schema.DONE).sum())
     return (
         f"{file.path}: NaN or infinite features in {len(rows):,} of {done:,} rows: {named}. "
         "Extract again with --precision float32 --feature-dtype float32 --overwrite."
     )
 
 
-def write(path, *, features, labels, split, ids, class_names, identity) -> Path:
-    """Write a whole feature file at once, from arrays in memory. (N, D) float32 or float16 features."""
-    from cache.writer import Writer
-
-    with Writer(
-        path,
-        identity=identity,
-        labels=labels,
-        split=split,
-        ids=ids,
-        class_names=class_names,
-        dim=features.shape[1],
-        dtype=features.dtype,
-    ) as writer:
-        writer.rows(np.arange(len(features)), features)
-        return writer.finish(device="cpu")
+def summary(path: Path) -> dict:
+    """A finished feature file in the figures a user asks about."""
+    # Not compared with its checksum: it was a moment ago, when it was finished or found complete.
+    with open_file(path, partial=schema.is_finished_shard(path), check=False) as file:
+        return {
+            "dataset": file.identity["dataset"],
+            "model": schema.label(file.identity),
+            "weights": file.identity["weights"],
+            "path": str(path),
+            "n": len(file.done),
+            "n_skipped": int((file.done == schema.SKIPPED).sum()),
+            "dim": file.features.shape[1],
+            "precision": file.identity["precision"],
+            "images_per_second": file.measured["images_per_second"],
+            "seconds": file.measured["seconds"],
+            "device": file.measured["device"],
+            "features": {**file.identity, **file.measured, "path": str(path)},
+        }

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from backbench import Faults, UserError
-from cache import disk, layout, shards
-from cache.features import FeatureFile, FeatureFileError, open_file, verify
-from cache.writer import Writer, look
+from backbench.cache import locking, schema, shards
+from backbench.cache.features import FeatureFile, FeatureFileError, open_file, verify
+from backbench.cache.writer import Writer, look
 
 BLOCK = 1 << 24
 """Bytes of features copied at a time."""
@@ -35,7 +35,7 @@ class _Part(NamedTuple):
 
     @property
     def rows(self) -> tuple[int, int]:
-        return tuple(self.identity[layout.SHARD]["rows"])
+        return tuple(self.identity[schema.SHARD]["rows"])
 
 
 def merge(family: shards.Family, *, keep: bool = False, overwrite: bool = False, held: bool = False) -> Path:
@@ -50,10 +50,10 @@ def merge(family: shards.Family, *, keep: bool = False, overwrite: bool = False,
     """
     with ExitStack() as stack:
         if not held:
-            stack.enter_context(disk.hold(family.whole))
+            stack.enter_context(locking.hold(family.whole))
         parts = _alike(family)
-        identity = next(iter(parts.values())).identity | {"schema": layout.SCHEMA}
-        identity.pop(layout.SHARD)
+        identity = next(iter(parts.values())).identity | {"schema": schema.SCHEMA}
+        identity.pop(schema.SHARD)
         if overwrite or not os.path.exists(family.whole):
             _check(family, parts)
             state, _ = look(family.whole, identity, overwrite=overwrite)
@@ -82,7 +82,7 @@ def _join(whole: Path, parts: list[_Part], identity: dict, *, fresh: bool) -> No
         for part in parts:
             if np.isin(np.arange(*part.rows), writer.pending).any():
                 _copy(writer, part)
-        writer.running = {key: sum(part.running[key] for part in parts) for key in layout.RUNNING}
+        writer.running = {key: sum(part.running[key] for part in parts) for key in schema.RUNNING}
         devices = Counter(part.device for part in parts)
         writer.finish(device="; ".join(f"{n} x {name}" if n > 1 else str(name) for name, n in devices.items()))
 
@@ -90,7 +90,7 @@ def _join(whole: Path, parts: list[_Part], identity: dict, *, fresh: bool) -> No
 def _copy(writer: Writer, part: _Part) -> None:
     with open_file(part.path, partial=True, check=False) as file:  # it was compared with its checksum a moment ago
         for block in _blocks(file):
-            done = file.done[block] == layout.DONE
+            done = file.done[block] == schema.DONE
             index = np.arange(block.start, block.stop)
             writer.rows(part.rows[0] + index[done], file.features[index[done]])
             writer.skip(part.rows[0] + index[~done])
@@ -99,11 +99,11 @@ def _copy(writer: Writer, part: _Part) -> None:
 def _compare(whole: Path, parts: list[_Part], identity: dict) -> None:
     """Raise UserError with every difference between the feature file and its shards, unfinished ones included."""
     with open_file(whole) as file:
-        ours = file.identity | {"schema": layout.SCHEMA}  # of an older schema it holds the same features
-        lines = layout.differences(identity, ours, versions=True, than="the shards")
+        ours = file.identity | {"schema": schema.SCHEMA}  # of an older schema it holds the same features
+        lines = schema.differences(identity, ours, versions=True, than="the shards")
         if file.class_names != parts[0].class_names:
             lines.append("classes: the file has others than the shards, or in another order")
-        n, dim = parts[0].identity[layout.SHARD]["of"], parts[0].features[0][1]
+        n, dim = parts[0].identity[schema.SHARD]["of"], parts[0].features[0][1]
         if file.features.shape != (n, dim) or file.features.dtype != parts[0].features[1]:
             shape, dtype = file.features.shape, file.features.dtype
             lines.append(
@@ -113,14 +113,14 @@ def _compare(whole: Path, parts: list[_Part], identity: dict) -> None:
         else:
             lines += [line for part in parts for line in _apart(file, part)]
     for part in parts:
-        if not layout.is_finished_shard(part.path):
+        if not schema.is_finished_shard(part.path):
             lines.append(f"{part.path.name}: unfinished, so that it can't be joined")
     if lines:
         raise UserError(
             f"{whole} is there already and not what its shards hold:\n  "
             + "\n  ".join(lines)
             + "\nNothing was removed. Remove the shards to keep the file, or put them in its place: "
-            f"python -m cache merge {whole} --overwrite"
+            f"backbench cache merge {whole} --overwrite"
         )
 
 
@@ -159,7 +159,7 @@ def _alike(family: shards.Family) -> dict[int, _Part]:
     faults.stop()
     first = next(iter(parts.values()))
     for part in parts.values():
-        lines = layout.differences(
+        lines = schema.differences(
             shards.common(first.identity), shards.common(part.identity), versions=True, than=first.path.name
         )
         if part.class_names != first.class_names or part.features[0][1:] != first.features[0][1:]:
@@ -177,7 +177,7 @@ def _alike(family: shards.Family) -> dict[int, _Part]:
 
 def _read(path: Path) -> _Part:
     with open_file(path, partial=True) as file:
-        if layout.SHARD not in file.identity:
+        if schema.SHARD not in file.identity:
             raise UserError(f"{path} is no shard, in spite of its name.")
         small = (file.class_names, file.ids, file.labels, file.split, file.done, file.running)
         return _Part(path, file.identity, *small, file.measured["device"], (file.features.shape, file.features.dtype))
@@ -192,7 +192,7 @@ def _check(family: shards.Family, parts: dict[int, _Part]) -> None:
     """Raise UserError where shards are missing, unfinished, damaged, or not of one image set; all of them at once."""
     faults = Faults()
     identity = next(iter(parts.values())).identity
-    n, batch_size = (identity[layout.SHARD][key] for key in ("of", "batch_size"))
+    n, batch_size = (identity[schema.SHARD][key] for key in ("of", "batch_size"))
     for number in range(1, family.count + 1):
         with faults.collect():
             rows = shards.span(n, number, family.count, batch_size=batch_size)
@@ -217,6 +217,6 @@ def _there(family: shards.Family, number: int, part: _Part | None, identity: dic
         raise UserError(f"shard {number} of {family.count} of {family.whole} is missing. Make it: {again}.")
     if part.rows != rows or len(part.ids) != rows[1] - rows[0]:
         raise UserError(f"{part.path} holds rows {part.rows}, but its name stands for {rows}. Make it again: {again}.")
-    if not layout.is_finished_shard(part.path):
-        left = int((part.done == layout.PENDING).sum())
+    if not schema.is_finished_shard(part.path):
+        left = int((part.done == schema.PENDING).sum())
         raise UserError(f"{part.path} lacks {left:,} of its {len(part.done):,} rows. Finish it: {again}.")

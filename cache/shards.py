@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from backbench import UserError
-from cache import disk, layout, writer
-from cache.features import FeatureFileError, open_file
+from backbench.cache import locking, schema, writer
+from backbench.cache.features import FeatureFileError, open_file
 
 NAME = re.compile(r"(?P<whole>.+)\.shard-(?P<number>\d+)-of-(?P<count>\d+)(\.part)?")
 
@@ -67,10 +67,10 @@ def families(path: Path) -> list[Family]:
 
 def rows_done(path: Path) -> int:
     """Rows computed in a shard, finished or not; 0 where it can't be read."""
-    for place in (path, layout.part_path(path)):
+    for place in (path, schema.part_path(path)):
         try:
             with open_file(place, partial=True, check=False) as file:
-                return int((file.done != layout.PENDING).sum())
+                return int((file.done != schema.PENDING).sum())
         except (UserError, OSError):
             continue
     return 0
@@ -83,15 +83,15 @@ def look(path: Path, wanted: dict, *, overwrite: bool = False) -> tuple[str, dic
     it must go on in. ``overwrite`` makes anew only what was made otherwise: a finished shard is no finished work.
     Raises FeatureFileError for a whole that would be computed beside its own shards, too.
     """
-    if layout.SHARD not in wanted:
+    if schema.SHARD not in wanted:
         state, found = writer.look(path, wanted, overwrite=overwrite)
         if state == "new" and not overwrite and (begun := families(path)):
             raise FeatureFileError(
                 f"{path} was begun in {begun[0].count} shards. Go on with --workers or --shard as before, join them if "
-                f"they are finished (python -m cache merge {path}), or compute all here with --overwrite."
+                f"they are finished (backbench cache merge {path}), or compute all here with --overwrite."
             )
         return state, found
-    whole, rest = whole_of(path), {k: v for k, v in wanted.items() if k != layout.SHARD}
+    whole, rest = whole_of(path), {k: v for k, v in wanted.items() if k != schema.SHARD}
     if not overwrite and os.path.exists(whole) and writer.look(whole, rest)[0] == "complete":
         return "complete", None
     try:
@@ -109,10 +109,10 @@ def relatives(path: Path, wanted: dict) -> Iterator[tuple[Family, Path, dict, li
         for file in family.files.values():
             try:
                 with open_file(file, partial=True, check=False) as shard:
-                    identity = {layout.SHARD: {}} | shard.identity
+                    identity = {schema.SHARD: {}} | shard.identity
             except FeatureFileError:  # told by who needs it
                 continue
-            yield family, file, identity, layout.differences(common(wanted), common(identity), versions=True)
+            yield family, file, identity, schema.differences(common(wanted), common(identity), versions=True)
 
 
 def otherwise(file: Path, lines: list[str]) -> FeatureFileError:
@@ -137,13 +137,13 @@ def _begun(path: Path, wanted: dict, *, strict: bool) -> dict | None:
 
 def choosing(path: Path, wanted: dict):
     """A context in which one shard of a family at a time looks for the fastest format, which the others then take."""
-    if layout.SHARD not in wanted:
+    if schema.SHARD not in wanted:
         return nullcontext()
     whole = whole_of(path)
-    return disk.hold(whole.with_name(f"{whole.name}.choice"), wait=True, quiet=True)
+    return locking.hold(whole.with_name(f"{whole.name}.choice"), wait=True, quiet=True)
 
 
 def common(identity: dict) -> dict:
     """What all shards of a family share."""
-    shard = {k: v for k, v in identity[layout.SHARD].items() if k != "rows"}
-    return identity | {layout.SHARD: shard}
+    shard = {k: v for k, v in identity[schema.SHARD].items() if k != "rows"}
+    return identity | {schema.SHARD: shard}

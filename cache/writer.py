@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from backbench import UserError
-from cache import disk, layout, seal
-from cache.features import FeatureFileError, open_file
+from backbench.cache import locking, schema, seal
+from backbench.cache.features import FeatureFileError, open_file
 
 SYNC_EVERY = 1.0
 """Seconds of work that a power cut may cost: rows are synced, then marked, this often."""
@@ -28,16 +28,16 @@ def look(path: Path, wanted: dict, *, overwrite: bool = False) -> tuple[str, dic
     is damaged. A finished file made with other versions of timm or torch still answers the request; an unfinished one
     must not mix them.
     """
-    part = layout.part_path(path)
+    part = schema.part_path(path)
     if overwrite:  # an unfinished file of the very same identity is this command's own, stopped: it goes on
         with contextlib.suppress(OSError, FeatureFileError), open_file(part, partial=True) as file:
-            if not layout.differences(wanted, file.identity, versions=True):
+            if not schema.differences(wanted, file.identity, versions=True):
                 return "partial", file.identity
         return "new", None
     for place, state in ((path, "complete"), (part, "partial")):
         if os.path.exists(place):  # unlike Path.exists, False in a folder we may not look into
             with open_file(place, partial=state == "partial" or "shard" in wanted) as file:
-                lines = layout.differences(wanted, file.identity, versions=state == "partial")
+                lines = schema.differences(wanted, file.identity, versions=state == "partial")
                 if lines:
                     raise FeatureFileError(
                         f"{place} was made otherwise:\n  "
@@ -57,11 +57,11 @@ class Writer:
 
     def __init__(self, path, *, identity, labels, split, ids, class_names, dim, dtype, fresh=False, held=False):
         self.path = Path(path)
-        self.part = layout.part_path(self.path)
+        self.part = schema.part_path(self.path)
         with contextlib.ExitStack() as stack:
             if not held:
-                stack.enter_context(disk.hold(self.path))
-            with disk.faults(self.part):
+                stack.enter_context(locking.hold(self.path))
+            with locking.faults(self.part):
                 if fresh or not os.path.exists(self.part):
                     self._create(identity, labels, split, ids, class_names, dim, dtype)
                 self._raw = stack.enter_context(open(self.part, "r+b", buffering=0))
@@ -71,7 +71,7 @@ class Writer:
     def _open(self):
         with open_file(self.part, partial=True) as file:
             h5 = file._h5
-            self._offset = {name: h5[name].id.get_offset() for name in layout.DATASETS}
+            self._offset = {name: h5[name].id.get_offset() for name in schema.DATASETS}
             self.dtype, self.dim = h5["features"].dtype, h5["features"].shape[1]
             self.done = file.done
             self.running = dict(file.running)
@@ -86,45 +86,45 @@ class Writer:
         arrays = {
             "labels": np.asarray(labels, np.int64),
             "split": np.asarray(split, np.uint8),
-            "ids": layout.fixed(ids),
+            "ids": schema.fixed(ids),
             "done": np.zeros(n, np.uint8),
-            "classes": layout.fixed(class_names),
-            "running": np.zeros(len(layout.RUNNING)),
+            "classes": schema.fixed(class_names),
+            "running": np.zeros(len(schema.RUNNING)),
         }
-        placeholders = dict.fromkeys(layout.MEASURED, np.nan) | {
-            "device": np.bytes_(b" " * layout.DEVICE_LENGTH),
+        placeholders = dict.fromkeys(schema.MEASURED, np.nan) | {
+            "device": np.bytes_(b" " * schema.DEVICE_LENGTH),
         }
         try:
             # First without HDF5, whose own way of meeting a full disk is unclean.
-            disk.reserve(new, n * dim * np.dtype(dtype).itemsize + sum(array.nbytes for array in arrays.values()))
+            locking.reserve(new, n * dim * np.dtype(dtype).itemsize + sum(array.nbytes for array in arrays.values()))
             # 'earliest' keeps headers without checksums, so that changing an attribute in place can't break one.
             with h5py.File(new, "w", libver=("earliest", "v108"), userblock_size=seal.SIZE) as h5:
                 _allocate(h5, "features", (n, dim), np.dtype(dtype))
                 for name, array in arrays.items():
                     _allocate(h5, name, array.shape, array.dtype)[:] = array
-                h5.attrs["format"] = layout.FORMAT
-                identity = {**layout.PLAIN, **identity, "schema": layout.SCHEMA}
-                for key in layout.IDENTITY:
-                    h5.attrs[key] = layout.to_attribute(identity[key])
-                for key in identity.keys() & {layout.SHARD, *layout.OPTIONAL}:
-                    h5.attrs[key] = layout.to_attribute(identity[key])
+                h5.attrs["format"] = schema.FORMAT
+                identity = {**schema.PLAIN, **identity, "schema": schema.SCHEMA}
+                for key in schema.IDENTITY:
+                    h5.attrs[key] = schema.to_attribute(identity[key])
+                for key in identity.keys() & {schema.SHARD, *schema.OPTIONAL}:
+                    h5.attrs[key] = schema.to_attribute(identity[key])
                 for key, value in placeholders.items():
                     h5.attrs[key] = value
-            disk.reserve(new, new.stat().st_size)
+            locking.reserve(new, new.stat().st_size)
             os.replace(new, self.part)
-            disk.sync(self.part.parent)
+            locking.sync(self.part.parent)
         finally:
             new.unlink(missing_ok=True)
 
     @property
     def pending(self) -> np.ndarray:
         """Indices of the rows still to be computed, (n,) int64, ascending."""
-        return np.flatnonzero(self.done == layout.PENDING)
+        return np.flatnonzero(self.done == schema.PENDING)
 
-    def rows(self, index: np.ndarray, features: np.ndarray, *, mark: int = layout.DONE) -> None:
+    def rows(self, index: np.ndarray, features: np.ndarray, *, mark: int = schema.DONE) -> None:
         """Store ``features`` (n, D) in the rows ``index`` (n,): written now, marked with the next commit."""
         values = np.ascontiguousarray(features, self.dtype)
-        with disk.faults(self.part):
+        with locking.faults(self.part):
             for start, stop in _runs(index):
                 self._write("features", index[start] * self.dim, values[start:stop])
         self._unmarked[index] = mark
@@ -133,17 +133,17 @@ class Writer:
 
     def skip(self, index: np.ndarray) -> None:
         """Leave the rows ``index`` out for good: NaN, marked as skipped."""
-        self.rows(index, np.full((len(index), self.dim), np.nan), mark=layout.SKIPPED)
+        self.rows(index, np.full((len(index), self.dim), np.nan), mark=schema.SKIPPED)
 
     def commit(self) -> None:
         """Bring the rows to disk, then mark them."""
-        with disk.faults(self.part):
+        with locking.faults(self.part):
             os.fsync(self._raw.fileno())
             marked = np.flatnonzero(self._unmarked)
             self.done[marked] = self._unmarked[marked]
             for start, stop in _runs(marked):
                 self._write("done", marked[start], self.done[marked[start:stop]])
-            self._write("running", 0, np.array([self.running[k] for k in layout.RUNNING]))
+            self._write("running", 0, np.array([self.running[k] for k in schema.RUNNING]))
         self._unmarked[:] = 0
         self._synced = time.monotonic()
 
@@ -168,16 +168,16 @@ class Writer:
             "input_std": np.sqrt(max(run["input_squares"] / count - mean**2, 0.0)) if run["input_count"] else np.nan,
             "images_per_second": run["images"] / run["seconds"] if run["seconds"] else np.nan,
             "seconds": run["seconds"],
-            "device": np.bytes_(device.encode()[: layout.DEVICE_LENGTH].ljust(layout.DEVICE_LENGTH)),
+            "device": np.bytes_(device.encode()[: schema.DEVICE_LENGTH].ljust(schema.DEVICE_LENGTH)),
         }
-        with disk.faults(self.part):
+        with locking.faults(self.part):
             with h5py.File(self.part, "r+", locking=False) as h5:
                 for key, value in figures.items():
                     h5.attrs.modify(key, value)
             seal.put(self.part)
             os.fsync(self._raw.fileno())
             os.replace(self.part, self.path)
-            disk.sync(self.path.parent)
+            locking.sync(self.path.parent)
         return self.path
 
     def __enter__(self):
@@ -213,3 +213,21 @@ def _runs(index: np.ndarray):
     if len(index):
         cuts = np.flatnonzero(np.diff(index) != 1) + 1
         yield from zip([0, *cuts], [*cuts, len(index)], strict=True)
+
+
+def write(path, *, features, labels, split, ids, class_names, identity) -> Path:
+    """Write a whole feature file at once, from arrays in memory. (N, D) float32 or float16 features."""
+    from backbench.cache.writer import Writer
+
+    with Writer(
+        path,
+        identity=identity,
+        labels=labels,
+        split=split,
+        ids=ids,
+        class_names=class_names,
+        dim=features.shape[1],
+        dtype=features.dtype,
+    ) as writer:
+        writer.rows(np.arange(len(features)), features)
+        return writer.finish(device="cpu")

@@ -1,3 +1,3 @@
-from cnn.cli import main
+from backbench.cnn.cli import main
 
-main(prog_name="python -m cnn")
+main(prog_name="cnn")

@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from backbench import Faults, UsageError, options
-from finetune.options import checkpoint, download, precision
-from finetune.options import dataset as one_dataset
+from backbench.training.options import checkpoint, download, precision
+from backbench.training.options import dataset as one_dataset
 
 SIZES = ("small", "base", "large", "reference")
 
@@ -91,9 +91,9 @@ def train(
     """
     if out and (len(datasets), runs) != (1, 1):
         raise UsageError("--out names one run, but several are asked for.")
-    from cnn import recipe, run
-    from data import registry
-    from finetune.evaluate import table
+    from backbench.cnn import recipe, run
+    from backbench.data import registry
+    from backbench.training.evaluate import table
 
     faults, found, strategy = Faults(), [], run.strategy(split, train_share)
     with faults.collect():
@@ -143,13 +143,14 @@ def evaluate(checkpoint, dataset, precision, device, as_json, **how):
     Example:
       cnn evaluate --checkpoint runs/cifar100/cnn_base-42 --dataset cifar100
     """
-    from finetune import apply, model, run
-    from finetune.evaluate import table
+    from backbench.training import checkpoint as checkpoints
+    from backbench.training import reuse_checkpoint, setup
+    from backbench.training.evaluate import table
 
     if precision == "auto":
-        precision = model.read_about(model.folder_of(checkpoint))["precision"]
-    accelerator, _ = run.accelerator(device, precision)
-    found = [apply.row(checkpoint, dataset, accelerator, **how)]
+        precision = checkpoints.read_about(checkpoints.folder_of(checkpoint))["precision"]
+    accelerator, _ = setup.accelerator(device, precision)
+    found = [reuse_checkpoint.row(checkpoint, dataset, accelerator, **how)]
     click.echo(json.dumps(found, indent=2) if as_json else table(found))
 
 
@@ -171,8 +172,8 @@ def features(checkpoint, dataset, device, as_json, **how):
       cnn features --checkpoint runs/cifar100/cnn_base-42 --dataset cifar100
     """
     from backbench.devices import pick_device
-    from finetune import apply
+    from backbench.training import reuse_checkpoint
 
-    figures = apply.features(checkpoint, dataset, device=pick_device(device), **how)
+    figures = reuse_checkpoint.features(checkpoint, dataset, device=pick_device(device), **how)
     shown = f"{figures['n']:,} images x {figures['dim']:,} features  {figures['path']}"
     click.echo(json.dumps(figures, indent=2) if as_json else shown)

@@ -6,16 +6,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from backbench import SPLITS, UserError
-from cnn import model as networks
-from cnn import pictures, recipe, whitening
-from cnn.train import Trainer
-from cnn.views import Views
-from data import splits
-from extract.backbones import Backbone
-from finetune import evaluate, job
-from finetune.run import LEAST_VAL, check
-from probe import trust
+from backbench import SPLITS, UserError, calibration
+from backbench.cnn import images, recipe, whitening
+from backbench.cnn import model as networks
+from backbench.cnn.train import Trainer
+from backbench.data import splits
+from backbench.extract.backbones import Backbone
+from backbench.training import evaluate, job
+from backbench.training.setup import LEAST_VAL, check
+from backbench.training.views import Views
 
 AT_A_TIME = 500
 """Pictures of a forward pass where none are trained on."""
@@ -74,10 +73,10 @@ class Job(job.Job):
     def __init__(self, imageset, asked: recipe.Recipe, settings: Settings, folder: Path, *, held: torch.Tensor):
         train = np.flatnonzero(imageset.split == splits.TRAIN)
         fitted = recipe.fitted(asked, len(train))
-        mean, std = pictures.statistics(held[train])
+        mean, std = images.statistics(held[train])
         made = network(fitted, len(imageset.class_names), settings.seed, mean=mean, std=std)
         self.held, self.labels = held, torch.from_numpy(imageset.labels)
-        self.begin(imageset, fitted, settings, folder, made)
+        super().__init__(imageset, fitted, settings, folder, made)
 
     @property
     def compiled(self) -> bool:
@@ -130,7 +129,7 @@ class Job(job.Job):
         if not len(self.rows["val"]):
             return None
         scores, labels = self._scores(made, "val", check), self.imageset.labels[self.rows["val"]]
-        return evaluate.top1(scores, labels), trust.nll(np.nan_to_num(scores, posinf=0.0, neginf=0.0), labels)
+        return evaluate.top1(scores, labels), calibration.nll(np.nan_to_num(scores, posinf=0.0, neginf=0.0), labels)
 
     def _logits(self, tuned, split: str, scale: float, check=lambda: None) -> np.ndarray:
         return self._scores(Views(tuned, self.recipe.views), split, check)

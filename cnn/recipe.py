@@ -4,10 +4,10 @@ from collections import Counter
 from dataclasses import dataclass, fields, replace
 
 from backbench import UsageError
-from cnn import pruning
-from cnn.model import LEAST_SIDE, SIZES
-from cnn.views import VIEWS
-from finetune.recipe import fault, parsed
+from backbench.cnn import data_pruning
+from backbench.cnn.model import LEAST_SIDE, SIZES
+from backbench.training.settings import fault, parsed
+from backbench.training.views import VIEWS
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def kinds(recipe: Recipe, n: int) -> Counter:
     """Steps of a run on ``n`` pictures, by what they cost: side in pixels, whether the first layer's bias trains."""
     found = Counter()
     for epoch in range(recipe.epochs):
-        steps = (n - pruning.left_out(recipe, epoch, n)[1]) // recipe.batch_size
+        steps = (n - data_pruning.left_out(recipe, epoch, n)[1]) // recipe.batch_size
         for step in range(steps):
             done = (epoch + step / steps) / recipe.epochs
             found[side(recipe, epoch), bias_rate(recipe, done) > 0] += 1

@@ -6,11 +6,11 @@ import numpy as np
 
 from backbench import UsageError
 from backbench.allocator import keep_freed_memory
-from cnn import job, pictures
-from cnn.recipe import Recipe
-from data import registry
-from extract.study import default_path
-from finetune.run import accelerator
+from backbench.cache.schema import default_path
+from backbench.cnn import images, job
+from backbench.cnn.recipe import Recipe
+from backbench.data import registry
+from backbench.training.setup import accelerator
 
 
 def strategy(split: str, share: float) -> str:
@@ -42,7 +42,7 @@ def train(
         imageset = registry.load(name, data_root=data_root, seed=seed, download=download)
         imageset = job.prepared(imageset, split=split, share=share)
         if held is None or ids != imageset.ids:
-            held, ids = pictures.read(imageset, job.network(recipe, 2, 0)), imageset.ids
+            held, ids = images.read(imageset, job.network(recipe, 2, 0)), imageset.ids
         settings = job.Settings(accelerated, precision, seed=seed, **how)
         folder = Path(place(imageset.name, recipe, seed))
         found.append(job.Job(imageset, recipe, settings, folder, held=held).row(results_dir))

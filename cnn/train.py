@@ -13,15 +13,15 @@ import numpy as np
 import torch
 
 from backbench import UserError
+from backbench.cnn import data_pruning
+from backbench.cnn import recipe as recipes
+from backbench.cnn.cuda_graph import Replay
+from backbench.cnn.images import Varied, resized
+from backbench.cnn.muon import Muon
 from backbench.progress import progress
-from cnn import pruning
-from cnn import recipe as recipes
-from cnn.muon import Muon
-from cnn.pictures import Varied, resized
-from cnn.replay import Replay
-from finetune import state
-from finetune.stopping import Stopped, Stopper
-from finetune.train import SAVING, Diverged, Progress, device_failed
+from backbench.training import state
+from backbench.training.loop import SAVING, Diverged, Progress, device_failed
+from backbench.training.stopping import Stopped, Stopper
 
 
 def optimizer(model, recipe: recipes.Recipe, *, dtype) -> Muon:
@@ -144,7 +144,7 @@ class Trainer:
         self.show(recipes.side(recipe, at.epoch))
         if at.step == 0:
             draw = np.random.default_rng((self.seed, at.epoch))
-            rows = draw.permutation(pruning.shown(self.losses.cpu().numpy(), recipe, at.epoch, draw))
+            rows = draw.permutation(data_pruning.shown(self.losses.cpu().numpy(), recipe, at.epoch, draw))
             self.order = torch.from_numpy(rows)
         self.model.train()
         loss = torch.tensor(at.loss, device=self.labels.device)  # float32: Apple's GPUs have no more

@@ -1,5 +1,3 @@
-"""``python -m data``."""
+from backbench.data.cli import main
 
-from data.cli import main
-
-main(prog_name="python -m data")
+main(prog_name="backbench data")

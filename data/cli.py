@@ -1,4 +1,4 @@
-"""``python -m data``: which image sets there are, what is in them, and getting them."""
+"""``backbench data``: which image sets there are, what is in them, and getting them."""
 
 import json
 from pathlib import Path
@@ -14,8 +14,8 @@ def main():
 
     \b
     To paste:
-      python -m data ls
-      python -m data show digits
+      backbench data ls
+      backbench data show digits
     """
 
 
@@ -28,9 +28,9 @@ def ls(data_root: Path, seed: int, as_json: bool):
 
     \b
     To paste:
-      python -m data ls --data-root data/raw
+      backbench data ls --data-root data/raw
     """
-    from data import summary
+    from backbench.data import summary
 
     rows = summary.overview(data_root, seed=seed)
     if as_json:
@@ -44,7 +44,7 @@ def ls(data_root: Path, seed: int, as_json: bool):
     for row in rows:
         if row["state"] == "unusable":
             click.echo(row["fault"], err=True)
-    click.echo("Your own: folder:PATH, wds:PATH or hf:PATH. A missing one: python -m data download NAME", err=True)
+    click.echo("Your own: folder:PATH, wds:PATH or hf:PATH. A missing one: backbench data download NAME", err=True)
 
 
 @main.command()
@@ -67,10 +67,10 @@ def show(name: str, data_root: Path, seed: int, as_json: bool):
 
     \b
     To paste:
-      python -m data show digits
-      python -m data show 'wds:shards?label=species'
+      backbench data show digits
+      backbench data show 'wds:shards?label=species'
     """
-    from data import registry, summary
+    from backbench.data import registry, summary
 
     told = summary.describe(registry.load(name, data_root=data_root, seed=seed), seed=seed)
     if as_json:
@@ -88,7 +88,7 @@ def show(name: str, data_root: Path, seed: int, as_json: bool):
 
 def _facts(told: dict):
     """The lines beneath the table of classes: label, value."""
-    from data.summary import SHORT_SIDE
+    from backbench.data.summary import SHORT_SIDE
 
     yield "set", f"{told['name']}, {told['root'] or 'in memory'}"
     yield "digest", f"{told['digest']} (seed {told['seed']})"
@@ -115,9 +115,9 @@ def download(name: str, data_root: Path):
 
     \b
     To paste:
-      python -m data download caltech256
+      backbench data download caltech256
     """
-    from data import downloads, registry
+    from backbench.data import downloads, registry
 
     registry.check(name)
     click.echo(downloads.get(name, data_root))
@@ -158,12 +158,12 @@ def openimages(sources, map_file, list_file, out, crop, jobs, base_url, image_ur
 
     \b
     To paste:
-      python -m data openimages --for caltech256 --per-class 50
-      python -m data openimages --for cifar100 --crop --out data/raw/openimages-cifar100
-      python -m data openimages --list images.csv
+      backbench data openimages --for caltech256 --per-class 50
+      backbench data openimages --for cifar100 --crop --out data/raw/openimages-cifar100
+      backbench data openimages --list images.csv
     """
-    from data import openimages as official
-    from data import subset
+    from backbench.data import openimages as official
+    from backbench.data import openimages_build
 
     if bool(sources) + bool(map_file) + bool(list_file) != 1:
         raise UsageError("one of --for, --map and --list is expected. For example: --for caltech256")
@@ -188,17 +188,19 @@ def openimages(sources, map_file, list_file, out, crop, jobs, base_url, image_ur
             data_root / "openimages-files", classes, splits, per_class=per_class, min_area=made["min_area"],
             seed=how["seed"], base=base_url or official.BASE,
         )  # fmt: skip
-    listed = subset.build(
+    listed = openimages_build.build(
         out, wanted, per_class=per_class, how=made, crop=crop, jobs=jobs, base=image_url or official.IMAGES
     )
-    found = subset.totals(listed, wanted, per_class)
+    found = openimages_build.totals(listed, wanted, per_class)
     if as_json:
-        click.echo(json.dumps({"out": str(out), "list": str(out / subset.LIST), "n": len(listed), "classes": found}))
+        click.echo(
+            json.dumps({"out": str(out), "list": str(out / openimages_build.LIST), "n": len(listed), "classes": found})
+        )
         return
     lines = [("class", "images", "short"), *((row["class"], f"{row['n']:,}", f"{row['short'] or ''}") for row in found)]
     click.echo(columns([*lines, ("all", f"{len(listed):,}", f"{sum(row['short'] for row in found) or ''}")], left=1))
     if not list_file:
-        click.echo(f"Commit {out / subset.LIST}, and --list builds the same subset anywhere.", err=True)
+        click.echo(f"Commit {out / openimages_build.LIST}, and --list builds the same subset anywhere.", err=True)
 
 
 @main.command("map")
@@ -213,12 +215,12 @@ def propose(source: str, target: str, data_root: Path):
 
     \b
     To paste:
-      python -m data map caltech101 openimages > map.csv
+      backbench data map caltech101 openimages > map.csv
     """
     import csv
     import sys
 
-    from data import maps, registry
+    from backbench.data import maps, registry
 
     faults, classes = Faults(), []
     for name in (source, target):

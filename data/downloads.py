@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backbench import UserError
-from data import sources
-from data.fetch import fetch, writing
-from data.unpack import unpack
+from backbench.data import sources
+from backbench.data.fetch import fetch, writing
+from backbench.data.unpack import unpack
 
 
 @dataclass(frozen=True)

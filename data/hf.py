@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 
 from backbench import SPLITS, Faults, UserError
-from data import rows, shards
-from data.imageset import ImageSet
+from backbench.data import arrow_tables, shards
+from backbench.data.imageset import ImageSet
 
 OPTIONS = ("image", "label", "test")
 """``image``, ``label``: columns, where there are several to choose from. ``test``: see data.shards.by_split."""
@@ -35,7 +35,7 @@ def load(name: str, *, seed: int, exif: str) -> ImageSet:
     listed = shards.by_split(_of_the_set(files, root), root, test=given.options.get("test"))
     _one_configuration(listed, root)
     files = [file for file, _ in listed]
-    kind = rows.Parquet if files[0].suffix == ".parquet" else rows.Arrow
+    kind = arrow_tables.Parquet if files[0].suffix == ".parquet" else arrow_tables.Arrow
     with _readable(files[0], pyarrow):
         schema = kind.schema(str(files[0]))
         if not schema.names:  # names that aren't UTF-8 show here

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from backbench import UserError
-from data import decode
-from data.splits import TEST
+from backbench.data import decode
+from backbench.data.splits import TEST
 
 ROWS = ("ids", "labels", "split", "files", "pixels")
 """What a set has one of for each image."""

@@ -136,7 +136,7 @@ def between(source: str, source_classes, target: str, target_classes, *, file: P
     else:
         raise UserError(
             f"there is no map of classes from {source} to {target}. Make one, correct it by hand, and give it with "
-            f"--map: python -m data map {source} {target} > map.csv"
+            f"--map: backbench data map {source} {target} > map.csv"
         )
     if not found.names:
         raise UserError(f"of the classes of {source} that are here, none corresponds to one of {target}")

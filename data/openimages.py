@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from backbench import UserError
+from backbench.data import maps
+from backbench.data.fetch import fetch
 from backbench.files import write_whole
-from data import maps
-from data.fetch import fetch
 
 BASE = "https://storage.googleapis.com/openimages"
 

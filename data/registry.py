@@ -4,8 +4,8 @@ import shlex
 from pathlib import Path
 
 from backbench import UsageError, UserError, suggest
-from data import decode, hf, sources, wds
-from data.imageset import ImageSet
+from backbench.data import decode, hf, sources, wds
+from backbench.data.imageset import ImageSet
 
 KINDS = {
     "folder:PATH": sources.folder,
@@ -50,7 +50,7 @@ def load(name: str, *, data_root: str | Path, seed: int = 42, download: bool = F
     if found is None and source.places:
         if not (download and source.has_download):
             raise UserError(missing(name, data_root))
-        from data import downloads
+        from backbench.data import downloads
 
         found = downloads.get(name, data_root)
     return source.load(name, found, seed=seed, exif=exif)
@@ -67,7 +67,7 @@ def missing(name: str, data_root: Path) -> str:
     source = sources.SETS[name]
     looked = f"{name} is not there: looked for {', '.join(str(data_root / place) for place in source.places)}."
     if source.has_download:
-        command = f"python -m data download {name} --data-root {shlex.quote(str(data_root))}"
+        command = f"backbench data download {name} --data-root {shlex.quote(str(data_root))}"
         return f"{looked} Get it with: {command} (or extract --dataset {name} --download)"
     if source.made_by:
         return f"{looked} Build it with: {source.made_by} --data-root {shlex.quote(str(data_root))}"

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from backbench import SPLITS, UsageError, UserError, suggest
-from data import imageset, listing, splits
-from data.imageset import ImageSet
-from data.sources import CALTECH_RULE
+from backbench.data import imageset, listing, splits
+from backbench.data.imageset import ImageSet
+from backbench.data.sources import CALTECH_RULE
 
 WORDS = {
     **dict.fromkeys(("train", "training"), splits.TRAIN),

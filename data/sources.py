@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from backbench import SPLITS, UserError
-from data import imageset, listing, splits
-from data.imageset import ImageSet
+from backbench.data import imageset, listing, splits
+from backbench.data.imageset import ImageSet
 
 CALTECH_RULE = (
     "of n images of a class int(n*0.7) become train, those up to int(n*(0.7+0.1)) val and the rest test, "
@@ -149,7 +149,7 @@ def _cifar_batches(name: str, found: Path, *, seed: int, exif: str) -> ImageSet:
         data_root = found.parent.parent if found.parent.name == name else found.parent
         raise UserError(
             f"{name} in {found} lacks, or has with another md5, {', '.join(damaged)}: remove that folder, then get it "
-            f"again with: python -m data download {name} --data-root {shlex.quote(str(data_root))}"
+            f"again with: backbench data download {name} --data-root {shlex.quote(str(data_root))}"
         ) from error
     parts = (("test", test), ("train", train))  # in the order of the sorted ids
     ids = [f"{part}/{i:05d}" for part, images in parts for i in range(len(images))]
@@ -198,7 +198,7 @@ SETS = {
     "office_shift/dslr": Source(office, ("office_shift/dslr",), 10, 157, has_download=False),
     "office_shift/webcam": Source(office, ("office_shift/webcam",), 10, 295, has_download=False),
     "openimages": Source(
-        elsewhere, ("openimages",), 0, 0, has_download=False, made_by="python -m data openimages --for caltech256"
+        elsewhere, ("openimages",), 0, 0, has_download=False, made_by="backbench data openimages --for caltech256"
     ),
     "caltech256/clutter": Source(
         unknown,
@@ -206,7 +206,7 @@ SETS = {
         classes=1,
         images=827,
         has_download=False,
-        made_by="python -m data download caltech256",
+        made_by="backbench data download caltech256",
     ),
     "caltech101/background": Source(
         unknown,
@@ -214,7 +214,7 @@ SETS = {
         classes=1,
         images=467,
         has_download=False,
-        made_by="python -m data download caltech101",
+        made_by="backbench data download caltech101",
     ),
     "digits": Source(digits, (), 10, 1_797, has_download=False),
 }

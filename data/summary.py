@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from backbench import SPLITS, UserError
+from backbench.data import decode, registry, splits
+from backbench.data.imageset import ImageSet
+from backbench.data.sources import SETS
 from backbench.progress import progress
-from data import decode, registry, splits
-from data.imageset import ImageSet
-from data.sources import SETS
 
 SHORT_SIDE = 224
 """Pixels most of the study's backbones see: a picture with a shorter side is enlarged."""
@@ -36,7 +36,7 @@ def _overview(name: str, data_root: Path, *, seed: int) -> dict:
 
 
 def describe(images: ImageSet, *, seed: int) -> dict:
-    """All that ``python -m data show`` says. Reads every picture's header, none of its pixels."""
+    """All that ``backbench data show`` says. Reads every picture's header, none of its pixels."""
     counts = splits.split_counts(images.labels, images.split, len(images.class_names))
     return {
         "name": images.name,

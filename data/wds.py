@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from backbench import Faults, UserError
+from backbench.data import shards
+from backbench.data.imageset import ImageSet
+from backbench.data.listing import ENDINGS
 from backbench.files import write_whole
 from backbench.progress import progress
-from data import shards
-from data.imageset import ImageSet
-from data.listing import ENDINGS
 
 OPTIONS = ("image", "label", "test")
 """``image``: ending of the picture where a sample has several. ``label``: ending of the member, or field of the .json,

@@ -1,3 +1,3 @@
-from extract.cli import main
+from backbench.extract.cli import main
 
 main(prog_name="extract")

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from backbench import UserError
-from extract import names, packaged
+from backbench.extract import names, pypi_weights
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Backbone:
     @cached_property
     def from_pixels(self):
         """The model with ``normalise`` before it: a module from (B, 3, H, W) uint8 to features."""
-        from extract.layers import FromPixels
+        from backbench.extract.feature_tap import FromPixels
 
         return FromPixels(self.model, self.config["mean"], self.config["std"], self.scale)
 
@@ -59,7 +59,7 @@ def origin(name: str, weights: str) -> str:
     if weights != "auto":
         return weights
     source = names.PACKAGED.get(name)
-    return "offline" if source and (packaged.installed(source) or source.img_size) else "hub"
+    return "offline" if source and (pypi_weights.installed(source) or source.img_size) else "hub"
 
 
 def create(name: str, *, weights: str = "auto", seed: int = 42) -> Backbone:
@@ -93,7 +93,7 @@ def create(name: str, *, weights: str = "auto", seed: int = 42) -> Backbone:
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise UserError(_no_weights(name, timm_name, _in_one_line(error))) from error
     if weights == "offline":
-        tag, state_dict = packaged.load(source, model)
+        tag, state_dict = pypi_weights.load(source, model)
         _load(model, timm_name, state_dict, origin=tag)
     elif weights not in ("hub", "random"):
         _load(model, timm_name, _read(Path(weights)), origin=weights)

@@ -19,7 +19,7 @@ Examples:
 
 def _list_models(ctx, _, wanted):
     if wanted:
-        from extract import names
+        from backbench.extract import names
 
         click.echo("The study's eleven (--model study), weights from the Hugging Face hub:")
         for name, weights in names.STUDY.items():
@@ -33,7 +33,7 @@ def _list_models(ctx, _, wanted):
 
 def _list_datasets(ctx, _, wanted):
     if wanted:
-        from data import registry
+        from backbench.data import registry
 
         click.echo("\n".join([*registry.names(), *registry.KINDS]))
         ctx.exit()
@@ -142,7 +142,7 @@ def _shard(ctx, _, text):
     metavar="K/N",
     callback=_shard,
     help="Do part K of N only. In a Slurm array (--array=1-N): --shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT. "
-    "When all are done: python -m cache merge.",
+    "When all are done: backbench cache merge.",
 )
 @click.option(
     "--if-busy",
@@ -191,12 +191,13 @@ def main(models, datasets, cache_dir, results_dir, out, as_json, **how):
         raise UsageError("--shard is one part of a run, --workers and --scheduler share a whole one out: not together.")
     if how["views_as"] == "rows" and (how["shard"] or how["workers"] or how["scheduler"]):
         raise UsageError("--views-as rows can't be shared out: leave out --shard, --workers and --scheduler.")
-    from extract import study
+    from backbench.cache import schema
+    from backbench.extract import pipeline
 
-    done, faults = study.extract_all(
+    done, faults = pipeline.extract_all(
         models,
         datasets,
-        place=lambda *pair: out or study.default_path(cache_dir, *pair),
+        place=lambda *pair: out or schema.default_path(cache_dir, *pair),
         cards=cache_dir,
         results_dir=results_dir,
         **how,
@@ -205,5 +206,5 @@ def main(models, datasets, cache_dir, results_dir, out, as_json, **how):
         click.echo(json.dumps(done, indent=2))
     else:
         for figures in done:
-            click.echo(study.line(figures))
+            click.echo(pipeline.line(figures))
     faults.stop()

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from backbench import UserError
+from backbench.extract import views
+from backbench.extract.engine import say
+from backbench.extract.extraction import Lane, Settings
+from backbench.extract.preprocess import Reader
 from backbench.progress import progress
-from extract import views
-from extract.engine import say
-from extract.lane import Lane, Settings
-from extract.pixels import Reader
 
 AHEAD = 3
 """Batches read while a GPU computes one: bounds what is held in memory. A CPU takes turns, all cores at either: side by

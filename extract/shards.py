@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 from backbench import UsageError, UserError, cluster
 from backbench.allocator import keep_freed_memory
+from backbench.cache import locking, merge, schema, shards
+from backbench.cache.writer import look
+from backbench.data.imageset import ImageSet
 from backbench.devices import pick_device
+from backbench.extract import backbones, extraction, run, views, workers
 from backbench.progress import progress
-from cache import disk, layout, merge, shards
-from cache.writer import look
-from data.imageset import ImageSet
-from extract import backbones, lane, run, views, workers
 
 WATCH_EVERY = 1.0
 """Seconds between two looks at how far the shards are."""
@@ -38,7 +38,7 @@ class Task:
     weights: str
     path: Path
     device: str
-    settings: lane.Settings
+    settings: extraction.Settings
 
 
 class Outcome(NamedTuple):
@@ -73,10 +73,10 @@ class Spread:
         return [Outcome(path, done.complete, done.trial, done.fault) for path, done in zip(paths, lanes, strict=True)]
 
     def _by_workers(self, imageset, backbone, place, settings) -> Outcome:
-        wanted = lane.identity(imageset, backbone, settings, views=views.rows(imageset, settings.views).name)
+        wanted = extraction.identity(imageset, backbone, settings, views=views.rows(imageset, settings.views).name)
         if self.scheduler:  # the workers pick their device
             wanted["versions"].pop("device")
-        path, fresh, fault = Path(place(layout.label(wanted))).absolute(), False, None
+        path, fresh, fault = Path(place(schema.label(wanted))).absolute(), False, None
         try:
             fresh = extract(imageset, backbone, path, settings, self, wanted=wanted)
         except UserError as error:
@@ -104,13 +104,13 @@ def extract(imageset, backbone, path: Path, settings, spread: Spread, *, wanted:
     """
     if look(path, wanted, overwrite=settings.overwrite)[0] == "complete":
         return False
-    with disk.hold(path, wait=settings.wait):
+    with locking.hold(path, wait=settings.wait):
         state, _ = look(path, wanted, overwrite=settings.overwrite)
         if state == "complete":
             return False
         if state == "partial" and not shards.families(path):  # else it was stopped while it joined them
             raise UserError(
-                f"{layout.part_path(path)} was begun by one process: finish it without --workers and --scheduler, or "
+                f"{schema.part_path(path)} was begun by one process: finish it without --workers and --scheduler, or "
                 "remove it."
             )
         if imageset.root:
@@ -124,7 +124,7 @@ def extract(imageset, backbone, path: Path, settings, spread: Spread, *, wanted:
             if client:
                 task = replace(task, device=client.submit(_kind_of_device, task, pure=False).result())
                 count = count or len(client.nthreads())
-            size = settings.batch_size or lane.batch_size(task.device if client else settings.device.type)
+            size = settings.batch_size or extraction.batch_size(task.device if client else settings.device.type)
             begun = _begun(path, wanted, batch_size=size, n=len(imageset), overwrite=settings.overwrite)
             count = begun or min(count, -(-len(imageset) // size))
             settings = replace(task.settings, batch_size=size)
@@ -150,7 +150,7 @@ def _begun(path: Path, wanted: dict, *, batch_size: int, n: int, overwrite: bool
 
     Raises FeatureFileError where it was made otherwise; with ``overwrite`` it goes.
     """
-    wanted = wanted | {layout.SHARD: {"of": n, "batch_size": batch_size}}
+    wanted = wanted | {schema.SHARD: {"of": n, "batch_size": batch_size}}
     alike = {}
     for family, file, _, lines in shards.relatives(path, wanted):
         if lines and not overwrite:
@@ -164,7 +164,7 @@ def _begun(path: Path, wanted: dict, *, batch_size: int, n: int, overwrite: bool
 
 def work(task: Task) -> UserError | None:
     """Bring one shard to its end, in whatever process; what stopped it is a result, for others go on."""
-    from extract.layers import tap
+    from backbench.extract.feature_tap import tap
 
     keep_freed_memory()
     try:
@@ -186,7 +186,7 @@ def _kind_of_device(task: Task) -> str:
 def _check_visible(task: Task) -> None:
     """Raise UserError where this machine sees other files than the one that sent the task."""
     whole = shards.whole_of(task.path) if shards.NAME.fullmatch(task.path.name) else task.path
-    faults = [f"the cache folder {task.path.parent}"] if not disk.lock_of(whole).exists() else []
+    faults = [f"the cache folder {task.path.parent}"] if not locking.lock_of(whole).exists() else []
     if not task.imageset.reachable():
         faults.append(f"the images in {task.imageset.root}")
     if faults:

@@ -10,9 +10,9 @@ from dataclasses import replace
 from multiprocessing import connection
 
 from backbench import UserError
+from backbench.cache.shards import rows_done
 from backbench.progress import hush
 from backbench.signals import held_back
-from cache.shards import rows_done
 
 LIVES = 3
 """Deaths in a row, without a row computed between them, after which a task is given up."""

@@ -1,3 +1,3 @@
-from finetune.cli import main
+from backbench.finetune.cli import main
 
 main(prog_name="finetune")

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import click
 
-from backbench import UsageError, UserError, options
-from finetune.options import checkpoint, dataset, download, elsewhere, precision, training
+from backbench import UsageError, options
+from backbench.finetune.options import training
+from backbench.training.options import checkpoint, dataset, download, precision
+
+GENERALIZE = "Test everything that was trained on other data sets and on corrupted images."
 
 
-@click.group(cls=options.Group)
+@click.group(cls=options.Group, later={"generalize": ("backbench.generalize.cli", GENERALIZE)})
 def main():
     """Train backbones end to end on an image set: chosen on val, tested once.
 
@@ -58,14 +61,16 @@ def _train(
         raise UsageError(*missing, f"For example: finetune {name} --model resnet50 --dataset caltech256")
     if out and (len(models), len(datasets), "phase2" in models) != (1, 1, False):
         raise UsageError("--out names one run, but several are asked for.")
-    from finetune import recipe as recipes
-    from finetune import run
+    from backbench.finetune import recipe as recipes
+    from backbench.finetune import run
+    from backbench.training import settings as typed
+    from backbench.training import setup
 
     if wise not in (None, "auto"):
-        wise = recipes.value(wise)
+        wise = typed.value(wise)
     given = {"strategy": strategy, "epochs": epochs, "lr": lr, "batch_size": batch_size, "wise": wise}
     recipe = recipes.make(preset or name, settings, **given)
-    accelerator, precision = run.accelerator(device, precision, tracker)
+    accelerator, precision = setup.accelerator(device, precision, tracker)
     found, faults = run.finetune_all(
         models,
         datasets,
@@ -98,12 +103,13 @@ def evaluate(checkpoint, dataset, precision, device, as_json, **how):
     Example:
       finetune evaluate --checkpoint runs/digits/resnet50-simple-lp-ft-42 --dataset digits
     """
-    from finetune import apply, model, run
+    from backbench.training import checkpoint as checkpoints
+    from backbench.training import reuse_checkpoint, setup
 
     if precision == "auto":
-        precision = model.read_about(model.folder_of(checkpoint))["precision"]
-    accelerator, _ = run.accelerator(device, precision)
-    _show([apply.row(checkpoint, dataset, accelerator, **how)], as_json)
+        precision = checkpoints.read_about(checkpoints.folder_of(checkpoint))["precision"]
+    accelerator, _ = setup.accelerator(device, precision)
+    _show([reuse_checkpoint.row(checkpoint, dataset, accelerator, **how)], as_json)
 
 
 @main.command()
@@ -124,68 +130,19 @@ def features(checkpoint, dataset, device, as_json, **how):
       finetune features --checkpoint runs/digits/resnet50-simple-lp-ft-42 --dataset digits
     """
     from backbench.devices import pick_device
-    from finetune import apply
+    from backbench.training import reuse_checkpoint
 
-    figures = apply.features(checkpoint, dataset, device=pick_device(device), **how)
+    figures = reuse_checkpoint.features(checkpoint, dataset, device=pick_device(device), **how)
     if as_json:
         click.echo(json.dumps(figures, indent=2))
     else:
         click.echo(f"{figures['n']:,} images x {figures['dim']:,} features  {figures['path']}")
 
 
-@main.command()
-@elsewhere
-def generalize(datasets, shifts, heads, runs, sources, models, methods, as_json, device, unknown, **how):
-    """Everything that was trained, on images of another source: what of its accuracy is left?
-
-    Probe heads (probe --save heads) and checkpoints are found by themselves. New images are seen once a backbone; the
-    same command again takes milliseconds a head. Classes are matched by maps that are shipped (caltech256 and cifar100
-    to openimages, caltech256 to office_shift), by equal names, or by --map FILE: python -m data map proposes one.
-
-    \b
-    Examples:
-      finetune generalize --dataset openimages
-      finetune generalize --dataset office_shift/amazon --dataset office_shift/dslr --dataset office_shift/webcam
-      finetune generalize --shift resolution --shift blur --source caltech256
-    """
-    if not (datasets or shifts):
-        raise UsageError("--dataset or --shift is missing.", "For example: finetune generalize --dataset openimages")
-    from backbench.allocator import keep_freed_memory
-    from backbench.devices import pick_device
-    from data import registry
-    from finetune import generalize as evaluation
-    from finetune import shift, trained
-
-    registry.check(*datasets, *sources, *([unknown] if unknown else []))
-    place = pick_device(device)
-    things, faults = trained.find(heads, runs)
-    if not things:
-        faults.stop()
-        raise UserError(
-            f"nothing trained lies under {heads} or {runs}. Make heads with: probe --features cache --save heads; or "
-            "checkpoints with: finetune simple --model resnet50 --dataset caltech256"
-        )
-    chosen = evaluation.choose(things, sources=sources, models=models, methods=methods)
-    keep_freed_memory()
-    request = evaluation.Request(chosen, place, sources=sources, unknown=unknown, **how)
-    shifts = dict.fromkeys(name for given in shifts for name in (shift.LEVELS if given == "all" else [given]))
-    found, met = evaluation.run(request, list(dict.fromkeys(datasets)), list(shifts))
-    faults.errors += met.errors
-    for line in dict.fromkeys(request.skipped):
-        click.echo(f"Passed over: {line}", err=True)
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-    elif found:
-        click.echo(evaluation.table(found))
-    if not (found or faults.errors):
-        raise UserError("nothing could be evaluated: see what was passed over, and why.")
-    faults.stop()
-
-
 def _show(rows: list[dict], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     elif rows:
-        from finetune.evaluate import table
+        from backbench.training.evaluate import table
 
         click.echo(table(rows))

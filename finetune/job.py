@@ -1,192 +1,53 @@
-"""One fine-tuning: the start, training, the choice on val, and test, once."""
+"""One fine-tuning: what it starts from, how it trains, and the choice on val, mixed with the start."""
 
-import sys
-import time
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from backbench import SPLITS, UserError, __version__, statistics
-from backbench.devices import device_name
-from cache.equal import shared
-from extract import backbones, lane, names
-from extract.study import default_path
-from finetune import curve, evaluate, export, kinds, model, outcome, start, state
-from finetune.images import Images, cores, scaled
-from finetune.recipe import Recipe, as_dict
-from finetune.train import Trainer
-from probe import duplicates, trust
-from report import details, rows
-
-TRAIN_SEEN = 1000
-"""Most images of train on which the finished model's accuracy there is measured."""
+from backbench import calibration
+from backbench.cache.schema import default_path
+from backbench.extract import backbones, extraction
+from backbench.extract.preprocess import scaled
+from backbench.finetune import initialize, model
+from backbench.finetune.dataloader import Images, cores
+from backbench.finetune.recipe import Recipe
+from backbench.finetune.train import Trainer
+from backbench.training import evaluate, state
+from backbench.training import job as training
+from backbench.training.job import Settings
 
 SHARES = (0.2, 0.4, 0.6, 0.8)
 """Of the tuned weights, that ``wise="auto"`` tries beside 1."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How to run, apart from the recipe; ``None`` where the machine decides."""
-
-    accelerator: object
-    precision: str
-    seed: int = 42
-    weights: str = "auto"
-    cache_dir: Path = Path("cache")
-    micro_batch: int | None = None
-    workers: int | None = None
-    save_every: float = 30.0
-    grad_checkpointing: bool = False
-    onnx: bool = False
-    tracker: str | None = None
-    overwrite: bool = False
-
-
-class Job:
-    """One model on one data set, in one folder."""
+class Job(training.Job):
+    """A pretrained backbone, trained end to end."""
 
     stage = "finetune"
-    """Of its rows."""
 
     def __init__(self, imageset, name: str, recipe: Recipe, settings: Settings, folder: Path):
         backbone = backbones.create(name, weights=settings.weights, seed=settings.seed)
-        self.begin(imageset, start.fitting(backbone, recipe), settings, folder, backbone)
-
-    def begin(self, imageset, recipe, settings: Settings, folder: Path, backbone) -> None:
-        """What every job knows, of whatever network."""
-        self.imageset, self.recipe, self.settings, self.folder = imageset, recipe, settings, folder
-        self.backbone, self.accelerator, self.started = backbone, settings.accelerator, time.monotonic()
-        self.rows = {split: np.flatnonzero(imageset.split == code) for code, split in enumerate(SPLITS)}
-
-    def row(self, results_dir: Path) -> dict:
-        """The result row: of the run that is there already, or of this one, taken up where it was stopped."""
-        identity = self.identity()
-        if row := self._already(identity):
-            if self.settings.onnx and not (self.folder / export.FILE).exists():
-                export.to_onnx(self.folder)
-            return row
-        print(f"{self.backbone.name} on {self.imageset.name}, {self.method}: {self.folder}", file=sys.stderr)
-        self.tuned, arguments, said = self._start()
-        initial = {key: tensor.detach().cpu().clone() for key, tensor in self.tuned.state_dict().items()}
-        trainer = self._trainer(identity)
-        at = trainer.run()
-        chosen, weights = self._choose(trainer, initial)
-        diverged = at.ended.startswith("diverged")
-        # The history, with its speeds, tells this run from every other. Killed between its row and its checkpoint, it
-        # is taken up here again: its row stands, and test must not be read a second time.
-        run = rows.digest(identity, at.history)
-        row = evaluate.of_main(self.accelerator, lambda: rows.find(results_dir, run) or {})
-        figures, beside = ({}, {}) if diverged or row else self._figures(weights, chosen)
-        if not self.accelerator.is_main_process:
-            return {}
-        curve.write(self.folder, at.history)
-        if figures:
-            row = self._row(figures, identity, chosen, at, said, trainer.earlier) | {"id": run}
-            named = {key: row[key] for key in ("dataset", "model", "method", "seed", "shots")}
-            details.keep(results_dir, row, named | beside)
-        about = {
-            key: identity[key] for key in ("model", "recipe", "seed", "precision", "dataset", "dataset_digest")
-        } | {
-            "timm_name": names.timm_name(self.backbone.name),
-            "arguments": arguments,
-            "classes": self.imageset.class_names,
-            "transform": self._transform(chosen["scale"]),
-            "pooling": self.backbone.pooling,
-            "identity": identity,
-            "ended": at.ended,
-            "chosen": chosen,
-            "row": rows.plain(row),
-            "seen": sorted({*self.contents[self.imageset.split < 2].tolist()}),
-        }
-        model.save(self.folder, weights, rows.plain(about))
-        (self.folder / state.FILE).unlink(missing_ok=True)
-        if diverged:
-            raise UserError(outcome.diverged(self, at.ended, chosen))
-        if self.settings.onnx:
-            export.to_onnx(self.folder)
-        return row
-
-    @property
-    def method(self) -> str:
-        return kinds.method(self.stage, as_dict(self.recipe))
-
-    def identity(self) -> dict:
-        """What decides the weights that come out; a run that was stopped goes on only where all of it is the same."""
-        import timm
-        import torch
-
-        return rows.plain(
-            {
-                "model": self.backbone.name,
-                "weights": self.backbone.weights,
-                "weights_sha256": self.backbone.weights_sha256,
-                "transform": self._transform(1.0),
-                "dataset": self.imageset.name,
-                "dataset_digest": self.imageset.digest,
-                "seed": self.settings.seed,
-                "recipe": as_dict(self.recipe),
-                "precision": self.settings.precision,
-                "versions": {"backbench": __version__, "timm": timm.__version__, "torch": torch.__version__},
-            }
-        )
-
-    @cached_property
-    def contents(self) -> np.ndarray:
-        """(N,) digests of the images' content, see ``ImageSet.content``."""
-        return np.array([self.imageset.content(i) for i in range(len(self.imageset))])
-
-    def _transform(self, scale: float) -> dict:
-        return {**scaled(self.backbone.config, scale), "exif": self.imageset.exif}
-
-    def _already(self, identity: dict) -> dict | None:
-        """The row of a finished run in the folder. Raises UserError where what is there was made otherwise."""
-        if (self.folder / model.ABOUT).exists() and not self.settings.overwrite:
-            about = model.read_about(self.folder)
-            self._compare(identity, about["identity"], versions=False)
-            if about["ended"].startswith("diverged"):
-                raise UserError(outcome.diverged(self, about["ended"], about["chosen"]))
-            print(f"{self.folder}: already complete", file=sys.stderr)
-            return about["row"]
-        if found := state.about(self.folder):
-            try:
-                self._compare(identity, found["identity"], versions=True)
-            except UserError:
-                if not self.settings.overwrite:
-                    raise
-                (self.folder / state.FILE).unlink()
-        return None
-
-    def _compare(self, ours: dict, theirs: dict, *, versions: bool) -> None:
-        keys = [key for key in ours if versions or key != "versions"]
-        lines = [line for key in keys for line in state.apart(key, ours[key], theirs.get(key))]
-        if lines:
-            raise UserError(
-                f"{self.folder} was made otherwise:\n  "
-                + "\n  ".join(lines)
-                + "\n--overwrite makes it again; --out DIR keeps both."
-            )
+        super().__init__(imageset, initialize.fitting(backbone, recipe), settings, folder, backbone)
 
     def _start(self):
         """The model with its head at the start, the arguments that make it, and what is to be said of the start."""
         import torch
 
         settings, recipe = self.settings, self.recipe
-        how = {"seed": settings.seed, "drop_path": recipe.drop_path, "any_size": start.grows(recipe)}
+        how = {"seed": settings.seed, "drop_path": recipe.drop_path, "any_size": initialize.grows(recipe)}
         tuned, arguments = model.build(self.backbone, len(self.imageset.class_names), **how)
         said = {"head": "fresh"}
         if recipe.strategy == "lp-ft":
             said = {"head": "the probe's logistic, fitted on train"}
             model.linear(tuned)
             if not state.about(self.folder):  # which holds that head
-                how = lane.Settings(device=self.accelerator.device, seed=settings.seed)
+                how = extraction.Settings(device=self.accelerator.device, seed=settings.seed)
                 path = default_path(settings.cache_dir, self.imageset.name, self.backbone.name)
                 with self.accelerator.main_process_first():
-                    said |= start.put(self.imageset, self.backbone, tuned, path, how)
+                    said |= initialize.put(self.imageset, self.backbone, tuned, path, how)
         if settings.grad_checkpointing:
-            start.checkpointing(tuned, self.backbone.name)
+            initialize.checkpointing(tuned, self.backbone.name)
         tuned.requires_grad_(True)
         return tuned.to(self.accelerator.device, memory_format=torch.channels_last), arguments, said
 
@@ -231,7 +92,7 @@ class Job:
         """
         scores, labels = self._logits(tuned, "val", scale, check), self.imageset.labels[self.rows["val"]]
         finite = np.nan_to_num(scores, posinf=0.0, neginf=0.0)
-        return evaluate.top1(scores, labels), trust.nll(finite / trust.temperature(finite, labels), labels)
+        return evaluate.top1(scores, labels), calibration.nll(finite / calibration.temperature(finite, labels), labels)
 
     def _choose(self, trainer: Trainer, initial: dict) -> tuple[dict, dict]:
         """What is said of the weights taken, and those: the best epoch's on val, mixed with the start where asked."""
@@ -247,53 +108,3 @@ class Job:
         if wise == "auto" and (-nll, top1) <= (-best["val_nll"], best["val_top1"]):
             return best | {"wise": 1.0}, weights
         return best | {"wise": share, "val_top1": top1, "val_nll": nll}, mixed
-
-    def _figures(self, weights: dict, chosen: dict) -> tuple[dict, dict]:
-        """The row's figures and details: the one time that test is read."""
-        self.tuned.load_state_dict(weights)
-        val, test = (self._logits(self.tuned, split, chosen["scale"]) for split in ("val", "test"))
-        has_val = len(self.rows["val"]) > 0  # or the logits are as they come
-        figures, beside = evaluate.assess(test, val, self.imageset, self.rows, t=None if has_val else 1.0)
-        self.rows["seen"] = self.rows["train"][:: -(-len(self.rows["train"]) // TRAIN_SEEN)]
-        seen = self._logits(self.tuned, "seen", chosen["scale"])
-        fitted = np.concatenate([self.rows["train"], self.rows["val"]])
-        right = np.equal(beside["predicted"], beside["labels"])
-        figures |= duplicates.figures(shared(self.contents), self.imageset.labels, fitted, self.rows["test"], right)
-        return figures | {
-            "val_top1": evaluate.top1(val, self.imageset.labels[self.rows["val"]]) if has_val else None,
-            "train_top1": evaluate.top1(seen, self.imageset.labels[self.rows["seen"]]),
-        }, beside
-
-    def _row(self, figures: dict, identity: dict, chosen: dict, at, said: dict, earlier: float) -> dict:
-        n = self.accelerator.num_processes
-        speeds = [one["images_per_second"] for one in at.history if one["images_per_second"]]
-        return rows.make(
-            self.stage,
-            dataset=self.imageset.name,
-            model=self.backbone.name,
-            method=self.method,
-            seed=self.settings.seed,
-            figures=figures
-            | {
-                "converged": None,
-                "chosen": outcome.describe(chosen),
-                "epochs": at.epoch,
-                "images_per_second": float(np.median(speeds)) if speeds else None,
-            },
-            protocol={
-                **identity["recipe"],
-                "start": said,
-                "ended": at.ended,
-                "chosen_on": "val cross-entropy at its best temperature, ties to top-1; epoch 0 is the start",
-                "intervals": statistics.INTERVALS,
-                "calibration": trust.PROTOCOL,
-                "train_top1": f"of at most {TRAIN_SEEN} images, not augmented",
-                "test": "read once",
-            },
-            settings=identity["recipe"],
-            features={k: v for k, v in identity.items() if k != "recipe"}
-            | {key: getattr(self.imageset, key) for key in ("images_digest", "test_digest")}
-            | {"pooling": self.backbone.pooling, "input_scale": 1.0, "path": str(self.folder)},
-            device=device_name(self.accelerator.device) + (f" x {n}" if n > 1 else ""),
-            seconds=earlier + time.monotonic() - self.started,
-        )

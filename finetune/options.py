@@ -1,21 +1,9 @@
 """The options of finetune's commands that are many, or shared with cnn."""
 
-from pathlib import Path
-
 import click
 
 from backbench import options
-
-precision = click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16"]),
-    default="auto",
-    show_default=True,
-    help="Of the forward pass. auto: bfloat16 where the device has hardware for it.",
-)
-download = click.option("--download", is_flag=True, help="Fetch a data set that isn't there.")
-dataset = click.option("--dataset", required=True, help="A registered image set or folder:PATH.")
-checkpoint = click.option("--checkpoint", type=options.PATH, required=True, help="A run's folder, as training made it.")
+from backbench.training.options import download, precision
 
 
 def training(command):
@@ -70,63 +58,5 @@ def training(command):
             options.as_json,
         )
     ):  # fmt: skip
-        command = option(command)
-    return command
-
-
-def elsewhere(command):
-    """The options of generalize."""
-    for option in reversed(
-        (
-            click.option(
-                "--dataset",
-                "datasets",
-                multiple=True,
-                help="Images from elsewhere: a registered set or folder:PATH. Repeat.",
-            ),
-            click.option(
-                "--shift",
-                "shifts",
-                type=click.Choice(["resolution", "blur", "noise", "jpeg", "all"]),
-                multiple=True,
-                help="The source's own test images made worse, at five strengths. Repeat.",
-            ),
-            click.option(
-                "--heads",
-                type=options.PATH,
-                default=Path("heads"),
-                show_default=True,
-                help="Where probe --save keeps heads.",
-            ),
-            click.option(
-                "--runs", type=options.PATH, default=Path("runs"), show_default=True, help="Where checkpoints lie."
-            ),
-            click.option("--source", "sources", multiple=True, help="Only what was trained on this set. Repeat."),
-            click.option("--model", "models", multiple=True, help="Only these, as tables name them. Repeat."),
-            click.option(
-                "--method",
-                "methods",
-                multiple=True,
-                help="Only these, such as logistic or finetune-simple/lp-ft. Repeat.",
-            ),
-            click.option(
-                "--map",
-                "map_file",
-                type=options.PATH,
-                help="Classes that correspond, instead of the map that is shipped.",
-            ),
-            click.option(
-                "--unknown",
-                help="A set of no class that is known, to be told from those.  [default: unmapped classes, clutter]",
-            ),
-            download,
-            options.data_root,
-            options.cache_dir,
-            options.results_dir,
-            options.device,
-            options.seed,
-            options.as_json,
-        )
-    ):
         command = option(command)
     return command

@@ -1,9 +1,9 @@
 """How to train: every setting of a run, the three presets, and what of them a user may change."""
 
-import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 
 from backbench import UsageError, suggest
+from backbench.training.settings import _is_number, fault, parsed
 
 STRATEGIES = ("lp-ft", "full", "gradual", "discriminative")
 
@@ -126,26 +126,6 @@ def make(preset: str, settings: tuple[str, ...] = (), **changes) -> Recipe:
     return recipe
 
 
-def parsed(settings: tuple[str, ...], known, changes: dict) -> tuple[dict, list[str]]:
-    """``changes`` and the ``KEY=VALUE`` settings as one dict, and what is wrong with those."""
-    changes, faults = dict(changes), []
-    for setting in settings:
-        key, _, text = setting.partition("=")
-        if key not in known or not text:
-            faults.append(f"--set {setting}: KEY=VALUE was expected.{suggest(key, known)} Known: {', '.join(known)}.")
-        else:
-            changes[key] = value(text)
-    return changes, faults
-
-
-def value(text: str):
-    """A setting as typed: JSON where it is that, else text."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
 def _fault(key: str, kind, value) -> str | None:
     """Why ``value`` can't be the setting ``key``, of the annotated ``kind``; None where it can."""
     if key == "wise":
@@ -162,15 +142,6 @@ def _fault(key: str, kind, value) -> str | None:
     return f"{key}={value}: above 0 was expected." if key == "lr" and value == 0 else None
 
 
-def fault(key: str, kind, value, limits: tuple[float, float]) -> str | None:
-    """Why ``value`` is no number (int: whole) within ``limits``; None where it is."""
-    low, high = limits
-    whole = "a whole number" if kind is int else "a number"
-    if not _is_number(value) or (kind is int and value != int(value)) or not low <= value <= high:
-        return f"{key}={value}: {whole} within {low} and {high} was expected."
-    return None
-
-
 def _name_fault(key: str, value) -> str | None:
     if key == "optimizer":
         from timm.optim import list_optimizers
@@ -184,12 +155,3 @@ def _name_fault(key: str, value) -> str | None:
     except (AssertionError, ValueError, KeyError, TypeError, AttributeError):
         return f"auto_augment={value}: timm's words were expected, such as rand-m7-mstd0.5-inc1."
     return None
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def as_dict(recipe: Recipe) -> dict:
-    """For the row and the checkpoint."""
-    return asdict(recipe)

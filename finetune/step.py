@@ -4,9 +4,9 @@ import contextlib
 import sys
 
 from backbench import UserError
-from finetune.images import Mixing, seeded
-from finetune.recipe import Recipe
-from finetune.strategies import head_names
+from backbench.finetune.dataloader import Mixing, seeded
+from backbench.finetune.recipe import Recipe
+from backbench.finetune.strategies import head_names
 
 
 class Step:
@@ -48,7 +48,7 @@ class Step:
     def _gradients(self, pictures, labels, epoch: int, number: int):
         import torch
 
-        from finetune.depthwise import FastDepthwise
+        from backbench.finetune.depthwise import FastDepthwise
 
         n, rank, total = len(labels), self.accelerator.process_index, 0.0
         smoothing = 0.0 if self.mixing.on else self.recipe.smoothing

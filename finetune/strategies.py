@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 from backbench import UserError
-from finetune.recipe import Recipe
+from backbench.finetune.recipe import Recipe
 
 BODY = 4
 """Most stages between stem and head. Where timm's coarse groups are more (the blocks of a ViT), neighbours are joined:

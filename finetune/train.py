@@ -8,45 +8,23 @@ import contextlib
 import math
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from backbench import UserError
+from backbench.finetune import strategies
+from backbench.finetune.dataloader import Batches, grows_at, loader
+from backbench.finetune.recipe import Recipe
+from backbench.finetune.step import Step
 from backbench.progress import progress
-from finetune import state, strategies
-from finetune.images import Batches, grows_at, loader
-from finetune.recipe import Recipe
-from finetune.step import Step
-from finetune.stopping import Stopped, Stopper
+from backbench.training import state
+from backbench.training.loop import SAVING, Diverged, Progress, device_failed
+from backbench.training.stopping import Stopped, Stopper
 
 COLLAPSED = 2
 """Epochs in a row with less than half the best val top-1 after which training is taken to have diverged."""
-
-SAVING = 0.02
-"""Most of the time that saving may take."""
-
-
-@dataclass
-class Progress:
-    """Where a run is: all that a state keeps beside tensors. ``step`` of ``epoch`` is the next one."""
-
-    epoch: int = 0
-    step: int = 0
-    updates: int = 0
-    loss: float = 0.0  # sum over the epoch's steps
-    seconds: float = 0.0
-    epoch_seconds: float = 0.0
-    collapsed: int = 0
-    gradual: dict = field(default_factory=dict)
-    best: dict = field(default_factory=dict)  # epoch, weights (tuned or EMA), val_top1, val_nll
-    history: list = field(default_factory=list)
-    ended: str = ""  # why training is over; empty while it isn't
-
-
-class Diverged(Exception):
-    """The loss is no longer finite, or val has collapsed; says where."""
 
 
 class Trainer:
@@ -244,13 +222,3 @@ class Trainer:
             at.ended = f"no progress in {recipe.patience} epochs"
         elif at.epoch >= recipe.epochs:
             at.ended = "all epochs"
-
-
-def device_failed(error: RuntimeError, device) -> None:
-    """Raise UserError where a GPU is gone: what was saved is kept, and said."""
-    words = str(error)
-    if any(word in words for word in ("CUDA error", "CUDA driver", "HIP error", "MPS backend", "NCCL error")):
-        raise UserError(
-            f"{device} failed: {' '.join(words.split())[:200]}. What was saved up to then is kept: the same command "
-            "goes on, on another device with --device."
-        ) from error

@@ -1,3 +1,3 @@
-from probe.cli import main
+from backbench.probe.cli import main
 
 main(prog_name="probe")

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from probe.head import LinearHead
-from probe.metrics import top_k
-from probe.parts import Data, Part, class_sums, moments
+from backbench.accuracy import top_k
+from backbench.probe.head import LinearHead
+from backbench.probe.subsets import Data, Part, class_sums, moments
 
 BLOCK = 4096
 """Rows at a time, in float64: bounds the memory."""

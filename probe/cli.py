@@ -7,9 +7,8 @@ from pathlib import Path
 
 import click
 
-from backbench import UserError, columns, options
-
-METHODS = ["logistic", "ridge", "knn", "centroid", "sgd"]
+from backbench import UserError, columns, options, rows
+from backbench.probe import METHODS
 
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -57,11 +56,11 @@ def _probe_options(command):
             click.option(
                 "--method",
                 "methods",
-                type=click.Choice(METHODS),
+                type=options.Choice(METHODS, renamed=rows.RENAMED_METHODS),
                 multiple=True,
                 default=["logistic"],
                 show_default=True,
-                help="Repeat for several. sgd is the published study's head (preset published).",
+                help="Repeat for several. published is the head of the published study.",
             ),
             click.option("--shots", type=_Numbers(int, 1, 10**6), help="Few-shot: images a class, such as 1,2,5,10."),
             click.option("--seeds", type=click.IntRange(1), default=1, help="Draws of each --shots, from --seed on."),
@@ -131,7 +130,7 @@ def main(ctx, **given):
 
 
 def _probe(features, methods, cache_dir, results_dir, out, as_json, seed, device, class_weight, curve, **how):
-    from probe import run
+    from backbench.probe import run, study
 
     settings = run.Settings(
         seed=seed,
@@ -141,7 +140,7 @@ def _probe(features, methods, cache_dir, results_dir, out, as_json, seed, device
         memory_limit=how.pop("memory_limit"),
     )
     how["shots"] = how["shots"] or ()
-    found, faults = run.probe_all(features or [cache_dir], methods, results_dir=results_dir, settings=settings, **how)
+    found, faults = study.probe_all(features or [cache_dir], methods, results_dir=results_dir, settings=settings, **how)
     if found or as_json:
         with faults.collect():
             _show(json.dumps(found, indent=2) if as_json else table(found), out)
@@ -160,7 +159,7 @@ def predict(head, features, out, as_json):
     Example:
       probe predict --head heads/digits/resnet50-logistic --features cache/other/resnet50.h5 --out predictions.csv
     """
-    from probe.predict import predict as apply
+    from backbench.probe.predict import predict as apply
 
     found = apply(head, features)
     counts = {"n_scored": found.n_scored, "n_unknown": found.n_unknown, "n_seen": found.n_seen}

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from backbench import UserError
+from backbench.accuracy import top_k
 from backbench.files import write_whole
-from probe.metrics import top_k
-from probe.parts import Part
+from backbench.probe.subsets import Part
 
 TENSORS, ABOUT = "head.safetensors", "head.json"
 

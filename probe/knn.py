@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from probe.metrics import top_k
-from probe.parts import Data, Part
+from backbench.accuracy import top_k
+from backbench.probe.subsets import Data, Part
 
 KS = (10, 20, 100, 200)
 """Neighbours tried, as in DINOv2's evaluation (Oquab et al. 2023, eval/knn.py)."""

@@ -12,14 +12,14 @@ import sys
 
 import numpy as np
 
-from probe.accelerated import objective
-from probe.arrays import numpy
-from probe.head import LinearHead
-from probe.metrics import top_k
-from probe.objective import Rows
-from probe.parts import Data, moments
-from probe.solver import Solver
-from probe.trust import nll
+from backbench.accuracy import top_k
+from backbench.calibration import nll
+from backbench.probe.head import LinearHead
+from backbench.probe.softmax.array_backends import numpy
+from backbench.probe.softmax.objective import Rows
+from backbench.probe.softmax.solver import Solver
+from backbench.probe.softmax.torch_objective import objective
+from backbench.probe.subsets import Data, moments
 
 GRID = tuple(float(f"{c:.4g}") for c in np.logspace(-6, 5, 45))
 """Values of C tried, from strong to weak regularisation: 45, log-spaced, as Kornblith et al. (2019)."""

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from backbench import UserError
-from cache import features, layout
-from probe.head import BLOCK, Saved, load
-from probe.metrics import figures
-from probe.parts import Part
-from probe.trust import TEMPERATURES
+from backbench.accuracy import figures
+from backbench.cache import features, schema
+from backbench.calibration import TEMPERATURES
+from backbench.probe.head import BLOCK, Saved, load
+from backbench.probe.subsets import Part
 
 COMPARED = ("model", "weights", "weights_sha256", "transform", "pooling", "layer", "pool", "input_scale")
 """What of two feature files must agree for their features to be comparable."""
@@ -49,7 +49,7 @@ def predict(head_folder: str | Path, features_path: str | Path) -> Prediction:
     saved = load(head_folder)
     with features.open_file(features_path) as file:
         compare(saved, file, Path(head_folder))
-        rows = np.flatnonzero(file.done == layout.DONE)
+        rows = np.flatnonzero(file.done == schema.DONE)
         index = {name: k for k, name in enumerate(saved.classes)}
         labels = np.array([index.get(name, -1) for name in file.class_names])[file.labels[rows]]
         known = labels >= 0
@@ -96,7 +96,7 @@ def temperature_of(row: dict) -> float:
 
 def compare(saved: Saved, file, folder: Path) -> None:
     """Raise UserError naming every difference that makes the file's features none of the head's."""
-    fitted = {**layout.PLAIN, **saved.identity}
+    fitted = {**schema.PLAIN, **saved.identity}
     lines = unlike(saved.identity, file.identity)
     dim = len(saved.head.mean)
     if dim != file.features.shape[1]:
@@ -121,7 +121,7 @@ def compare(saved: Saved, file, folder: Path) -> None:
 
 def unlike(fitted: dict, identity: dict) -> list[str]:
     """Every difference between the identity that a head was fitted on and another that makes the features no match."""
-    fitted = {**layout.PLAIN, **fitted}
+    fitted = {**schema.PLAIN, **fitted}
     return [line for key in COMPARED for line in _differences(key, fitted.get(key), identity.get(key))]
 
 
@@ -158,7 +158,7 @@ def command(identity: dict, dataset: str) -> str:
     if isinstance(transform, dict) and transform.get("exif") == "apply":
         words.append("--exif apply")
     for key in ("layer", "pool"):
-        if identity.get(key, layout.PLAIN[key]) != layout.PLAIN[key]:
+        if identity.get(key, schema.PLAIN[key]) != schema.PLAIN[key]:
             words.append(f"--{key} {identity[key]}")
     if identity.get("input_scale") not in (None, 1.0):
         words.append(f"--input-scale {identity['input_scale']} --no-input-guard")

@@ -13,10 +13,10 @@ from functools import cached_property
 
 import numpy as np
 
-from probe.head import LinearHead
-from probe.metrics import top_k
-from probe.parts import Data, Part, class_sums, moments
-from probe.trust import nll, temperature
+from backbench.accuracy import top_k
+from backbench.calibration import nll, temperature
+from backbench.probe.head import LinearHead
+from backbench.probe.subsets import Data, Part, class_sums, moments
 
 GRID = tuple(np.logspace(0, -11, 45).tolist())
 """Values of alpha tried, from strong to weak, as shares of the sum of the eigenvalues of Z^T Z, which is N D.

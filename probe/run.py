@@ -2,19 +2,17 @@
 
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
-from backbench import SPLITS, Faults, UsageError, UserError, statistics
-from cache import features, layout
-from probe import duplicates, metrics
-from probe.parts import MEMORY_LIMIT, Data, Part
-from report import details, identity, rows
+from backbench import SPLITS, UserError, accuracy, details, duplicates, rows, statistics
+from backbench.cache import features, schema
+from backbench.probe import METHODS
+from backbench.probe.subsets import MEMORY_LIMIT, Data, Part
 
-METHODS = ("logistic", "ridge", "knn", "centroid", "sgd")
 """A method is a class in the module of its name: ``Method(data, n_classes=K, seed=S)`` chooses on ``data.val`` what it
 fitted on ``data.train``, fits ``data.final`` for good, and then has ``scores(features)`` (N, D) to (N, K), ``head``, a
 LinearHead or None, ``val_scores`` of the head fitted on train alone, and what it says of itself: ``val_top1``,
@@ -58,13 +56,13 @@ class Task:
 
 def part(file, code: int, **limits) -> Part:
     """The rows of one split that hold features, in the file's order, mapped."""
-    which = np.flatnonzero((file.split == code) & (file.done == layout.DONE))
+    which = np.flatnonzero((file.split == code) & (file.done == schema.DONE))
     return Part(file.features, file.labels[which], which, **limits)
 
 
 def check(file) -> None:
     """Raise UserError, with all faults at once, where no probe of this file would mean anything."""
-    done = file.done == layout.DONE
+    done = file.done == schema.DONE
     counts = np.zeros((3, len(file.class_names)), int)
     np.add.at(counts, (file.split[done], file.labels[done]), 1)
     faults = []
@@ -91,7 +89,7 @@ def check(file) -> None:
         faults.append(features.broken_rows(file, broken))
     if faults:
         raise UserError(*faults)
-    if skipped := int((file.done == layout.SKIPPED).sum()):
+    if skipped := int((file.done == schema.SKIPPED).sum()):
         print(f"{file.path}: {skipped:,} images could not be read when it was made and are left out", file=sys.stderr)
 
 
@@ -101,7 +99,7 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
     Gives the row, what goes beside it (None for few shots) and the head, a LinearHead or None. ``file`` must have
     passed ``check``. Accuracies are 0..1, intervals as in ``probe.metrics``.
     """
-    from probe import trust
+    from backbench import calibration
 
     started = time.monotonic()
     memory = {"memory_limit": settings.memory_limit}
@@ -115,18 +113,18 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
     test = part(file, 2)
     scores, val_scores = _scores(head, test), head.val_scores
     limits, told = INTERVALS[settings.intervals]
-    figures = metrics.figures(scores, test.labels, limits=limits)
+    figures = accuracy.figures(scores, test.labels, limits=limits)
     fitted = np.concatenate([train.rows, val.rows])
-    right = metrics.top_k(scores, test.labels, k=1)
+    right = accuracy.top_k(scores, test.labels, k=1)
     if task.method == "knn":
-        scores, val_scores = (trust.log_shares(votes, k=head.k) for votes in (scores, val_scores))
-    calibration, kept = trust.assess(scores, test.labels, val_scores=val_scores, val_labels=val.labels)
+        scores, val_scores = (calibration.log_shares(votes, k=head.k) for votes in (scores, val_scores))
+    calibrated, kept = calibration.assess(scores, test.labels, val_scores=val_scores, val_labels=val.labels)
     shares = () if task.shots else settings.curve
     curve = [_curve_point(share, task, data, test, file, settings) for share in shares]
     row = rows.make(
         "probe",
         dataset=file.identity["dataset"],
-        model=layout.label(file.identity),
+        model=schema.label(file.identity),
         method=task.method,
         seed=task.seed,
         figures={
@@ -139,14 +137,14 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
             **figures,
             **duplicates.figures(file.equal, file.labels, fitted, test.rows, right, limits=limits),
             "train_top1": head.train_top1,
-            **calibration,
+            **calibrated,
             "converged": head.converged,
             "chosen": head.chosen,
         },
         protocol={
             **head.protocol,
             "intervals": told,
-            "calibration": trust.PROTOCOL,
+            "calibration": calibration.PROTOCOL,
             "test": "read once" + (", and for each point of the curve" if curve else ""),
             **({"shots": "of train and of val, each class; not refitted on val"} if task.shots else {}),
         },
@@ -168,9 +166,10 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
 
 def fit(task: Task, data: Data, file, settings: Settings):
     """The method of ``task``, fitted."""
-    method = getattr(import_module(f"probe.{task.method}"), task.method.capitalize())
+    module, name = METHODS[task.method].split(".")
+    method = getattr(import_module(f"backbench.probe.{module}"), name)
     options = _options(task, settings)
-    if task.method == "sgd" and file.identity["dataset"] == "cifar100":
+    if task.method == "published" and file.identity["dataset"] == "cifar100":
         options["batch_size"] = 128  # as published
     return method(data, n_classes=len(file.class_names), seed=task.seed, **options)
 
@@ -196,7 +195,7 @@ def _curve_point(share: float, task: Task, data: Data, test: Part, file, setting
     counts = np.maximum(1, np.round(share * np.bincount(data.train.labels)).astype(int))
     train = few(data.train, counts, seed=task.seed)
     head = fit(task, Data(train, data.val, train), file, settings)
-    figures = metrics.figures(_scores(head, test), test.labels, limits=INTERVALS[settings.intervals][0])
+    figures = accuracy.figures(_scores(head, test), test.labels, limits=INTERVALS[settings.intervals][0])
     return {"n_train": len(train)} | {name: figures[name] for name in ("top1", "top1_low", "top1_high")}
 
 
@@ -206,84 +205,3 @@ def _scores(head, of: Part) -> np.ndarray:
 
 def _joined(train: Part, val: Part) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([train.labels, val.labels]), np.concatenate([train.rows, val.rows])
-
-
-def tasks(paths, methods, *, seed: int, shots=(), seeds: int = 1) -> list[Task]:
-    """Every file with every method; with ``shots``, each of them at ``seeds`` seeds in a row."""
-    return [
-        Task(path, method, seed + offset, count)
-        for path in paths
-        for method in dict.fromkeys(methods)
-        for count in dict.fromkeys(shots or [None])
-        for offset in range(seeds)
-    ]
-
-
-def probe_all(
-    patterns, methods, *, results_dir, settings: Settings, shots=(), seeds=1, jobs=None, scheduler=None, save=None
-) -> tuple[list[dict], Faults]:
-    """Probe every file with every method. A file that can't be used doesn't stop the others: its faults come back.
-
-    ``save`` is the folder that heads are kept in. Raises UserError where a pattern matches nothing, UsageError where
-    what is asked can't go together.
-    """
-    from probe.jobs import run
-
-    faults, good = Faults(), []
-    with faults.collect():
-        if save and (shots or set(methods) == {"knn"}):
-            raise UsageError("--save keeps linear heads fitted on all images: not kNN's, and not with --shots.")
-    with faults.collect():
-        if seeds > 1 and not shots:
-            raise UsageError("--seeds repeats the draw of --shots: without those there is nothing to draw.")
-    faults.stop()
-    found, named, states = [], {Path(pattern) for pattern in patterns}, {}
-    for path in features.find(patterns):
-        states[path] = features.state(path)
-        with faults.collect(), features.open_file(path) as file:
-            if path not in named and not (file.split < 2).any():
-                print(f"{path}: passed over, a set for testing heads trained on another", file=sys.stderr)
-                continue
-            check(file)
-            duplicates.say(file)
-            good.append(path)
-    if not (good or faults.errors):
-        raise UserError("only sets for testing heads trained on another were found: there is nothing to fit on")
-    wanted = tasks(good, methods, seed=settings.seed, shots=shots, seeds=seeds)
-    wanted = [replace(task, state=states[task.path]) for task in wanted]
-    for task, result in run(wanted, settings, jobs=jobs, scheduler=scheduler):
-        with faults.collect():
-            if isinstance(result, UserError):
-                raise result
-            row, beside, head = result
-            shown = f"{task.shots} shots, seed {task.seed}, " if task.shots else ""
-            print(
-                f"{row['dataset']} {row['model']} {task.method}: {shown}top-1 {row['top1']:.1%} "
-                f"in {row['seconds']:.1f} s",
-                file=sys.stderr,
-            )
-            found.append(row)
-            with faults.collect():
-                details.keep(results_dir, row, beside)
-            if save and head:
-                with features.open_file(task.path) as file:
-                    folder = _place(Path(save) / task.path.parent.name / f"{task.path.stem}-{task.method}", row)
-                    head.save(folder, classes=file.class_names, identity=file.identity, method=task.method, row=row)
-                    print(f"head in {folder}", file=sys.stderr)
-    return found, faults
-
-
-def _place(folder: Path, row: dict) -> Path:
-    """Where the head of ``row`` is kept: in ``folder``, or beside it where that holds the head of something else."""
-    from probe import head
-
-    try:
-        there = head.load(folder).row
-    except UserError:  # there is none, or none that could be used
-        return folder
-    ours, theirs = identity.keys([row, there])
-    if (ours, row["seed"]) == (theirs, there.get("seed")):
-        return folder
-    other = folder.with_name(f"{folder.name}-{identity.digest({'key': ours, 'seed': row['seed']})[:8]}")
-    print(f"{folder} holds the head of another measurement and is kept: this one goes beside it.", file=sys.stderr)
-    return other

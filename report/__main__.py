@@ -1,5 +1,3 @@
-"""``python -m report``."""
-
-from report.cli import main
+from backbench.report.cli import main
 
 main(prog_name="report")

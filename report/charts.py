@@ -9,9 +9,9 @@ Accuracies are in percent. A kind without points is not there; ``NOTHING`` says 
 from collections import Counter
 from itertools import combinations
 
-from report import choice, elsewhere, names
-from report.study import Study, pareto
-from report.text import printable
+from backbench.report import choice, generalization, names
+from backbench.report.formatting import printable
+from backbench.report.study import Study, pareto
 
 KINDS = {
     "cost": "Accuracy against cost",
@@ -21,7 +21,7 @@ KINDS = {
     "path": "Regularisation paths",
     "curve": "Learning curves",
     "elsewhere": "Images from elsewhere",
-    "shift": "Pictures made worse",
+    "corruption": "Pictures made worse",
 }
 
 NOTHING = {
@@ -32,7 +32,7 @@ NOTHING = {
     "path": "probe --features cache --method logistic",
     "curve": "probe --features cache --curve 0.03,0.1,0.3,1",
     "elsewhere": "finetune generalize --dataset openimages",
-    "shift": "finetune generalize --shift resolution --shift blur",
+    "corruption": "finetune generalize --corruption resolution --corruption blur",
 }
 """The command that makes what a kind shows."""
 
@@ -213,8 +213,8 @@ def _curve(study: Study, dataset: str) -> dict:
 
 def _elsewhere(study: Study) -> list[dict]:
     by_pair: dict[tuple, list[dict]] = {}
-    for row in elsewhere.newest(study.rows):
-        by_pair.setdefault(elsewhere.pair(row), []).append(row)
+    for row in generalization.newest(study.rows):
+        by_pair.setdefault(generalization.pair(row), []).append(row)
     return [_on_target(study, *key, some) for key, some in by_pair.items()]
 
 
@@ -225,13 +225,13 @@ def _on_target(study: Study, source: str, target: str, some: list[dict]) -> dict
         point = _point(row | {"rows": [study.where(row)]}, _percent(row["source_top1"]), **ends)
         by_method.setdefault(row["method"], []).append(point)
     series = [_series(name, points) for name, points in by_method.items()]
-    if laid := elsewhere.line(some):
+    if laid := generalization.line(some):
         shares = sorted(row["source_top1"] for row in some)
         ends = [max(shares[0] - 0.02, 0.01), *shares, min(shares[-1] + 0.005, 0.999)]
         along = [
             {
                 "x": _percent(share),
-                "y": _percent(elsewhere.foretold(share, laid)),
+                "y": _percent(generalization.foretold(share, laid)),
                 "label": "the line of all",
                 "rows": [],
             }
@@ -256,21 +256,21 @@ def probit_ticks(low: float, high: float) -> list[float]:
 
 
 def _shift(study: Study) -> list[dict]:
-    """One chart a source and kind of shift; the clean pictures stand at strength 0, but for resolution at its own."""
+    """One chart a source and corruption; the clean images stand at strength 0, but for resolution at its own."""
     by_kind: dict[tuple, dict] = {}
-    for row in elsewhere.newest(study.rows, shifts=True):
-        kind, at = str(row["shift"]), {"rows": [study.where(row)]}
+    for row in generalization.newest(study.rows, corruptions=True):
+        kind, at = str(row["corruption"]), {"rows": [study.where(row)]}
         x = row.get("level") if kind == "resolution" else row.get("strength")
         if not isinstance(x, int | float):
             continue
-        points = by_kind.setdefault((elsewhere.pair(row)[0], kind), {}).setdefault(
+        points = by_kind.setdefault((generalization.pair(row)[0], kind), {}).setdefault(
             f"{row['model']}, {row['method']}", {} if kind == "resolution" else {0: _clean(row, at)}
         )
         points[x] = _point(row | at, x)
     caption = "Top-1 on the source's own test images, made worse on purpose."
     return [
         _chart(
-            "shift", None, title=f"{source}: {kind}", caption=caption, by=(source, kind), log=kind == "resolution",
+            "corruption", None, title=f"{source}: {kind}", caption=caption, by=(source, kind), log=kind == "resolution",
             x="pixels left on the shorter side" if kind == "resolution" else "strength (0: clean)",
             series=[
                 _series(name, [points[x] for x in sorted(points)], "lines+markers") for name, points in found.items()

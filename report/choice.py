@@ -2,9 +2,9 @@
 
 import re
 
-from report import names
+from backbench.report import names
 
-PUBLISHED_HEAD = "sgd"
+PUBLISHED_HEAD = "published"
 """The published study's head: shown beside the others, never chosen."""
 
 FEW = re.compile(r", \d+ shots?$")
@@ -12,7 +12,7 @@ FEW = re.compile(r", \d+ shots?$")
 
 RULE = (
     "Order: by top-1 on val, never by test; of equals logistic comes first, then the name decides; what has no val and "
-    "few shots are last. Chosen is the first head of a frozen backbone, the published study's head (sgd) aside."
+    "few shots are last. Chosen is the first head of a frozen backbone, the published study's head aside."
 )
 """The rule in words, for the table's footnotes and the page."""
 

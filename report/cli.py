@@ -12,7 +12,7 @@ from typing import TextIO
 import click
 
 from backbench import UsageError, UserError, options
-from report.options import output_options, page_options, table_options
+from backbench.report.options import output_options, page_options, table_options
 
 ENDINGS = {".md": "md", ".csv": "csv", ".json": "json", ".tex": "latex"}
 """What --out's ending says of the format."""
@@ -21,7 +21,7 @@ MOST_BYTES = 15_000_000
 """A page is not meant to be larger."""
 
 
-@click.group(cls=options.Group, invoke_without_command=True)
+@click.group(cls=options.Group, renamed={"elsewhere": "generalization"}, invoke_without_command=True)
 @table_options
 @click.pass_context
 def main(ctx, **given):
@@ -51,14 +51,15 @@ def table(form: str | None, everything: bool, as_json: bool, out: Path | None, r
       report table --format csv --out table.csv
     """
     form = _form(form, as_json, out)
-    from report import rows
-    from report import table as tables
+    from backbench import rows
+    from backbench.report import formats
+    from backbench.report import table as tables
 
     found = rows.read(results_dir)
     if not everything and not any("top1" in row for row in found):
         raise UserError(_nothing_yet(results_dir, extracted=bool(found)))
     frame = tables.tidy(found, everything=everything)
-    _show(lambda file: tables.write(frame, form, file), out)
+    _show(lambda file: formats.write(frame, form, file), out)
 
 
 @main.command()
@@ -75,8 +76,8 @@ def compare(datasets: tuple[str, ...], form: str | None, as_json: bool, out: Pat
       report compare --format md --out compare.md
     """
     form = _form(form, as_json, out)
-    from report import compare as comparisons
-    from report import rows
+    from backbench import rows
+    from backbench.report import compare as comparisons
 
     found = rows.read(results_dir)
     if not any("top1" in row for row in found):
@@ -85,25 +86,27 @@ def compare(datasets: tuple[str, ...], form: str | None, as_json: bool, out: Pat
     _show(lambda file: comparisons.write(records, form, file), out)
 
 
-@main.command()
-@click.option("--shifts", is_flag=True, help="Of pictures made worse, instead of other sets.")
+@main.command(renamed={"--shifts": "--corruptions"})
+@click.option("--corruptions", is_flag=True, help="Of pictures made worse, instead of other sets.")
 @output_options
-def elsewhere(shifts: bool, form: str | None, as_json: bool, out: Path | None, results_dir: Path):
+def generalization(corruptions: bool, form: str | None, as_json: bool, out: Path | None, results_dir: Path):
     """What survives on images from elsewhere: drops with their intervals, effective robustness, calibration.
 
     \b
     To paste:
-      report elsewhere
-      report elsewhere --format csv --out elsewhere.csv
+      report generalization
+      report generalization --format csv --out elsewhere.csv
     """
     form = _form(form, as_json, out)
-    from report import elsewhere as others
-    from report import rows
+    from backbench import rows
+    from backbench.report import generalization as others
 
     read = rows.read(results_dir)
-    found = others.records(read, results_dir, shifts=shifts)
+    found = others.records(read, results_dir, corruptions=corruptions)
     if not found:
-        raise others.nothing(results_dir, shifts=shifts, other=bool(others.newest(read, shifts=not shifts)))
+        raise others.nothing(
+            results_dir, corruptions=corruptions, other=bool(others.newest(read, corruptions=not corruptions))
+        )
     _show(lambda file: others.write(found, form, file), out)
 
 
@@ -121,13 +124,14 @@ def details(model: str, dataset: str | None, method: str | None, results_dir: Pa
       report details mobilenetv2_100 --dataset digits
       report details mobilenetv2_100 --dataset digits --method knn --json
     """
-    from report import closeup, rows
+    from backbench import rows
+    from backbench.report import inspect_head
 
     found = rows.read(results_dir)
     if not any("top1" in row for row in found):
         raise UserError(_nothing_yet(results_dir, extracted=bool(found)))
-    looked = closeup.look(closeup.choose(found, model, dataset=dataset, method=method), results_dir)
-    _show(lambda file: closeup.write(looked, file, as_json=as_json))
+    looked = inspect_head.look(inspect_head.choose(found, model, dataset=dataset, method=method), results_dir)
+    _show(lambda file: inspect_head.write(looked, file, as_json=as_json))
 
 
 @main.command()
@@ -143,7 +147,7 @@ def diff(a: Path, b: Path, form: str | None, as_json: bool, out: Path | None):
       report diff results-old results --json
     """
     form = _form(form, as_json, out)
-    from report import diff as differences
+    from backbench.report import diff as differences
 
     records = differences.diff(a, b)
     _show(lambda file: differences.write(records, form, file), out)
@@ -163,7 +167,7 @@ def embed(files: tuple[Path, ...], check: bool):
       report embed README.md
       report embed README.md docs/published-table.md --check
     """
-    from report import embed as embedding
+    from backbench.report import embed as embedding
 
     found = {path: embedding.stale(path, _printed, write=not check) for path in files}
     for path, commands in found.items():
@@ -187,8 +191,8 @@ def figures(out: Path, forms: tuple[str, ...], results_dir: Path):
       report figures --out figures
       report figures --out figures --format svg
     """
-    from report import figures as drawings
-    from report import study
+    from backbench.report import figures as drawings
+    from backbench.report import study
 
     written = drawings.write(study.load(results_dir), out, forms or drawings.FORMATS)
     click.echo(f"Wrote {len(written)} files in {out}", err=True)
@@ -224,7 +228,7 @@ def serve(port: int, results_dir: Path, **how):
       report serve
       report serve --port 8123 --pictures 0
     """
-    from report.serve import Server
+    from backbench.report.serve import Server
 
     with Server(results_dir, lambda: _build(served=True, results_dir=results_dir, **how), port=port) as server:
         click.echo(f"{server.url} shows {results_dir}. Ctrl-C ends it.", err=True)
@@ -232,11 +236,11 @@ def serve(port: int, results_dir: Path, **how):
 
 
 def _build(*, results_dir: Path, pictures: int, served: bool = False, **how) -> str:
-    from report import heads, study
-    from report import page as pages
+    from backbench.report import head_panels, study
+    from backbench.report import page as pages
 
     found = study.load(results_dir)
-    return pages.build(found, heads.gather(found, per_set=pictures, **how), served=served)
+    return pages.build(found, head_panels.gather(found, per_set=pictures, **how), served=served)
 
 
 def _printed(words: list[str]) -> str:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from backbench import UsageError, UserError, columns, suggest
-from report import choice, details, names, text
-from report.rows import own_test
+from backbench import UsageError, UserError, columns, details, suggest
+from backbench.report import choice, formatting, names
+from backbench.report.formatting import printable
+from backbench.rows import own_test
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +35,7 @@ def newest(rows: list[dict]) -> dict[tuple[str, str, str], dict]:
     for row in sorted(names.told_apart(rows), key=lambda row: str(row["created"])):
         if row.get("details") and own_test(row) and row.get("shots") is None:
             scale = (row["features"] or {}).get("input_scale")
-            told[row["dataset"], text.backbone(row["model"], scale), row["method"]] = row
+            told[row["dataset"], formatting.backbone(row["model"], scale), row["method"]] = row
     return told
 
 
@@ -80,7 +81,7 @@ def compare(rows: list[dict], results_dir: Path, *, datasets: Sequence[str] = ()
         if len(heads) > 1:
             found += _against_chosen(heads, labels, vals)
         else:
-            print(f"{text.printable(name)}: one head only, nothing to compare it with.", file=sys.stderr)
+            print(f"{printable(name)}: one head only, nothing to compare it with.", file=sys.stderr)
     if not found:
         raise UserError(f"{results_dir} holds no two heads to compare. Probe at least two backbones on one data set.")
     return found
@@ -203,7 +204,7 @@ def paired(a: tuple[Path, dict], b: tuple[Path, dict]):
 def write(records: list[dict], form: str, file: TextIO) -> None:
     """Write the records as ``terminal`` or ``md`` to be read, or as they are, in full precision: ``csv``, ``json``."""
     if form in ("json", "csv"):
-        text.write(records, FIELDS, form, file)
+        formatting.write(records, FIELDS, form, file)
     else:
         _tables(records, file, markdown=form == "md")
 
@@ -211,13 +212,13 @@ def write(records: list[dict], form: str, file: TextIO) -> None:
 def _tables(records, file, *, markdown: bool) -> None:
     for name in dict.fromkeys(record["dataset"] for record in records):
         here = [record for record in records if record["dataset"] == name]
-        title = f"{text.printable(name)}, {here[0]['n_test']:,} test images"
+        title = f"{printable(name)}, {here[0]['n_test']:,} test images"
         head = ("backbone", "method", "val %", "top-1 %", "group", "to the chosen, points", "p", "")
         lines = [head, *map(_line, here)]
         if markdown:
-            shown = ["| " + " | ".join(map(text.escaped, line)) + " |" for line in lines]
+            shown = ["| " + " | ".join(map(formatting.escaped, line)) + " |" for line in lines]
             shown.insert(1, "| --- | --- | ---: | ---: | --- | ---: | ---: | --- |")
-            file.write("\n".join([f"**{text.escaped(title)}**", "", *shown, "", ""]))
+            file.write("\n".join([f"**{formatting.escaped(title)}**", "", *shown, "", ""]))
         else:
             file.write(f"{title}\n\n{columns(lines)}\n\n")
     file.writelines(f"- {note}\n" if markdown else f"{note}\n" for note in _footnotes(records))
@@ -229,12 +230,12 @@ def _line(record) -> tuple[str, ...]:
         points = (100 * record[f"difference{end}"] for end in ("", "_low", "_high"))
         behind = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*points)
         p = "<0.001" if record["p_holm"] < 0.001 else f"{record['p_holm']:.3f}"
-    model = text.backbone(record["model"], record["input_scale"])
+    model = formatting.backbone(record["model"], record["input_scale"])
     return (
-        text.printable(model),
-        text.printable(record["method"]),
+        printable(model),
+        printable(record["method"]),
         "" if record["val_top1"] is None else f"{100 * record['val_top1']:.1f}",
-        text.accuracy(record, "top1"),
+        formatting.accuracy(record, "top1"),
         record["group"],
         behind,
         p,
@@ -252,9 +253,9 @@ def _footnotes(records) -> list[str]:
         "Group: two heads share a letter if and only if they can't be told apart.",
     ]
     if any(record["converged"] is False for record in records):
-        notes.append(text.UNCONVERGED_NOTE)
+        notes.append(formatting.UNCONVERGED_NOTE)
     return notes
 
 
 def _leave_out(head, reason: str) -> None:
-    print(f"Left out: {', '.join(map(text.printable, head))}: {reason.rstrip('.')}.", file=sys.stderr)
+    print(f"Left out: {', '.join(map(printable, head))}: {reason.rstrip('.')}.", file=sys.stderr)

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import TextIO
 
 from backbench import UserError, columns
-from report import study, text
-from report.compare import LEVEL, paired
+from backbench.report import formatting, study
+from backbench.report.compare import LEVEL, paired
+from backbench.report.formatting import printable
 
 FIELDS = (
     "dataset", "model", "method", "a", "a_low", "a_high", "b", "b_low", "b_high", "difference", "low", "high", "p",
@@ -77,14 +78,16 @@ def _changed(a: dict, b: dict) -> list[str]:
 def write(records: list[dict], form: str, file: TextIO) -> None:
     """Write the records as ``terminal`` or ``md`` to be read, or as they are: ``csv``, ``json``."""
     if form == "json":
-        text.write(records, FIELDS, form, file)
+        formatting.write(records, FIELDS, form, file)
     elif form == "csv":
-        text.write([{**record, "changed": " ".join(record["changed"] or [])} for record in records], FIELDS, form, file)
+        formatting.write(
+            [{**record, "changed": " ".join(record["changed"] or [])} for record in records], FIELDS, form, file
+        )
     else:
         lines = [("data set", "backbone", "method", "A top-1 %", "B top-1 %", "B less A, points", "p", "", "changed")]
         lines += map(_line, records)
         if form == "md":
-            shown = ["| " + " | ".join(map(text.escaped, line)) + " |" for line in lines]
+            shown = ["| " + " | ".join(map(formatting.escaped, line)) + " |" for line in lines]
             shown.insert(1, "| --- | --- | --- | ---: | ---: | ---: | ---: | --- | --- |")
             file.write("\n".join([*shown, "", ""]))
         else:
@@ -95,15 +98,15 @@ def write(records: list[dict], form: str, file: TextIO) -> None:
 
 def _line(record) -> tuple[str, ...]:
     tops = (
-        "" if record[name] is None else text.accuracy({f"x{end}": record[f"{name}{end}"] for end in _ENDS}, "x")
+        "" if record[name] is None else formatting.accuracy({f"x{end}": record[f"{name}{end}"] for end in _ENDS}, "x")
         for name in "ab"
     )
     points = "" if record["difference"] is None else f"{100 * record['difference']:+.1f}"
     if record["low"] is not None:
         points += f" [{100 * record['low']:+.1f}, {100 * record['high']:+.1f}]"
     p = "" if record["p"] is None else "<0.001" if record["p"] < 0.001 else f"{record['p']:.3f}"
-    names = (text.printable(record[name]) for name in ("dataset", "model", "method"))
-    return *names, *tops, points, p, text.printable(record["verdict"]), ", ".join(record["changed"] or [])
+    names = (printable(record[name]) for name in ("dataset", "model", "method"))
+    return *names, *tops, points, p, printable(record["verdict"]), ", ".join(record["changed"] or [])
 
 
 _ENDS = ("", "_low", "_high")

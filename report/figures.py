@@ -4,8 +4,8 @@ import csv
 from pathlib import Path
 
 from backbench import UserError
-from report import charts
-from report.study import Study
+from backbench.report import charts
+from backbench.report.study import Study
 
 FORMATS = ("png", "svg", "csv")
 

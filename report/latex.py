@@ -1,10 +1,10 @@
 """The study's table in LaTeX, for booktabs."""
 
-from report import table, text
+from backbench.report import formatting, table
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", text.UNCONVERGED: r"\textsuperscript{\textdagger}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", formatting.UNCONVERGED: r"\textsuperscript{\textdagger}",
     **{c: f"\\{c}" for c in "&%$#_{}"},
 }  # fmt: skip
 

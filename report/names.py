@@ -8,8 +8,8 @@ name says what tells them apart, in the words of the options that did it: ``logi
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from report import identity
-from report.rows import WRITTEN
+from backbench import identity
+from backbench.rows import WRITTEN
 
 DIGITS = 4
 """Hexadecimal digits of a digest in a name."""

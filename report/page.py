@@ -12,9 +12,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from backbench import UserError, __version__
-from report import answers, charts, compare, elsewhere, table, text
-from report.rows import WRITTEN
-from report.study import Study
+from backbench.report import charts, compare, formatting, generalization, summary, table
+from backbench.report.formatting import printable
+from backbench.report.study import Study
+from backbench.rows import WRITTEN
 
 FOLDER = Path(__file__).parent
 SCRIPTS = ("page.js", "charts.js", "heads.js")
@@ -41,7 +42,7 @@ def build(study: Study, close: dict, *, served: bool = False) -> str:
         autoescape=True, loader=jinja2.FileSystemLoader(FOLDER), trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template("page.html").render(
-        title=f"backbench report: {', '.join(map(text.printable, study.datasets)) or 'nothing yet'}",
+        title=f"backbench report: {', '.join(map(printable, study.datasets)) or 'nothing yet'}",
         policy=_policy(scripts, served=served),
         served=served,
         style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
@@ -49,15 +50,15 @@ def build(study: Study, close: dict, *, served: bool = False) -> str:
         data=Markup(data),
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
-        results=text.printable(study.results_dir),
+        results=printable(study.results_dir),
         n_rows=len(study.rows),
-        answers=answers.answers(study),
+        answers=summary.answers(study),
         table=_table(study),
         elsewhere=_elsewhere(study),
         kinds=[_kind(name, title, made) for name, title in charts.KINDS.items()],
-        datasets=list(map(text.printable, study.datasets)),
+        datasets=list(map(printable, study.datasets)),
         n_heads=len(close["heads"]),
-        notes=[*close["notes"], *(text.printable(fault) for fault in study.faults)],
+        notes=[*close["notes"], *(printable(fault) for fault in study.faults)],
         footnotes=[
             *table.footnotes(study.frame),
             "Group: no two heads that share a letter can be told apart, all lines tested together. Marked: the "
@@ -108,12 +109,12 @@ def _origins(study: Study) -> dict:
 def _spelled(value):
     """Plain JSON with every text printable and every figure of six digits, to be read by people."""
     if isinstance(value, dict):
-        return {text.printable(key): _spelled(item) for key, item in value.items()}
+        return {printable(key): _spelled(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_spelled(item) for item in value]
     if isinstance(value, float):
         return float(f"{value:.6g}")
-    return text.printable(value) if isinstance(value, str) else value
+    return printable(value) if isinstance(value, str) else value
 
 
 def _table(study: Study) -> dict:
@@ -151,16 +152,16 @@ def _cells(study: Study, record: dict | None, dataset) -> list[dict]:
 def _elsewhere(study: Study) -> dict:
     """The table of drops: its head, and lines by source and target, each a title, cells and the place of its row."""
     found: dict[tuple, list] = {}
-    records = elsewhere.records(study.rows, study.results_dir)
+    records = generalization.records(study.rows, study.results_dir)
     for record in records:
-        line = {"cells": elsewhere.cells(record), "row": study.where(record["row"])}
+        line = {"cells": generalization.cells(record), "row": study.where(record["row"])}
         found.setdefault((record["source"], record["target"], record["n"]), []).append(line)
     named = [
-        (f"{text.printable(source)} to {text.printable(target)}" + (f", {n:,} images" if n else ""), lines)
+        (f"{printable(source)} to {printable(target)}" + (f", {n:,} images" if n else ""), lines)
         for (source, target, n), lines in found.items()
     ]
-    return {"head": elsewhere.HEAD, "targets": named, "notes": elsewhere.notes(records)}
+    return {"head": generalization.HEAD, "targets": named, "notes": generalization.notes(records)}
 
 
 def _key(record: dict) -> tuple:
-    return record["dataset"], text.backbone(record["model"], record["input_scale"]), record["method"]
+    return record["dataset"], formatting.backbone(record["model"], record["input_scale"]), record["method"]

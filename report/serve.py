@@ -5,8 +5,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from backbench import UserError
-from report import rows
+from backbench import UserError, rows
 
 ADDRESS = "127.0.0.1"
 

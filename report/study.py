@@ -5,8 +5,9 @@ import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backbench import UserError
-from report import choice, compare, details, elsewhere, names, rows, table, text
+from backbench import UserError, details, rows
+from backbench.report import choice, compare, formatting, generalization, names, table
+from backbench.report.formatting import printable
 
 COSTS = Path(__file__).with_name("costs.csv")
 """Parameters and multiply-adds of the backbones known by name, made by benchmarks/costs.py."""
@@ -50,7 +51,7 @@ class Study:
             found = compare.compare(self.rows, self.results_dir) if self.heads else []
         except UserError:  # nothing to compare with
             found = []
-        return {(r["dataset"], text.backbone(r["model"], r["input_scale"]), r["method"]): r for r in found}
+        return {(r["dataset"], formatting.backbone(r["model"], r["input_scale"]), r["method"]): r for r in found}
 
     @functools.cached_property
     def _places(self) -> dict[int, int]:
@@ -81,7 +82,7 @@ class Study:
             found = compare.compare(chosen, self.results_dir) if len(chosen) > 1 else []
         except UserError:
             found = []
-        return {text.backbone(one["model"], one["input_scale"]): one for one in found}
+        return {formatting.backbone(one["model"], one["input_scale"]): one for one in found}
 
     def details(self, key: tuple) -> dict | None:
         """The details of the head ``key``, or None with the fault noted, once."""
@@ -90,7 +91,7 @@ class Study:
             try:
                 self._read[key] = details.of(self.results_dir, self.heads[key])
             except UserError as error:
-                self.faults.append(f"{', '.join(map(text.printable, key))}: {error}")
+                self.faults.append(f"{', '.join(map(printable, key))}: {error}")
         return self._read[key]
 
 
@@ -102,7 +103,7 @@ def load(results_dir: Path, *, everything: bool = False) -> Study:
     found = names.told_apart(rows.read(results_dir))
     frame = table.tidy(found, everything=everything, origins=True)
     records = [_enriched(record, found) for record in table.records(frame) if record["rows"]]
-    return Study(results_dir, found, frame, records, compare.newest(found) | elsewhere.heads(found))
+    return Study(results_dir, found, frame, records, compare.newest(found) | generalization.heads(found))
 
 
 def key(record: dict) -> tuple[str, str, str]:
@@ -126,7 +127,7 @@ def _enriched(record: dict, found: list[dict]) -> dict:
     known = _costs().get((row[rows.WRITTEN]["model"], _side(row)), (None, None))
     told = {name: row.get(name) or value for name, value in zip(("parameters", "macs"), known, strict=True)}
     return record | told | {
-        "named": text.backbone(record["model"], record["input_scale"]),
+        "named": formatting.backbone(record["model"], record["input_scale"]),
         "stage": row["stage"],
         "shots": row.get("shots"),
     }  # fmt: skip

@@ -4,12 +4,12 @@
 Accuracies are 0..1 in the tidy frame and percent where people read them. A figure is never shown without its interval.
 """
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from typing import TYPE_CHECKING, NamedTuple
 
-from report import choice, names, text
-from report.rows import own_test
+from backbench.report import choice, formatting, names
+from backbench.report.formatting import printable
+from backbench.rows import own_test
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,15 +30,6 @@ MEANS = [
     *("val_top1", "train_top1", "extract_seconds", "probe_seconds"),
 ]
 BESIDE = ["published_val_top1", "published_seconds"]
-
-NAME_WIDTH = 22
-"""Characters kept for the backbone's name in a narrow terminal; longer names are folded."""
-
-GAP = 2
-"""Spaces between the terminal table's columns."""
-
-UNBOUNDED = 100_000
-"""Width of what is no terminal: a file or pipe takes every line whole."""
 
 
 def tidy(rows: list[dict], *, everything: bool = False, origins: bool = False) -> "pd.DataFrame":
@@ -83,101 +74,6 @@ def records(frame: "pd.DataFrame") -> list[dict]:
     return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 
-def write(frame: "pd.DataFrame", form: str, file: TextIO) -> None:
-    """Write the tidy frame as ``terminal``, ``md`` or ``latex`` to be read, or in full precision: ``csv``, ``json``."""
-    if form == "terminal":
-        terminal(frame, file)
-    elif form == "md":
-        file.write(markdown(frame))
-    elif form == "latex":
-        from report.latex import latex
-
-        file.write(latex(frame))
-    elif form == "csv":
-        file.write(frame.to_csv(index=False, lineterminator="\n"))
-    else:
-        file.write(json.dumps(records(frame), indent=2, allow_nan=False) + "\n")
-
-
-def markdown(frame: "pd.DataFrame") -> str:
-    """A Markdown table and its footnotes. Names are shown as text, whatever they hold."""
-    datasets, lines = lay_out(frame)
-    head = ["Backbone", "Method"]
-    for dataset in datasets:
-        head += [
-            f"{text.escaped(dataset.name)} (n {dataset.n_test}) top-1 %",
-            "balanced %",
-            "val %",
-            "extract + probe s",
-        ]
-        head += ["published val %", "published s"] if dataset.published else []
-    table = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
-    for model, method, found in lines:
-        line = [text.escaped(model), text.escaped(method)]
-        for dataset in datasets:
-            shown = cell(found.get(dataset.name), dataset)
-            line += [" ".join([shown.top1, *shown.note]), shown.balanced, shown.val]
-            line.append(" + ".join(filter(None, shown.seconds)))
-            line += shown.published
-        table.append(line)
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in table), "", *(f"- {n}" for n in footnotes(frame))]) + "\n"
-
-
-def terminal(frame: "pd.DataFrame", file: TextIO) -> None:
-    """Print the table: as many data sets side by side as the terminal is wide, all of them where it is none."""
-    from rich.console import Console
-
-    console = Console(file=file, markup=False, highlight=False)
-    if not file.isatty():
-        console.width = UNBOUNDED
-    datasets, lines = lay_out(frame)
-    taken = NAME_WIDTH + max(len(method) for _, method, _ in [*lines, ("", "method", {})]) + GAP
-    groups, left = [], 0
-    for dataset in datasets:
-        columns = _columns(dataset, lines)
-        need = sum(GAP + max(len(part) for entry in column for part in entry.split("\n")) for column in columns)
-        console.width = max(console.width, taken + need)  # narrower than that, the terminal breaks the lines
-        if not groups or need > left:
-            groups.append([])
-            left = console.width - taken
-        groups[-1].append(dataset)
-        left -= need
-    for group in groups:
-        console.print(_rich_table(group, lines))
-        console.print()
-    for note in footnotes(frame):
-        console.print(note)
-
-
-def _rich_table(datasets, lines):
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP, 0, 0))
-    table.add_column("backbone", overflow="fold")
-    table.add_column("method", no_wrap=True)
-    here = [line for line in lines if any(dataset.name in line[2] for dataset in datasets)]
-    columns = [column for dataset in datasets for column in _columns(dataset, here)]
-    for head, *_ in columns:
-        table.add_column(Text(head), justify="right", no_wrap=True)
-    for i, (model, method, _) in enumerate(here, start=1):
-        table.add_row(Text(model), Text(method), *(Text(column[i]) for column in columns))
-    return table
-
-
-def _columns(dataset, lines) -> list[list[str]]:
-    """A data set's columns in the terminal, each its head and then its entries, of two or three lines each."""
-    cells = [cell(found.get(dataset.name), dataset) for _, _, found in lines]
-    columns = [
-        [f"{dataset.name}\ntop-1 %\nbalanced %", *("\n".join([c.top1, c.balanced, *c.note]) for c in cells)],
-        [f"n {dataset.n_test}\nextract s\nprobe s\nval %", *("\n".join([*c.seconds, c.val]) for c in cells)],
-    ]
-    if dataset.published:
-        columns.append(["published\nval %\ns", *("\n".join(c.published) for c in cells)])
-    return columns
-
-
 class Dataset(NamedTuple):
     name: str
     n_test: str
@@ -198,9 +94,9 @@ def lay_out(frame) -> tuple[list[Dataset], list[tuple[str, str, dict]]]:
     """The data sets across, and the lines down as (model, method, record by data set), by ``report.choice.order``."""
     lines, by_dataset = {}, {}
     for record in records(frame):
-        model = text.backbone(record["model"], record["input_scale"])
-        name = text.printable(record["dataset"])
-        lines.setdefault((text.printable(model), text.printable(record["method"] or "")), {})[name] = record
+        model = formatting.backbone(record["model"], record["input_scale"])
+        name = printable(record["dataset"])
+        lines.setdefault((printable(model), printable(record["method"] or "")), {})[name] = record
         by_dataset.setdefault(name, []).append(record)
     across = [name for name in STUDY_DATASETS if name in by_dataset]
     across += sorted(by_dataset.keys() - set(across))
@@ -232,8 +128,8 @@ def cell(record: dict | None, dataset: Dataset) -> Cell:
     note = [f"n {record['n_test']:,}"] if dataset.mixed and record["n_test"] else []
     note += [f"{record['seeds']} seeds"] if record["seeds"] > 1 else []
     return Cell(
-        text.accuracy(record, "top1"),
-        text.accuracy(record, "balanced"),
+        formatting.accuracy(record, "top1"),
+        formatting.accuracy(record, "balanced"),
         "" if record["val_top1"] is None else f"{100 * record['val_top1']:.1f}",
         (f"({', '.join(note)})",) if note else (),
         (_seconds(record["extract_seconds"]) if record["stage"] == "probe" else "", _seconds(record["probe_seconds"])),
@@ -250,7 +146,7 @@ def footnotes(frame) -> list[str]:
     if any("(" in name for column in KEY if column != "input_scale" for name in frame[column].dropna()):
         notes.append(names.NOTE)
     if (frame["converged"] == False).any():  # noqa: E712 - a nullable column
-        notes.append(text.UNCONVERGED_NOTE)
+        notes.append(formatting.UNCONVERGED_NOTE)
     if (frame["seeds"] > 1).any():
         notes.append("Several seeds: the mean of their figures, and of the ends of their intervals.")
     if (frame["stage"].dropna() != "probe").any():
@@ -266,8 +162,11 @@ def footnotes(frame) -> list[str]:
 def _flat(row: dict) -> dict:
     features = row["features"] or {}
     scale = features.get("input_scale") or 1.0
-    measured = {"extract_seconds": features.get("seconds"), "probe_seconds": row.get("run_seconds") or row["seconds"]}
-    return row | {"input_scale": scale, "method": text.method(row), **measured}
+    measured = {
+        "extract_seconds": features.get("seconds"),
+        "probe_seconds": row.get("training_seconds") or row["seconds"],
+    }
+    return row | {"input_scale": scale, "method": formatting.method(row), **measured}
 
 
 def _of_published_weights(model: str) -> str:

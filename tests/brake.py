@@ -6,7 +6,7 @@ from tests.conftest import ROOT
 
 CODE = """
 import os, time
-from cache import writer
+from backbench.cache import writer
 
 def commit(self, commit=writer.Writer.commit):
     commit(self)

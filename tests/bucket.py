@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 from PIL import Image
 
-from data import maps, openimages
+from backbench.data import maps, openimages
 
 MIDS = maps.openimages()
 BAT, MUG, FLAG = MIDS["Bat"], MIDS["Mug"], MIDS["Flag"]

@@ -63,7 +63,7 @@ def run(tmp_path):
 
     def run(module: str, *args, timeout: float = 300, **settings):
         return subprocess.run(
-            [sys.executable, "-m", module, *map(str, args)],
+            [sys.executable, "-m", f"backbench.{module}", *map(str, args)],
             cwd=tmp_path,
             capture_output=True,
             text=True,
@@ -98,7 +98,7 @@ def browser():
 @pytest.fixture
 def start_server(monkeypatch):
     """``start_server(server)`` starts a local server, stopped at the end. Downloads try again at once, by no proxy."""
-    from data import fetch
+    from backbench.data import fetch
 
     monkeypatch.setattr(fetch, "WAIT", 0)
     for word in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from click.testing import CliRunner
 
-from probe.cli import main
+from backbench.probe.cli import main
 
 LEFT_OUT = ("created", "seconds", "command", "details")
 """Of a row, what differs from run to run."""

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cache import features
-from data import registry
-from probe.run import Settings, probe_all
-from report import details, rows
+from backbench import details, rows
+from backbench.cache import writer
+from backbench.data import registry
+from backbench.probe.run import Settings
+from backbench.probe.study import probe_all
 from tests.conftest import IDENTITY
 
 HOSTILE = "<img src=x onerror=hacked=1>"
@@ -52,7 +53,7 @@ def extracted(imageset, cache_dir: Path, model: str, apart: float, dim: int = 12
     """A feature file as ``extract`` writes it, of features around one centre a class."""
     rng = np.random.default_rng(len(model))
     centres = apart * rng.normal(size=(len(imageset.class_names), dim)) / np.sqrt(dim / 4)
-    return features.write(
+    return writer.write(
         cache_dir / imageset.slug / f"{apart}.h5",
         features=(centres[imageset.labels] + rng.normal(size=(len(imageset), dim))).astype("f4"),
         labels=imageset.labels,
@@ -105,9 +106,14 @@ def build(folder: Path) -> dict[str, Path]:
         features=source["features"], device="cpu", seconds=0.1,
     )  # fmt: skip
     rows.append(results, made)
-    shifts = {"source": "here", "source_top1": 0.9, "source_top1_low": 0.8, "source_top1_high": 0.95}
+    corruptions = {"source": "here", "source_top1": 0.9, "source_top1_low": 0.8, "source_top1_high": 0.95}
     for kind, strength, level, top1 in (("resolution", 3, 64, 0.8), ("resolution", 4, 32, 0.5), ("blur", 1, 1, 0.7)):
-        figures = shifts | {"target": f"here+{kind}-{level}", "shift": kind, "strength": strength, "level": level}
+        figures = corruptions | {
+            "target": f"here+{kind}-{level}",
+            "corruption": kind,
+            "strength": strength,
+            "level": level,
+        }
         figures |= {"top1": top1, "top1_low": top1 - 0.1, "top1_high": top1 + 0.1, "drop": 0.9 - top1}
         made = rows.make(
             "generalize", dataset=figures["target"], model="good", method="logistic", seed=42, protocol={},

@@ -1,4 +1,4 @@
-"""``python -m cache``: what is there, whether it is whole, and what made it."""
+"""``backbench cache``: what is there, whether it is whole, and what made it."""
 
 import json
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cache.cli import main
-from cache.features import open_file
+from backbench.cache.cli import main
+from backbench.cache.features import open_file
 from tests.conftest import IDENTITY
 from tests.test_cache_features import write
 from tests.test_cache_writer import writer

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cache import features, layout, seal
-from cache.cli import main
-from cache.features import FeatureFileError, open_file
-from cache.writer import look
-from probe import duplicates
-from probe.cli import main as probe
-from probe.predict import predict
-from report import pictures
+from backbench import duplicates
+from backbench.cache import features, schema, seal, writer
+from backbench.cache.cli import main
+from backbench.cache.features import FeatureFileError, open_file
+from backbench.cache.writer import look
+from backbench.probe.cli import main as probe
+from backbench.probe.predict import predict
+from backbench.report import images
 from tests.conftest import IDENTITY
 from tests.damage import flips, probed
 
@@ -33,19 +33,19 @@ def write(path, **changes):
         "class_names": ["ant", "bee", "cat"],
         "identity": IDENTITY,
     }
-    return features.write(path, **content | changes)
+    return writer.write(path, **content | changes)
 
 
 @pytest.fixture
 def old(tmp_path, monkeypatch):
     """A file as it was written before there was a seal: of schema 1, its checksum an attribute."""
     with monkeypatch.context() as patch:
-        patch.setattr(layout, "SCHEMA", 1)
+        patch.setattr(schema, "SCHEMA", 1)
         patch.setattr(seal, "SIZE", 0)
         patch.setattr(seal, "put", lambda path: None)
         path = write(tmp_path / "old.h5")
     with h5py.File(path, "r+") as h5:
-        h5.attrs["sha256"] = np.bytes_(layout.checksum({name: h5[name][:] for name in layout.DATASETS}))
+        h5.attrs["sha256"] = np.bytes_(schema.checksum({name: h5[name][:] for name in schema.DATASETS}))
     return path
 
 
@@ -91,12 +91,12 @@ def test_predict_and_the_map_refuse_it(tmp_path):
     assert CliRunner().invoke(probe, line).exit_code == 0
     (head,) = (tmp_path / "heads").glob("*/*")
     assert predict(head, path).n_scored
-    assert pictures.feature_map(path, most=9)["of"] == N
+    assert images.feature_map(path, most=9)["of"] == N
     damage(path)
     with pytest.raises(FeatureFileError, match="is damaged"):
         predict(head, path)
     with pytest.raises(FeatureFileError, match="is damaged"):
-        pictures.feature_map(path, most=9)
+        images.feature_map(path, most=9)
 
 
 def test_a_file_that_only_claims_to_be_finished_is_refused(tmp_path):
@@ -111,7 +111,7 @@ def test_a_file_of_schema_1_is_read_and_compared_as_it_was(old):
     with open_file(old) as file:
         assert (file.identity["schema"], file.covers) == (1, "arrays only")
     assert probed(old, old.parent / "results")[0] == 0
-    assert look(old, IDENTITY | {"schema": layout.SCHEMA})[0] == "complete"
+    assert look(old, IDENTITY | {"schema": schema.SCHEMA})[0] == "complete"
     assert CliRunner().invoke(main, ["verify", str(old)]).stdout == f"{old}  whole, arrays only\n"
     assert "arrays only" in CliRunner().invoke(main, ["show", str(old)]).stdout
     with pytest.raises(FeatureFileError, match="the checksum of its arrays"):
@@ -119,10 +119,10 @@ def test_a_file_of_schema_1_is_read_and_compared_as_it_was(old):
 
 
 def test_an_unfinished_file_of_schema_1_does_not_go_on(old):
-    part = shutil.move(old, layout.part_path(old))
+    part = shutil.move(old, schema.part_path(old))
     with pytest.raises(FeatureFileError, match=r"schema: the file has 1, this run 2\n--overwrite"):
-        look(old, IDENTITY | {"schema": layout.SCHEMA})
-    assert look(old, IDENTITY | {"schema": layout.SCHEMA}, overwrite=True) == ("new", None)
+        look(old, IDENTITY | {"schema": schema.SCHEMA})
+    assert look(old, IDENTITY | {"schema": schema.SCHEMA}, overwrite=True) == ("new", None)
     assert part.exists()
 
 
@@ -132,7 +132,7 @@ def test_not_finite_rows_are_found_and_skipped_ones_are_not(tmp_path):
     path = write(tmp_path / "a.h5", features=x)
     with open_file(path) as file:
         assert file.not_finite().tolist() == [5, 7]
-        file.done[5] = layout.SKIPPED
+        file.done[5] = schema.SKIPPED
         assert file.not_finite().tolist() == [7]
     assert "NaN or infinite features in 2 of 120 rows: 005.jpg, 007.jpg" in features.verify(path)
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from backbench import UserError
-from cache import features, layout
-from cache.features import open_file
-from cache.writer import Writer
+from backbench.cache import features, schema
+from backbench.cache.features import open_file
+from backbench.cache.writer import Writer
 from tests.conftest import IDENTITY
 
 N, D, BATCH = 60, 8, 4
@@ -67,7 +67,7 @@ def test_whatever_writes_a_power_cut_drops_no_row_is_marked_that_is_not_there(tm
         part = tmp_path / f"{trial}.h5.part"
         part.write_bytes(disk)
         with open_file(part, partial=True) as file:
-            marked = file.done == layout.DONE
+            marked = file.done == schema.DONE
             assert np.array_equal(file.features[marked], x[marked])
             lost += cut > 0 and not marked.any()
         if trial % 20 == 0:
@@ -89,5 +89,5 @@ def test_a_disk_that_fills_in_the_middle_costs_no_row(tmp_path, rng):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
     with open_file(tmp_path / "a.h5.part", partial=True) as file:
-        assert np.flatnonzero(file.done == layout.DONE).tolist() == list(range(8))
+        assert np.flatnonzero(file.done == schema.DONE).tolist() == list(range(8))
     finish(tmp_path / "a.h5", x)

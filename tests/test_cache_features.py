@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbench import UserError
-from cache import features, layout, seal
-from cache.features import FeatureFileError, open_file
+from backbench.cache import features, schema, seal, writer
+from backbench.cache.features import FeatureFileError, open_file
 from tests.conftest import IDENTITY
 
 
@@ -24,7 +24,7 @@ def write(path, n=12, d=5, k=3, dtype="f4", **changes):
         "class_names": [f"class {i}" for i in range(k)],
         "identity": IDENTITY,
     } | changes
-    return features.write(path, **content), content
+    return writer.write(path, **content), content
 
 
 names = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=9)
@@ -57,7 +57,7 @@ def test_what_is_written_is_what_is_read(tmp_path_factory, n, d, half, ids, clas
         assert file.labels.tolist() == [i % len(classes) for i in range(n)]
         assert file.ids == ids[:n]
         assert file.class_names == classes
-        assert file.identity == {"schema": layout.SCHEMA, **layout.PLAIN, **IDENTITY}
+        assert file.identity == {"schema": schema.SCHEMA, **schema.PLAIN, **IDENTITY}
         assert file.complete
 
 
@@ -71,7 +71,7 @@ def test_verify_finds_a_single_flipped_bit_in_any_dataset(tmp_path):
     path, _ = write(tmp_path / "a.h5")
     assert features.verify(path) is None
     with open_file(path) as file:
-        places = {name: file._h5[name].id.get_offset() for name in layout.DATASETS}
+        places = {name: file._h5[name].id.get_offset() for name in schema.DATASETS}
     for name, place in places.items():
         copy = shutil.copy(path, tmp_path / f"{name}.h5")
         with copy.open("r+b") as file:
@@ -193,13 +193,13 @@ def test_a_feature_file_is_small_beyond_its_rows(tmp_path):
     ],
 )
 def test_features_are_called_by_what_sets_them_apart(apart, label):
-    assert layout.label({**IDENTITY, **apart}) == label
+    assert schema.label({**IDENTITY, **apart}) == label
 
 
 def test_a_file_from_before_there_was_a_choice_is_the_plain_one():
-    plain = {**layout.PLAIN, **IDENTITY}
-    assert layout.differences(plain, IDENTITY, versions=True) == []
-    assert layout.differences({**plain, "views": "mean5"}, IDENTITY, versions=True) == [
+    plain = {**schema.PLAIN, **IDENTITY}
+    assert schema.differences(plain, IDENTITY, versions=True) == []
+    assert schema.differences({**plain, "views": "mean5"}, IDENTITY, versions=True) == [
         "views: the file has 'plain', this run 'mean5'"
     ]
 
@@ -208,8 +208,8 @@ def test_the_checksum_is_the_same_mapped_or_in_memory_whole_or_in_part(tmp_path)
     x = np.random.default_rng(0).random((5, 1 << 20), np.float32)  # 20 MB: more than one block
     mapped = np.memmap(tmp_path / "x", np.float32, "w+", offset=12, shape=x.shape)
     mapped[:] = x
-    others = {name: np.arange(3) for name in layout.DATASETS}
+    others = {name: np.arange(3) for name in schema.DATASETS}
     for rows in (slice(None), slice(1, 4)):
-        assert layout.checksum(others | {"features": mapped[rows] if rows.start else mapped}) == layout.checksum(
+        assert schema.checksum(others | {"features": mapped[rows] if rows.start else mapped}) == schema.checksum(
             others | {"features": x[rows]}
         )

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbench import UserError
-from cache import features, layout, merge, shards
-from cache.cli import main
-from cache.features import open_file
-from cache.writer import Writer
+from backbench.cache import features, merge, schema, shards
+from backbench.cache.cli import main
+from backbench.cache.features import open_file
+from backbench.cache.writer import Writer
 from tests.conftest import IDENTITY
 
 D = 3
@@ -73,9 +73,9 @@ def test_joined_they_are_the_file_of_a_single_run(tmp_path_factory, data):
     assert sorted(path.name for path in tmp.iterdir()) == ["many.h5", "one.h5"]
     assert features.verify(tmp / "many.h5") is None
     with open_file(tmp / "one.h5") as one, open_file(tmp / "many.h5") as many:
-        assert layout.checksum(one.arrays()) == layout.checksum(many.arrays())
+        assert schema.checksum(one.arrays()) == schema.checksum(many.arrays())
         ours, theirs = one.arrays(), many.arrays()
-        for name in layout.DATASETS:
+        for name in schema.DATASETS:
             if name != "running":
                 assert ours[name].dtype == theirs[name].dtype
                 assert ours[name].tobytes() == theirs[name].tobytes(), name
@@ -191,7 +191,7 @@ def test_shards_made_by_other_versions_are_not_taken_for_what_is_left_of_a_joini
     said = merged(tmp_path, code=1)
     assert "versions.timm: the file has '1.0', the shards '2.0'" in said
     assert "m.h5.shard-1-of-2: features of 20 of its 20 rows" in said
-    assert f"python -m cache merge {whole} --overwrite" in said
+    assert f"backbench cache merge {whole} --overwrite" in said
     assert [path.read_bytes() for path in (whole, *paths)] == before
     merged(tmp_path, "--overwrite")
     with open_file(whole) as file:

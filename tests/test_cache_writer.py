@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from backbench import UserError
-from cache import features, layout
-from cache.features import FeatureFileError, open_file
-from cache.writer import Writer, look
+from backbench.cache import features, schema
+from backbench.cache.features import FeatureFileError, open_file
+from backbench.cache.writer import Writer, look, write
 from tests.conftest import IDENTITY, ROOT
 
 N, D = 4000, 256
@@ -80,7 +80,7 @@ def test_skipped_rows_hold_nan_and_say_so(tmp_path):
         w.rows(rest, x[rest])
         w.finish(device="test")
     with open_file(tmp_path / "a.h5") as file:
-        assert np.flatnonzero(file.done == layout.SKIPPED).tolist() == [3, 7]
+        assert np.flatnonzero(file.done == schema.SKIPPED).tolist() == [3, 7]
         assert np.isnan(file.features[[3, 7]]).all()
         assert file.ids[8] == "00008"
         assert np.array_equal(file.features[rest], x[rest])
@@ -116,7 +116,7 @@ def test_versions_count_only_while_a_file_is_unfinished(tmp_path):
 
 def test_overwrite_goes_on_with_its_own_unfinished_file(tmp_path):
     path = tmp_path / "a.h5"
-    features.write(
+    write(
         path, features=values(4, 2), labels=[0, 1, 0, 1], split=[0, 0, 1, 2], ids=list("wxyz"),
         class_names=["a", "b"], identity=IDENTITY,
     )  # fmt: skip
@@ -162,8 +162,8 @@ def test_killed_at_random_moments_the_file_goes_on_to_the_same_bytes(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
-        with open_file(layout.part_path(path), partial=True) as file:  # a killed run leaves a valid file
-            now = file.done == layout.DONE
+        with open_file(schema.part_path(path), partial=True) as file:  # a killed run leaves a valid file
+            now = file.done == schema.DONE
             assert now.sum() >= done
             done = now.sum()
             assert np.array_equal(file.features[now], values()[now])

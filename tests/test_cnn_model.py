@@ -5,8 +5,8 @@ import timm
 import torch
 
 from backbench import UsageError
-from cnn import model as networks
-from cnn import recipe
+from backbench.cnn import model as networks
+from backbench.cnn import recipe
 
 
 @pytest.mark.parametrize("size", networks.SIZES)

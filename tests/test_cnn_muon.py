@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cnn.muon import COEFFICIENTS, Muon, orthogonal
+from backbench.cnn.muon import COEFFICIENTS, Muon, orthogonal
 
 
 def quintic(x, steps):

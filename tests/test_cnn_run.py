@@ -12,11 +12,11 @@ import timm
 import torch
 from click.testing import CliRunner
 
-import probe.cli
-import report.cli
-from cnn.cli import main
-from finetune import state
-from report import details, rows
+import backbench.probe.cli
+import backbench.report.cli
+from backbench import details, rows
+from backbench.cnn.cli import main
+from backbench.training import state
 from tests import tuning
 
 QUICK = ("--size", "small", "--pixels", "12", "--device", "cpu", "--batch-size", "64", "--set", "flip=false")
@@ -76,9 +76,9 @@ def test_evaluate_gives_the_row_again_by_either_command(done, tmp_path):
     folder, (row, _), _ = done
     how = ("--checkpoint", folder / "runs/digits/cnn_small-42", "--dataset", "digits", "--device", "cpu", "--json")
     same = ("stage", "method", "top1", "balanced", "nll", "val_top1", "temperature", "n_train", "macs", "train_flops")
-    import finetune.cli
+    import backbench.finetune.cli
 
-    for command in (main, finetune.cli.main):
+    for command in (main, backbench.finetune.cli.main):
         (found,) = json.loads(cnn("evaluate", *how, "--results-dir", tmp_path, of=command).stdout)
         assert {key: found[key] for key in same} == {
             key: pytest.approx(row[key]) if isinstance(row[key], float) else row[key] for key in same
@@ -86,7 +86,7 @@ def test_evaluate_gives_the_row_again_by_either_command(done, tmp_path):
     (found,) = json.loads(cnn("evaluate", *how, "--results-dir", tmp_path, "--views", "none").stdout)
     assert found["protocol"]["views"] == "none"
     assert found["nll"] != row["nll"]
-    lines = json.loads(cnn("table", "--results-dir", tmp_path, "--json", of=report.cli.main).stdout)
+    lines = json.loads(cnn("table", "--results-dir", tmp_path, "--json", of=backbench.report.cli.main).stdout)
     assert {line["method"]: (line["top1"], line["seeds"]) for line in lines} == {
         "cnn/small (views all)": (pytest.approx(row["top1"]), 1), "cnn/small (views none)": (found["top1"], 1),
     }  # fmt: skip
@@ -100,7 +100,7 @@ def test_features_are_what_probe_works_on(done, tmp_path):
     made = json.loads(cnn("features", *how, "--device", "cpu", "--cache-dir", tmp_path / "cache", "--json").stdout)
     assert (made["n"], made["dim"]) == (57, 192)
     words = ("--features", tmp_path / "cache", "--results-dir", tmp_path, "--json", "--method", "centroid")
-    (found,) = json.loads(cnn(*words, of=probe.cli.main).stdout)
+    (found,) = json.loads(cnn(*words, of=backbench.probe.cli.main).stdout)
     assert found["model"] == "cnn_small+small-scratch"
     assert found["features"]["weights"] == "tuned on digits, cnn/small, seed 42"
     assert (found["n_train"], found["n_test"]) == (24, 18)
@@ -111,10 +111,12 @@ def test_timm_loads_the_checkpoint_and_report_shows_it(done):
     path = folder / "runs/digits/cnn_small-42/model.safetensors"
     model = timm.create_model("cnn_small", num_classes=10, checkpoint_path=path)
     assert model(torch.randn(2, 3, 12, 12)).shape == (2, 10)
-    (shown,) = json.loads(cnn("table", "--results-dir", folder / "results", "--json", of=report.cli.main).stdout)
+    (shown,) = json.loads(
+        cnn("table", "--results-dir", folder / "results", "--json", of=backbench.report.cli.main).stdout
+    )
     assert (shown["model"], shown["method"], shown["seeds"]) == ("cnn_small", "cnn/small", 2)  # of two splits
-    from report import study
-    from report.answers import answers
+    from backbench.report import study
+    from backbench.report.summary import answers
 
     said = [one for one in answers(study.load(folder / "results")) if "fine-tuning" in one["question"]]
     assert any("from scratch, cnn_small" in line for line in said[0]["answer"])
@@ -125,7 +127,7 @@ def test_other_settings_are_no_other_seed(done, tmp_path, monkeypatch):
     shutil.copytree(folder / "results", tmp_path / "results")
     monkeypatch.chdir(tmp_path)
     (found,) = json.loads(cnn(*words, "--runs", 1, "--set", "smoothing=0.1", "--seed", 44, "--json").stdout)
-    lines = json.loads(cnn("table", "--json", of=report.cli.main).stdout)
+    lines = json.loads(cnn("table", "--json", of=backbench.report.cli.main).stdout)
     assert {line["method"]: line["seeds"] for line in lines} == {
         "cnn/small (smoothing 0.2)": 2, "cnn/small (smoothing 0.1)": 1,
     }  # fmt: skip
@@ -183,7 +185,7 @@ def test_a_loss_that_is_not_finite_is_said_and_leaves_nothing(tmp_path, monkeypa
     tuning.pictures(tmp_path / "images", train=30)
     words = ("train", "--dataset", f"folder:{tmp_path / 'images'}", *QUICK, "--out", tmp_path / "run", "--epochs", "2")
     words += ("--precision", "float32", "--set", "lr_head=100", "--set", "momentum_sgd=0.999", "--save-every", "0")
-    monkeypatch.setattr("cnn.train.Trainer._gradients", lambda self, x, y: torch.tensor(float("nan")))
+    monkeypatch.setattr("backbench.cnn.train.Trainer._gradients", lambda self, x, y: torch.tensor(float("nan")))
     error = cnn(*words, "--results-dir", tmp_path / "results", code=1).output
     assert "the loss is not finite in epoch 1. Nothing is kept. Try a lower --set lr=" in error
     assert not list((tmp_path / "run").iterdir())
@@ -206,16 +208,16 @@ def test_what_is_asked_wrongly_is_said_at_once(tmp_path, monkeypatch):
 
 def test_it_is_found_by_generalize_and_asked_for_the_same_views(done, tmp_path, monkeypatch):
     """At strength 1 of resolution no digit of 8 x 8 pixels changes: its accuracy is the row's own."""
-    import finetune.cli
+    import backbench.finetune.cli
 
     folder, found, _ = done
     monkeypatch.chdir(tmp_path)
-    words = ("generalize", "--runs", folder / "runs", "--shift", "resolution", "--device", "cpu", "--json")
-    made = json.loads(cnn(*words, of=finetune.cli.main).stdout)
+    words = ("generalize", "--runs", folder / "runs", "--corruption", "resolution", "--device", "cpu", "--json")
+    made = json.loads(cnn(*words, of=backbench.finetune.cli.main).stdout)
     assert [(one["method"], one["strength"]) for one in made[::5]] == [("cnn/small", 1)] * 2
     assert [one["top1"] for one in made[::5]] == [row["top1"] for row in found]
     assert [one["nll"] for one in made[::5]] == pytest.approx([row["nll"] for row in found], rel=1e-4)
     assert all(one["source_top1"] == made[0]["source_top1"] for one in made[:5])
-    shown = cnn("elsewhere", "--shifts", of=report.cli.main).stdout
+    shown = cnn("elsewhere", "--corruptions", of=backbench.report.cli.main).stdout
     assert "digits to digits+resolution-16" in shown
-    assert "report elsewhere --shifts" in cnn("elsewhere", of=report.cli.main, code=1).output
+    assert "report generalization --corruptions" in cnn("elsewhere", of=backbench.report.cli.main, code=1).output

@@ -1,4 +1,4 @@
-"""``python -m data`` as users run it."""
+"""``backbench data`` as users run it."""
 
 import json
 
@@ -37,7 +37,7 @@ def test_ls_json_and_a_set_that_cannot_be_used(run, tmp_path):
     assert rows["digits"]["n_train"] == 1252
     assert rows["caltech256"]["state"] == "unusable"
     assert "one class, '001.ak47'" in rows["caltech256"]["fault"]
-    assert "python -m data download cifar10 --data-root root" in rows["cifar10"]["fault"]
+    assert "backbench data download cifar10 --data-root root" in rows["cifar10"]["fault"]
     assert "one class, '001.ak47'" in run("data", "ls", "--data-root", "root").stderr
 
 
@@ -90,7 +90,7 @@ def test_show_digits(run):
     [
         (["show", "cifr10"], 2, "no image set is named 'cifr10'. Did you mean cifar10"),
         (["download", "cifr10"], 2, "Did you mean cifar10"),
-        (["show", "cifar10"], 1, "python -m data download cifar10 --data-root data/raw"),
+        (["show", "cifar10"], 1, "backbench data download cifar10 --data-root data/raw"),
         (["show", "folder:gone"], 1, "folder:gone does not exist"),
         (["download", "office_shift"], 1, "has no public download"),
         (["download", "digits"], 1, "needs no download"),

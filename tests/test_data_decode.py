@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from backbench import UserError
-from data import decode
+from backbench.data import decode
 
 RNG = np.random.default_rng(0)
 PHOTO = Image.fromarray(RNG.integers(0, 256, (24, 31, 3), dtype=np.uint8))

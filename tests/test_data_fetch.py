@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from backbench import UserError
-from data import downloads, fetch, registry
-from data.unpack import unpack
+from backbench.data import downloads, fetch, registry
+from backbench.data.unpack import unpack
 
 CONTENT = bytes(range(256)) * 1200  # 307,200 bytes
 MD5 = hashlib.md5(CONTENT).hexdigest()

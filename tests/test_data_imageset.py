@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from backbench import UserError
-from data import registry
-from data.decode import UnreadableImage
+from backbench.data import registry
+from backbench.data.decode import UnreadableImage
 from tests.packed import shards
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from backbench import UserError
-from data import listing
+from backbench.data import listing
 from tests.test_data_sources import classes, lay, load
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from backbench import UserError
-from data import maps, registry
+from backbench.data import maps, registry
 from tests.conftest import ROOT
 
 CALTECH = [
@@ -113,7 +113,7 @@ def test_which_map_is_taken(tmp_path):
     assert maps.between("here", ["a", "b", "c"], "there", ["c", "a"]).of_target.tolist() == [1, 0]
     own = write(tmp_path, "003.backpack,mug")
     assert maps.between("caltech256", CALTECH, "office_shift", OFFICE, file=own).names == ["mug"]
-    with pytest.raises(UserError, match=r"python -m data map here there > map.csv"):
+    with pytest.raises(UserError, match=r"backbench data map here there > map.csv"):
         maps.between("here", ["a"], "there", ["b"])
     with pytest.raises(UserError, match="none corresponds"):
         maps.between("caltech256", ["257.clutter", "x"], "office_shift", OFFICE)
@@ -161,5 +161,5 @@ def test_pictures_of_no_class_are_a_set_of_their_own(tmp_path):
     found = registry.load("caltech256/clutter", data_root=tmp_path)
     assert found.ids == [f"257.clutter/{i}.png" for i in range(4)]
     assert np.unique(found.split).tolist() == [2]
-    with pytest.raises(UserError, match="python -m data openimages --for caltech256"):
+    with pytest.raises(UserError, match="backbench data openimages --for caltech256"):
         registry.load("openimages", data_root=tmp_path)

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from backbench import UserError
-from data import cli, fetch, openimages, registry
+from backbench.data import cli, fetch, openimages, registry
 from tests.bucket import BAT, FLAG, MUG, Server, boxed, line, name, official, picture, verified
 
 GOOD = range(1, 7)
@@ -248,7 +248,12 @@ def test_what_is_asked_for_must_fit(server, tmp_path):
 
 def test_killed_half_way_the_same_command_goes_on(server, tmp_path):
     server.delay = 0.1
-    command = [sys.executable, "-m", "data", *words(server, tmp_path, "--for", "caltech256", "--split", "validation")]
+    command = [
+        sys.executable,
+        "-m",
+        "backbench.data",
+        *words(server, tmp_path, "--for", "caltech256", "--split", "validation"),
+    ]
     command += ["--jobs", "1"]
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
     while sum(path.startswith("/images/") for path in server.asked) < 4:

@@ -116,7 +116,7 @@ def pictures(root):
 
 def test_the_same_pictures_give_the_same_features_from_any_source(run, tmp_path):
     """As a folder, tar shards, parquet and arrow: labels, splits and every bit of the features."""
-    from cache.features import open_file
+    from backbench.cache.features import open_file
 
     pa = pytest.importorskip("pyarrow")
     pictures(tmp_path / "pets")

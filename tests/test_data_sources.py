@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from backbench import UsageError, UserError
-from data import registry
+from backbench.data import registry
 
 DIGITS_DIGEST = "004662602143dbae538841acef9518337c0a6b5ef159ada3d143999224974fed"
 """Seed 42. A change of it makes every feature file of digits stale: change it knowingly."""
@@ -114,7 +114,7 @@ def test_cifar_batches_that_differ_are_never_unpickled(tmp_path):
     batches.mkdir(parents=True)
     # A pickle that would make a file if it were loaded.
     (batches / "data_batch_1").write_bytes(b"cos\nmkdir\n(V" + str(tmp_path / "owned").encode() + b"\ntR.")
-    with pytest.raises(UserError, match=r"data_batch_1, .*python -m data download cifar10 --data-root") as caught:
+    with pytest.raises(UserError, match=r"data_batch_1, .*backbench data download cifar10 --data-root") as caught:
         load("cifar10", tmp_path)
     assert not (tmp_path / "owned").exists()
     assert str(tmp_path) in str(caught.value)
@@ -192,7 +192,7 @@ def test_a_set_that_is_not_there(tmp_path):
     with pytest.raises(UserError) as caught:
         load("caltech256", root)
     assert f"looked for {root}/caltech256/256_ObjectCategories" in str(caught.value)
-    assert f"python -m data download caltech256 --data-root '{root}'" in str(caught.value)
+    assert f"backbench data download caltech256 --data-root '{root}'" in str(caught.value)
     with pytest.raises(UserError, match="no public download"):
         load("office_shift", root, download=True)
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backbench import UserError
-from data import splits
+from backbench.data import splits
 
 COUNTS = Path(__file__).with_name("caltech256_counts.tsv")
 
@@ -111,7 +111,7 @@ def test_golden_order():
 
 
 def test_the_same_in_another_process_with_another_hash_seed():
-    program = "from data import registry; print(registry.load('digits', data_root='.', seed=7).digest)"
+    program = "from backbench.data import registry; print(registry.load('digits', data_root='.', seed=7).digest)"
     digests = set()
     for hash_seed in ("0", "1"):
         environment = os.environ | {"PYTHONHASHSEED": hash_seed}

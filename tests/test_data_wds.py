@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from backbench import UserError
-from data import wds
-from data.decode import UnreadableImage
+from backbench.data import wds
+from backbench.data.decode import UnreadableImage
 from tests.packed import png, samples, shard, shards
 from tests.test_data_sources import load
 

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from backbench import UsageError, UserError
-from extract import backbones, layers, names
+from backbench.extract import backbones, feature_tap, names
 
 
 def picture(size=(301, 207), seed=0) -> Image.Image:
@@ -42,18 +42,18 @@ def test_a_study_backbone_gives_timms_pre_logits_from_timms_input(name, tmp_path
 
         model = backbone.model
         assert torch.equal(features, model.forward_head(model.forward_features(ours), pre_logits=True))
-        assert layers.tap(backbone, "-1") is backbone
+        assert feature_tap.tap(backbone, "-1") is backbone
         maps = model.forward_intermediates(ours, indices=[1], intermediates_only=True)[0]  # (1, C, H, W)
-        tapped = layers.tap(backbone, "1", "avg")
-        assert (tapped.layer, tapped.num_features) == (layers.names(model)[1], maps.shape[1])
+        tapped = feature_tap.tap(backbone, "1", "avg")
+        assert (tapped.layer, tapped.num_features) == (feature_tap.names(model)[1], maps.shape[1])
         torch.testing.assert_close(tapped.model(ours), maps.mean((2, 3)), rtol=1e-4, atol=1e-5)
         if name in ("vit_base", "deit3_base"):
-            both = layers.tap(backbone, "last", "avg+cls").model(ours)
+            both = feature_tap.tap(backbone, "last", "avg+cls").model(ours)
             assert torch.equal(both[:, backbone.num_features :], features)
         else:
             for layer in ("last", "1"):
                 with pytest.raises(UserError, match=r"no class token there\. Possible are default, avg and gem"):
-                    layers.tap(backbone, layer, "cls")
+                    feature_tap.tap(backbone, layer, "cls")
 
 
 def test_study_names_are_the_published_ones():

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from backbench import UserError
-from extract import backbones, engine
-from extract.engine import Engine, agreement, choose, fastest
+from backbench.extract import backbones, engine
+from backbench.extract.engine import Engine, agreement, choose, fastest
 
 CPU = torch.device("cpu")
 
@@ -114,22 +114,22 @@ def test_what_was_begun_compiled_is_finished_so_or_not_at_all(tmp_path, monkeypa
     """Where it can't be compiled, the message's own way on works."""
     from click.testing import CliRunner
 
+    from backbench.cache.writer import Writer
+    from backbench.data import registry
     from backbench.devices import pick_device
-    from cache.writer import Writer
-    from data import registry
-    from extract import lane
-    from extract.cli import main
+    from backbench.extract import extraction
+    from backbench.extract.cli import main
 
     how = ["--model", "test_resnet", "--weights", "random", "--dataset", "digits", "--cache-dir", str(tmp_path)]
     how += ["--results-dir", str(tmp_path)]
     imageset, backbone = registry.load("digits", data_root=tmp_path), backbones.create("test_resnet", weights="random")
-    identity = lane.identity(imageset, backbone, lane.Settings(device=pick_device("cpu")))
+    identity = extraction.identity(imageset, backbone, extraction.Settings(device=pick_device("cpu")))
     identity |= {"precision": "float32", "compiled": True}
     path = tmp_path / "digits" / "test_resnet.h5"
     rows = {"labels": imageset.labels, "split": imageset.split, "ids": imageset.ids}
     with Writer(path, identity=identity, class_names=imageset.class_names, dim=96, dtype="float32", **rows):
         pass
-    monkeypatch.setattr(lane, "compiled", lambda *_: None)
+    monkeypatch.setattr(extraction, "compiled", lambda *_: None)
     result = CliRunner().invoke(main, how)
     assert result.exit_code == 1
     assert "were begun compiled" in result.output

@@ -9,10 +9,9 @@ import time
 import numpy as np
 import pytest
 
-from cache import disk, features, layout
-from cache.features import open_file
-from extract import study
-from extract.pixels import Reader
+from backbench.cache import features, locking, schema
+from backbench.cache.features import open_file
+from backbench.extract.preprocess import Reader
 from tests.conftest import ROOT
 from tests.test_extract_run import MODEL, extract, images  # noqa: F401 - fixtures
 
@@ -38,27 +37,39 @@ def test_a_folder_that_vanishes_stops_the_run_and_loses_nothing(extract, images,
     assert "can't be reached any more" in said
     assert "run the same command again" in said
     assert ".png" not in said
-    marks, rows = done(layout.part_path(extract.path))
-    assert marks.tolist() == [layout.DONE] * 16 + [layout.PENDING] * 20
+    marks, rows = done(schema.part_path(extract.path))
+    assert marks.tolist() == [schema.DONE] * 16 + [schema.PENDING] * 20
     assert "does not exist" in extract(*how, code=1).output
     (tmp_path / "gone").rename(images)
     extract(*how)
     marks, again = done(extract.path)
-    assert (marks == layout.DONE).all()
+    assert (marks == schema.DONE).all()
     assert np.array_equal(again[:16], rows[:16])
     assert features.verify(extract.path) is None
 
 
 def start(tmp_path, *args):
-    line = ["-m", "extract", "--model", MODEL, "--dataset", "digits", "--weights", "random", "--device", "cpu", *args]
+    line = [
+        "-m",
+        "backbench.extract",
+        "--model",
+        MODEL,
+        "--dataset",
+        "digits",
+        "--weights",
+        "random",
+        "--device",
+        "cpu",
+        *args,
+    ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen([sys.executable, *line], cwd=tmp_path, **pipes)
 
 
 def test_of_runs_begun_at_the_same_instant_one_computes_and_the_others_wait_or_refuse(tmp_path):
     waiting = [start(tmp_path, "--if-busy", "wait") for _ in range(2)]
-    path = study.default_path(tmp_path / "cache", "digits", MODEL)
-    while not disk.lock_of(path).exists() and waiting[0].poll() is None:
+    path = schema.default_path(tmp_path / "cache", "digits", MODEL)
+    while not locking.lock_of(path).exists() and waiting[0].poll() is None:
         time.sleep(0.02)
     refusing = start(tmp_path)
     said = refusing.communicate()[0]

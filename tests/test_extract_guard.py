@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extract.guard import InputGuard, InputRangeError
-from extract.layers import FromPixels
+from backbench.extract.feature_tap import FromPixels
+from backbench.extract.guard import InputGuard, InputRangeError
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)

@@ -18,7 +18,7 @@ CREATE = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from backbench import UserError
-from extract import backbones
+from backbench.extract import backbones
 try:
     backbone = backbones.create(sys.argv[2])
     total = float(backbone.model.state_dict()["conv1.0.weight"].sum())

@@ -14,13 +14,13 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from cache import features, layout
-from cache.features import open_file
-from extract import backbones, study
-from extract.cli import main
-from extract.engine import Engine
-from extract.lane import SEEN
-from extract.pixels import Pixels
+from backbench.cache import features, schema
+from backbench.cache.features import open_file
+from backbench.extract import backbones
+from backbench.extract.cli import main
+from backbench.extract.engine import Engine
+from backbench.extract.extraction import SEEN
+from backbench.extract.preprocess import Pixels
 from tests.brake import Brake
 
 MODEL = "test_resnet"
@@ -52,7 +52,7 @@ def extract(tmp_path, images):
         assert result.exit_code == code, result.output
         return result
 
-    extract.path = study.default_path(tmp_path / "cache", "folder-images", MODEL)
+    extract.path = schema.default_path(tmp_path / "cache", "folder-images", MODEL)
     return extract
 
 
@@ -102,7 +102,7 @@ def test_a_finished_file_is_skipped_with_a_line_that_says_so(extract):
 
 
 def test_one_row_is_written_for_what_was_computed(extract, tmp_path):
-    from report import rows
+    from backbench import rows
 
     extract()
     extract()
@@ -160,14 +160,14 @@ def test_unreadable_images_are_named_at_the_end_and_cost_no_other(extract, image
     assert "bee/03.png" in result.output
     assert "cat/05.png" in result.output
     assert "--on-error skip" in result.output
-    with open_file(layout.part_path(extract.path), partial=True) as file:
-        pending = np.flatnonzero(file.done == layout.PENDING)
+    with open_file(schema.part_path(extract.path), partial=True) as file:
+        pending = np.flatnonzero(file.done == schema.PENDING)
         assert sorted(file.ids[i] for i in pending) == ["bee/03.png", "cat/05.png"]
         kept = np.array(file.features)
 
     assert extract("--on-error", "skip").exit_code == 0
     with open_file(extract.path) as file:
-        assert np.flatnonzero(file.done == layout.SKIPPED).tolist() == pending.tolist()
+        assert np.flatnonzero(file.done == schema.SKIPPED).tolist() == pending.tolist()
         assert np.isnan(file.features[pending]).all()
         rest = np.setdiff1d(np.arange(36), pending)
         assert np.array_equal(file.features[rest], kept[rest])
@@ -217,7 +217,7 @@ def test_a_module_in_train_mode_stops_the_run(tmp_path, monkeypatch):
         CliRunner().invoke(main, args, catch_exceptions=False)
 
 
-COMMAND = [sys.executable, "-m", "extract", "--model", MODEL, "--weights", "random", "--batch-size", "4"]
+COMMAND = [sys.executable, "-m", "backbench.extract", "--model", MODEL, "--weights", "random", "--batch-size", "4"]
 
 
 @pytest.fixture
@@ -243,13 +243,13 @@ def start(many, tmp_path):
             command = [str(part) for part in (*COMMAND, "--device", "cpu", *how, *where)]
             return subprocess.Popen(command, stdout=log, stderr=log, env=brake.environment, cwd=tmp_path)
 
-        start.brake, start.path = brake, lambda place: study.default_path(tmp_path / place, "folder-many", MODEL)
+        start.brake, start.path = brake, lambda place: schema.default_path(tmp_path / place, "folder-many", MODEL)
         yield start
 
 
 def until_rows(path, count, process):
     """Wait until ``count`` rows are marked done."""
-    while rows_done(layout.part_path(path)) < count:
+    while rows_done(schema.part_path(path)) < count:
         assert process.poll() is None
         time.sleep(0.02)
 
@@ -258,7 +258,7 @@ def rows_done(part):
     if not part.exists():
         return 0
     with open_file(part, partial=True) as file:
-        return (file.done == layout.DONE).sum()
+        return (file.done == schema.DONE).sum()
 
 
 def test_killed_and_terminated_it_goes_on_to_the_same_bits(start, tmp_path):
@@ -270,14 +270,14 @@ def test_killed_and_terminated_it_goes_on_to_the_same_bits(start, tmp_path):
         until_rows(stopped, count, process)
         process.send_signal(how)
         assert process.wait() == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[how]
-        assert rows_done(layout.part_path(stopped)) == count
+        assert rows_done(schema.part_path(stopped)) == count
     start.brake.release()
     assert start("stopped").wait() == 0
     assert (tmp_path / "log").read_text().count("the same command goes on") == 2
     with open_file(whole) as a, open_file(stopped) as b:
         assert a.features.tobytes() == b.features.tobytes()
         assert a.ids == b.ids
-        assert layout.checksum(a.arrays()) == layout.checksum(b.arrays())
+        assert schema.checksum(a.arrays()) == schema.checksum(b.arrays())
 
 
 def test_a_run_goes_on_in_the_format_it_was_begun_in(start, tmp_path):
@@ -293,4 +293,4 @@ def test_a_run_goes_on_in_the_format_it_was_begun_in(start, tmp_path):
     assert start("stopped").wait() == 0
     with open_file(start.path("whole")) as a, open_file(start.path("stopped")) as b:
         assert (a.identity["precision"], a.identity["compiled"]) == ("float32", True), (tmp_path / "log").read_text()
-        assert layout.checksum(a.arrays()) == layout.checksum(b.arrays())
+        assert schema.checksum(a.arrays()) == schema.checksum(b.arrays())

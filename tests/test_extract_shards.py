@@ -13,16 +13,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import cache.cli
-import extract.cli
+import backbench.cache.cli
+import backbench.extract.cli
 from backbench import UserError
-from cache import disk, features, layout, shards
-from cache.features import open_file
-from data import registry
-from extract import shards as sharing
-from extract import study
-from extract.lane import Settings
-from extract.run import UnreadableImages
+from backbench.cache import features, locking, schema, shards
+from backbench.cache.features import open_file
+from backbench.data import registry
+from backbench.extract import shards as sharing
+from backbench.extract.extraction import Settings
+from backbench.extract.run import UnreadableImages
 from tests.brake import Brake
 from tests.test_extract_run import images  # noqa: F401 - a fixture
 
@@ -42,9 +41,9 @@ def extract_(tmp_path, images):  # noqa: F811
     def extract_(place, *args, code=0):
         line = ["--dataset", f"folder:{images}", "--weights", "random", "--batch-size", 4, "--model", MODEL]
         line += ["--cache-dir", tmp_path / place, "--results-dir", tmp_path / "results", "--device", "cpu"]
-        return invoke(extract.cli.main, *line, *args, code=code)
+        return invoke(backbench.extract.cli.main, *line, *args, code=code)
 
-    extract_.path = lambda place: study.default_path(tmp_path / place, "folder-images", MODEL)
+    extract_.path = lambda place: schema.default_path(tmp_path / place, "folder-images", MODEL)
     return extract_
 
 
@@ -55,7 +54,7 @@ def same(a, b):
     with open_file(a) as one, open_file(b) as two:
         assert one.features.tobytes() == two.features.tobytes()
         assert one.ids == two.ids
-        assert layout.checksum(one.arrays()) == layout.checksum(two.arrays())
+        assert schema.checksum(one.arrays()) == schema.checksum(two.arrays())
     assert features.verify(b) is None
 
 
@@ -64,7 +63,7 @@ def test_shards_in_any_number_and_order_join_to_a_single_runs_file(extract_, cou
     extract_("one", *PLAIN)
     for number in np.random.default_rng(count).permutation(count) + 1:
         extract_("many", *PLAIN, "--shard", f"{number}/{count}")
-    invoke(cache.cli.main, "merge", extract_.path("many"))
+    invoke(backbench.cache.cli.main, "merge", extract_.path("many"))
     same(extract_.path("one"), extract_.path("many"))
     assert "already complete" in extract_("many", *PLAIN, "--shard", f"1/{count}")
     assert "already complete" in extract_("many", *PLAIN)
@@ -77,11 +76,11 @@ def test_all_shards_take_the_format_of_the_first(extract_):
     said = extract_("many", "--shard", "3/3", "--precision", "float32", code=1)
     assert "precision: the file has 'bfloat16', this run 'float32'" in said
     extract_("many", "--shard", "3/3", "--precision", "float32", "--overwrite")
-    said = invoke(cache.cli.main, "merge", extract_.path("many"), code=1)
+    said = invoke(backbench.cache.cli.main, "merge", extract_.path("many"), code=1)
     assert "precision" in said
     assert "--precision bfloat16 --compile off" in said
     extract_("many", "--shard", "3/3", "--precision", "bfloat16", "--compile", "off", "--overwrite")
-    invoke(cache.cli.main, "merge", extract_.path("many"))
+    invoke(backbench.cache.cli.main, "merge", extract_.path("many"))
     with open_file(extract_.path("many")) as file:
         assert file.identity["precision"] == "bfloat16"
 
@@ -102,7 +101,7 @@ def test_layers_and_views_are_shared_out_like_any(extract_):
         extract_("many", *how, "--shard", f"{number}/3")
     made = sorted(path.name for path in extract_.path("one").parent.iterdir())
     assert len(made) == 2
-    invoke(cache.cli.main, "merge", extract_.path("many").parent)
+    invoke(backbench.cache.cli.main, "merge", extract_.path("many").parent)
     for name in made:
         for place in ("many", "workers"):
             same(extract_.path("one").with_name(name), extract_.path(place).with_name(name))
@@ -134,7 +133,7 @@ def test_unreadable_images_of_all_workers_come_in_one_list(extract_, images):  #
     assert "cat/11.png" in said
     extract_("many", *PLAIN, "--workers", 3, "--on-error", "skip")  # two shards were begun: they go on as two
     with open_file(extract_.path("many")) as file:
-        skipped = np.flatnonzero(file.done == layout.SKIPPED)
+        skipped = np.flatnonzero(file.done == schema.SKIPPED)
         assert [file.ids[i] for i in skipped] == ["ant/01.png", "cat/11.png"]
 
 
@@ -142,7 +141,7 @@ SINGLY = ("--model", MODEL, "--weights", "random", "--batch-size", "1", "--devic
 
 
 def start(tmp_path, place, log, brake):
-    command = [sys.executable, "-m", "extract", *SINGLY, *PLAIN, "--dataset", f"folder:{tmp_path / 'images'}"]
+    command = [sys.executable, "-m", "backbench.extract", *SINGLY, *PLAIN, "--dataset", f"folder:{tmp_path / 'images'}"]
     command += ["--workers", "2", "--cache-dir", place]
     how = {"stdout": log, "stderr": log, "env": brake.environment, "start_new_session": True}
     return subprocess.Popen(command, cwd=tmp_path, **how)
@@ -151,7 +150,7 @@ def start(tmp_path, place, log, brake):
 def worker_of(shard, alive, *, rows, other_than=None):
     """Wait until a shard has this many rows; the id of the process that writes it."""
     while alive():
-        if shards.rows_done(shard) >= rows and (lock := disk.lock_of(shard)).exists():
+        if shards.rows_done(shard) >= rows and (lock := locking.lock_of(shard)).exists():
             words = lock.read_text().split()
             if len(words) == 4 and int(words[1]) != other_than:
                 return int(words[1])
@@ -175,7 +174,7 @@ def gone(pid):
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
 def test_a_killed_worker_is_replaced_and_a_stopped_run_goes_on(tmp_path, images):  # noqa: F811
     """Ctrl-C; then a worker killed and, when another has its place, their parent; then to the end: a single run's."""
-    whole = study.default_path(tmp_path / "many", "folder-images", MODEL)
+    whole = schema.default_path(tmp_path / "many", "folder-images", MODEL)
     first, brake = shards.path_of(whole, 1, 2), Brake(tmp_path)
     with (tmp_path / "log").open("w") as log:
         brake.at(1)
@@ -201,19 +200,19 @@ def test_a_killed_worker_is_replaced_and_a_stopped_run_goes_on(tmp_path, images)
     assert said.count("the same command goes on") == 1
     assert "Traceback" not in said
     single(tmp_path, images)
-    same(study.default_path(tmp_path / "one", "folder-images", MODEL), whole)
+    same(schema.default_path(tmp_path / "one", "folder-images", MODEL), whole)
     assert os.listdir(whole.parent) == [whole.name]
 
 
 def single(tmp_path, images, place="one", *args):  # noqa: F811
     line = [*SINGLY, *PLAIN, "--dataset", f"folder:{images}", "--results-dir", tmp_path / "results"]
-    return invoke(extract.cli.main, *line, "--cache-dir", tmp_path / place, *args)
+    return invoke(backbench.extract.cli.main, *line, "--cache-dir", tmp_path / place, *args)
 
 
 def test_on_a_dask_cluster_a_killed_worker_is_replaced(tmp_path, images, monkeypatch):  # noqa: F811
     distributed = pytest.importorskip("dask.distributed")
     single(tmp_path, images)
-    whole, brake = study.default_path(tmp_path / "many", "folder-images", MODEL), Brake(tmp_path)
+    whole, brake = schema.default_path(tmp_path / "many", "folder-images", MODEL), Brake(tmp_path)
     monkeypatch.setenv("PYTHONPATH", brake.environment["PYTHONPATH"])
     killed = []
 
@@ -230,7 +229,7 @@ def test_on_a_dask_cluster_a_killed_worker_is_replaced(tmp_path, images, monkeyp
         killer.join()
     assert killed
     assert "folder-images" in said
-    same(study.default_path(tmp_path / "one", "folder-images", MODEL), whole)
+    same(schema.default_path(tmp_path / "one", "folder-images", MODEL), whole)
 
 
 def test_a_machine_that_sees_other_files_says_which(tmp_path, images):  # noqa: F811
@@ -240,7 +239,7 @@ def test_a_machine_that_sees_other_files_says_which(tmp_path, images):  # noqa: 
     error = sharing.work(task)
     assert f"does not see the cache folder {tmp_path}" in str(error)
     images.rename(tmp_path / "elsewhere")
-    with disk.hold(tmp_path / "m.h5"):
+    with locking.hold(tmp_path / "m.h5"):
         error = sharing.work(task)
     assert f"does not see the images in {images}" in str(error)
 
@@ -257,7 +256,7 @@ def test_faults_of_workers_come_back_whole():
 
 
 def test_the_row_of_a_shared_run_is_one(extract_, tmp_path):
-    from report import rows
+    from backbench import rows
 
     said = extract_("many", *PLAIN, "--workers", 1, "--json")
     found, _ = json.JSONDecoder().raw_decode(said[said.index("[\n") :])

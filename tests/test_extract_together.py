@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from backbench import Faults, UserError
-from cache import layout
-from cache.features import open_file
-from data import decode, registry
-from extract import backbones, run, study
-from extract.lane import Settings
+from backbench.cache import schema
+from backbench.cache.features import open_file
+from backbench.data import decode, registry
+from backbench.extract import backbones, pipeline, run
+from backbench.extract.extraction import Settings
 
 CPU = torch.device("cpu")
 MODELS = ("test_resnet", "test_vit", "test_efficientnet")
@@ -47,7 +47,7 @@ def sha256s(place):
     found = {}
     for path in sorted(place.glob("*.h5")):
         with open_file(path) as file:
-            found[path.stem] = layout.checksum(file.arrays())
+            found[path.stem] = schema.checksum(file.arrays())
     return found
 
 
@@ -79,8 +79,8 @@ def test_only_what_each_file_lacks_is_computed_to_the_same_bits(folder, tmp_path
     assert "bee/03.png" in str(begun.fault)
     (folder / "bee" / "03.png").write_bytes(good)
     extract(folder, tmp_path / "together", created[1:2])
-    with open_file(layout.part_path(begun.path), partial=True) as file:
-        assert (file.done == layout.PENDING).sum() == 1
+    with open_file(schema.part_path(begun.path), partial=True) as file:
+        assert (file.done == schema.PENDING).sum() == 1
     lanes = extract(folder, tmp_path / "together", created)
     assert [lane.complete for lane in lanes] == [False, True, False]
     assert sha256s(tmp_path / "together") == alone
@@ -111,7 +111,7 @@ def test_an_unreadable_image_is_left_pending_or_out_in_all(folder, tmp_path, cre
     for lane in lanes:
         assert lane.fault is None
         with open_file(lane.path) as file:
-            assert np.flatnonzero(file.done == layout.SKIPPED).tolist() == [2]
+            assert np.flatnonzero(file.done == schema.SKIPPED).tolist() == [2]
 
 
 class Full(torch.nn.Module):
@@ -151,7 +151,7 @@ def test_models_that_a_device_has_no_room_for_wait(folder, tmp_path, created, al
 def test_as_many_share_a_pass_as_memory_has_room_for(created):
     def sets(room):
         faults = Faults()
-        found = study._sets(range(4), made, faults, room)
+        found = pipeline._sets(range(4), made, faults, room)
         return [[backbone.name for backbone in together] for together in found], faults.errors
 
     def made(number):

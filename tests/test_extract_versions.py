@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from backbench import version
-from cache import layout
-from extract import lane
-from extract import versions as made
-from extract.engine import Engine
-from extract.versions import versions
+from backbench.cache import schema
+from backbench.extract import extraction
+from backbench.extract import versions as made
+from backbench.extract.engine import Engine
+from backbench.extract.versions import versions
 from tests.test_extract_run import extract, images  # noqa: F401
 
 
@@ -46,22 +46,22 @@ def test_an_unfinished_file_goes_on_with_what_it_was_begun_with(extract, images,
     content = broken.read_bytes()
     size = len(content)
     with monkeypatch.context() as patch:
-        patch.setattr(lane, "versions", lambda device: versions(device) | {name: value})
+        patch.setattr(extraction, "versions", lambda device: versions(device) | {name: value})
         broken.write_bytes(bytes(size))
         assert "can't be read" in extract("--precision", "float32", code=1).output
     broken.write_bytes(content)
     said = extract("--precision", "float32", code=1 if refused else 0).output
     assert (f"versions.{name}: the file has '{value}'" in said) is refused
     with monkeypatch.context() as patch:
-        patch.setattr(lane, "versions", lambda device: versions(device) | {name: value})
+        patch.setattr(extraction, "versions", lambda device: versions(device) | {name: value})
         extract("--precision", "float32")
     assert "already complete" in extract("--precision", "float32").output
 
 
 def test_a_version_that_is_not_asked_for_is_no_difference():
     file = {"versions": {"torch": "2.0", "device": "cuda"}}
-    assert layout.differences({"versions": {"torch": "2.0"}}, file, versions=True) == []
-    assert layout.differences({"versions": {"torch": "2.0", "Pillow": "9"}}, file, versions=True) == [
+    assert schema.differences({"versions": {"torch": "2.0"}}, file, versions=True) == []
+    assert schema.differences({"versions": {"torch": "2.0", "Pillow": "9"}}, file, versions=True) == [
         "versions.Pillow: the file has None, this run '9'"
     ]
 

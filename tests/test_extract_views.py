@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cache.features import open_file
-from data import registry
-from extract import backbones, views
-from extract.cli import main
-from extract.pixels import Pixels, Reader
+from backbench.cache.features import open_file
+from backbench.data import registry
+from backbench.extract import backbones, views
+from backbench.extract.cli import main
+from backbench.extract.preprocess import Pixels, Reader
 
 
 class Toy(list):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from finetune.depthwise import FastDepthwise
+from backbench.finetune.depthwise import FastDepthwise
 
 
 def gradients(kernel: int, stride: int, groups: int, *, dtype=torch.bfloat16, outside: int = 24, mask=(True, True)):

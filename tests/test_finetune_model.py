@@ -8,17 +8,18 @@ import timm
 import torch
 
 from backbench import UsageError, UserError
-from cache.features import open_file
-from extract import backbones
-from extract.lane import Settings
-from finetune import model as models
-from finetune import start, strategies
-from finetune.evaluate import logits
-from finetune.recipe import make
-from probe.head import LinearHead
-from probe.predict import predict
-from probe.run import Settings as Probing
-from probe.run import Task, probe
+from backbench.cache.features import open_file
+from backbench.extract import backbones
+from backbench.extract.extraction import Settings
+from backbench.finetune import initialize, strategies
+from backbench.finetune import model as models
+from backbench.finetune.recipe import make
+from backbench.probe.head import LinearHead
+from backbench.probe.predict import predict
+from backbench.probe.run import Settings as Probing
+from backbench.probe.run import Task, probe
+from backbench.training import checkpoint
+from backbench.training.evaluate import logits
 from tests import tuning
 
 
@@ -40,7 +41,7 @@ def saved(tmp_path, name="test_resnet"):
         "pooling": "avg", "recipe": {"name": "simple", "strategy": "full"}, "seed": 42, "precision": "float32",
         "dataset": "toy", "dataset_digest": "d", "identity": {}, "ended": "all epochs", "row": {},
     }  # fmt: skip
-    models.save(tmp_path, model.state_dict(), about)
+    checkpoint.save(tmp_path, model.state_dict(), about)
     return model
 
 
@@ -59,10 +60,10 @@ def test_with_the_probes_head_a_model_says_what_probe_predict_says(tmp_path):
     backbone = backbones.create("test_resnet", weights="random")
     model, _ = models.build(backbone, 3, seed=0)
     path, cpu = tmp_path / "f.h5", torch.device("cpu")
-    start.put(imageset, backbone, model, path, Settings(device=cpu, precision="float32"))
+    initialize.put(imageset, backbone, model, path, Settings(device=cpu, precision="float32"))
     rows = np.flatnonzero(imageset.split == 2)
     ours = logits(model, imageset, backbone, rows, tuning.accelerator())
-    found, _ = start.probed(imageset, backbone, path, Settings(device=cpu, precision="float32"))
+    found, _ = initialize.probed(imageset, backbone, path, Settings(device=cpu, precision="float32"))
     with open_file(path) as file:
         np.testing.assert_allclose(ours, found.scores(file.features[rows]), atol=1e-3)
         found.save(tmp_path / "head", classes=file.class_names, identity=file.identity, method="logistic", row={})
@@ -82,8 +83,8 @@ def test_timm_loads_the_checkpoint(name, tmp_path):
     images = torch.randn(2, *model.pretrained_cfg["input_size"])
     with torch.inference_mode():
         assert torch.equal(theirs(images), model(images))
-        assert torch.equal(models.load(tmp_path).model(images), theirs(images))
-        backbone = models.as_backbone(models.load(tmp_path / "model.safetensors"))
+        assert torch.equal(checkpoint.load(tmp_path).model(images), theirs(images))
+        backbone = checkpoint.as_backbone(checkpoint.load(tmp_path / "model.safetensors"))
         assert backbone.model(images).shape == (2, backbone.num_features)
 
 
@@ -156,25 +157,25 @@ def test_a_checkpoint_that_is_not_one_is_refused(changes, words, tmp_path):
     saved(tmp_path)
     edit(tmp_path, **changes)
     with pytest.raises(UserError, match=words):
-        models.load(tmp_path)
+        checkpoint.load(tmp_path)
 
 
 def test_damaged_and_missing_files(tmp_path):
     with pytest.raises(UserError, match=r"model.json can't be read: No such file"):
-        models.load(tmp_path)
+        checkpoint.load(tmp_path)
     saved(tmp_path)
     path = tmp_path / "model.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[:-100])
     with pytest.raises(UserError, match="no checkpoint of backbench"):
-        models.load(tmp_path)
+        checkpoint.load(tmp_path)
     path.write_bytes(b"")
     with pytest.raises(UserError, match="no checkpoint of backbench"):
-        models.load(tmp_path)
+        checkpoint.load(tmp_path)
     path.write_bytes(content)
     (tmp_path / "model.json").write_text("{")
     with pytest.raises(UserError, match="not JSON"):
-        models.load(tmp_path)
+        checkpoint.load(tmp_path)
 
 
 def test_another_models_weights_are_refused(tmp_path):
@@ -184,15 +185,15 @@ def test_another_models_weights_are_refused(tmp_path):
     saved(tmp_path)
     about = json.loads((tmp_path / "model.json").read_text())
     other = timm.create_model("test_efficientnet", num_classes=3).state_dict()
-    models.save(tmp_path, other, {k: v for k, v in about.items() if k not in ("format", "schema", "sha256")})
+    checkpoint.save(tmp_path, other, {k: v for k, v in about.items() if k not in ("format", "schema", "sha256")})
     with pytest.raises(UserError, match="doesn't fit test_resnet"):
-        models.load(tmp_path)
+        checkpoint.load(tmp_path)
     assert safetensors.torch.load_file(tmp_path / "model.safetensors").keys() == other.keys()
     (tmp_path / "model.json").unlink()
     saved(tmp_path)
     edit(tmp_path, timm_name="resnet18")
     with pytest.raises(UserError, match="timm_name"):
-        models.load(tmp_path)
+        checkpoint.load(tmp_path)
     with pytest.raises(UsageError):
         backbones.names.resolve(["no_such_model"])
 
@@ -201,14 +202,14 @@ def test_the_probes_head_begins_less_sure_and_is_kept_whole_where_it_is_chosen(t
     """A learning rate that spoils everything: the start is chosen, and says what the probe does, as surely."""
     tuning.pictures(tmp_path / "images")
     tuning.tune(tmp_path, "--lr", "1", "--set", "clip=0", "--epochs", "1")
-    about = models.read_about(tmp_path / "run")
+    about = checkpoint.read_about(tmp_path / "run")
     assert about["chosen"]["epoch"] == 0
     imageset = tuning.imageset(tmp_path / "images")
     with open_file(next((tmp_path / "cache").rglob("*.h5"))) as file:
-        head, _ = start.probed(
+        head, _ = initialize.probed(
             imageset, backbones.create("test_resnet", weights="random"), file.path, Settings(device=torch.device("cpu"))
         )
-    made = models.load(tmp_path / "run").model.get_classifier()
+    made = checkpoint.load(tmp_path / "run").model.get_classifier()
     expected = head.weights / head.scale
     np.testing.assert_allclose(made.weight.detach().numpy(), expected, atol=1e-5)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from backbench import UsageError
-from finetune.recipe import PRESETS, make
+from backbench.finetune.recipe import PRESETS, make
 
 
 def test_published_is_the_studys():

@@ -12,12 +12,12 @@ import timm
 import torch
 from click.testing import CliRunner
 
-import probe.cli
-from extract import backbones, names
-from finetune import run, start
-from finetune.cli import main
-from finetune.recipe import make
-from report import details, rows
+import backbench.probe.cli
+from backbench import details, rows
+from backbench.extract import backbones, names
+from backbench.finetune import initialize, run
+from backbench.finetune.cli import main
+from backbench.finetune.recipe import make
 from tests import tuning
 from tests.conftest import ROOT
 
@@ -43,7 +43,7 @@ def again(folder, command, *args, code=0, dataset=None):
 def test_the_row_is_as_the_probes(done, tmp_path):
     folder, row = done
     words = ["--features", folder / "cache", "--results-dir", tmp_path, "--json"]
-    theirs = json.loads(CliRunner().invoke(probe.cli.main, [str(word) for word in words]).stdout)[0]
+    theirs = json.loads(CliRunner().invoke(backbench.probe.cli.main, [str(word) for word in words]).stdout)[0]
     assert set(row) >= set(theirs)
     assert (row["stage"], row["method"], row["model"]) == ("finetune", "finetune-simple/lp-ft, wise 0.5", "test_vit")
     assert (row["n_train"], row["n_val"], row["n_test"], row["n_classes"]) == (24, 15, 18, 3)
@@ -90,14 +90,14 @@ def test_evaluate_gives_the_row_again(done):
     same = ("top1", "top5", "balanced", "top1_low", "balanced_high", "nll", "ece", "temperature", "nll_scaled",
             "ece_scaled", "val_top1", "train_top1", "n_test", "chosen", "method", "dataset")  # fmt: skip
     assert {key: found[key] for key in same} == {key: pytest.approx(row[key]) for key in same}
-    assert found["run_seconds"] == row["seconds"]  # its own are the evaluation's
+    assert found["training_seconds"] == row["seconds"]  # its own are the evaluation's
 
 
 def test_features_are_what_probe_works_on(done, tmp_path):
     folder, row = done
     again(folder, "features", "--cache-dir", tmp_path / "cache")
     words = ["--features", tmp_path / "cache", "--results-dir", tmp_path, "--json", "--method", "centroid"]
-    result = CliRunner().invoke(probe.cli.main, [str(word) for word in words])
+    result = CliRunner().invoke(backbench.probe.cli.main, [str(word) for word in words])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)[0]
     assert found["model"] == "test_vit+simple-lp-ft"
@@ -208,7 +208,7 @@ def test_pictures_are_larger_at_the_end_where_the_architecture_takes_that(tmp_pa
     found = {}
     for name in ("test_vit", "test_resnet", "mixer_s32_224"):
         backbone = backbones.create(name, weights="random")
-        found[name] = start.fitting(backbone, make("full", epochs=8)).final_scale
+        found[name] = initialize.fitting(backbone, make("full", epochs=8)).final_scale
     assert found == {"test_vit": 1.15, "test_resnet": 1.15, "mixer_s32_224": 1.0}
     assert "mixer_s32_224 takes pictures of one size only" in capsys.readouterr().err
 
@@ -232,7 +232,7 @@ def test_two_processes_come_to_what_one_does(tmp_path):
     words = tuning.line(tmp_path, *how, "--out", tmp_path / "two", model="test_vit", strategy="gradual")
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
               "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]  # fmt: skip
-    command = [sys.executable, *launch, "-m", "finetune", *words]
+    command = [sys.executable, *launch, "-m", "backbench.finetune", *words]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stderr[-3000:]
     one, two = (safetensors.torch.load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))

@@ -4,9 +4,9 @@ import pytest
 import timm
 import torch
 
-from extract.names import STUDY
-from finetune import strategies
-from finetune.recipe import STRATEGIES, make
+from backbench.extract.names import STUDY
+from backbench.finetune import strategies
+from backbench.finetune.recipe import STRATEGIES, make
 
 STEPS = [0.1 ** (1 - i / 5) for i in range(6)]
 """Six stages, each with 10^(1/5) times the learning rate below it: 0.1, 0.158, 0.251, 0.398, 0.631, 1.

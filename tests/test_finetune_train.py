@@ -12,11 +12,11 @@ import timm
 import torch
 
 from backbench import UserError
-from finetune import state
-from finetune.images import Images
-from finetune.recipe import make
-from finetune.step import Step
-from finetune.train import Trainer
+from backbench.finetune.dataloader import Images
+from backbench.finetune.recipe import make
+from backbench.finetune.step import Step
+from backbench.finetune.train import Trainer
+from backbench.training import state
 from tests import tuning
 
 ALL = ("mixup=0.5", "cutmix=1", "re_prob=0.5", "drop_path=0.2", "ema=0.3", "final_scale=1.2", "final_epochs=1")

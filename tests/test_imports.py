@@ -1,6 +1,7 @@
 """The import rules of the design: who may know of whom."""
 
 import ast
+import graphlib
 
 import pytest
 
@@ -10,47 +11,81 @@ MAY = {
     "backbench": set(),
     "data": set(),
     "cache": set(),
-    "report": set(),
-    "probe": {"cache", "report.rows", "report.details", "report.identity"},
-    "extract": {"data", "cache", "report.rows", "report.identity"},
-    "finetune": {"data", "cache", "extract", "probe", "report.rows", "report.details", "report.identity"},
-    "cnn": {"data", "extract", "finetune", "probe", "report.rows", "report.details", "report.identity"},
+    "extract": {"data", "cache"},
+    "probe": {"cache"},
+    "training": {"data", "cache", "extract"},
+    "finetune": {"data", "cache", "extract", "probe", "training"},
+    "cnn": {"data", "cache", "extract", "probe", "training"},
+    "generalize": {"data", "cache", "extract", "probe", "training", "finetune", "cnn"},
+    "report": {"data", "cache", "extract", "probe", "training", "finetune", "cnn", "generalize"},
 }
-"""What each room may import besides itself and backbench. A stage writes its rows and, beside them, their details."""
+"""What each room may import besides itself and backbench: only rooms above it in this table."""
 
-MODULES_MAY = {"report/pictures.py": {"cache", "data"}, "finetune/kinds.py": {"cnn"}}
-"""What single modules may import beyond their room: the page shows pictures and features where these are at hand; a
-checkpoint of cnn is evaluated as any other."""
+COMMANDS = {"backbench/cli.py"}
+"""Modules that only hand the command line on, by name."""
 
 HEAVY_FORBIDDEN = {"probe": {"timm", "torchvision"}, "cache": {"torch", "timm"}, "report": {"torch", "timm"}}
 
-MODULES = [path for room in MAY for path in sorted((ROOT / room).glob("*.py"))]
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for room in MAY
+    for path in sorted((ROOT / room).glob("**/*.py"))
+}
+"""By name below the package: probe.softmax.solver."""
 
 
 def imported(path) -> set[str]:
-    """Every module a file imports, as written: ``from report import rows`` is report.rows."""
+    """Every module of ours that a file imports, wherever in it, by name below the package; of others, their top."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
+        names = []
         if isinstance(node, ast.Import):
-            found |= {name.name for name in node.names}
+            names = [name.name for name in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"{node.module}.{name.name}" for name in node.names}
+            names = [f"{node.module}.{name.name}" for name in node.names]
+        for name in names:
+            top, *below = name.split(".")
+            if top != "backbench":
+                found.add(top)
+            elif below and below[0] in MAY:
+                found.add(_module(below))
+            else:
+                found.add(_module(["backbench", *below]))
     return found
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_a_room_imports_only_what_the_design_allows(path):
-    room = path.parent.name
-    may = MAY[room] | MODULES_MAY.get(f"{room}/{path.name}", set())
-    for name in imported(path):
-        top = name.split(".")[0]
+def _module(parts: list[str]) -> str:
+    """The longest beginning that is a module, else the package."""
+    for end in range(len(parts), 1, -1):
+        if ".".join(parts[:end]) in MODULES:
+            return ".".join(parts[:end])
+    return f"{parts[0]}.__init__"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_room_imports_only_what_the_design_allows(name):
+    path, room = MODULES[name], name.split(".")[0]
+    for one in imported(path):
+        top = one.split(".")[0]
         if top in MAY and top not in (room, "backbench"):
-            assert any(name == one or name.startswith(f"{one}.") for one in may), f"{path} imports {name}"
-        assert top not in HEAVY_FORBIDDEN.get(room, ()), f"{path} imports {name}"
+            assert top in MAY[room] or f"{room}/{path.name}" in COMMANDS, f"{path} imports {one}"
+        assert top not in HEAVY_FORBIDDEN.get(room, ()), f"{path} imports {one}"
         if path.name not in ("cli.py", "__main__.py", "options.py"):
             assert top != "click", f"{path} knows of click"
-        if path.name != "__main__.py":
-            assert "cli" not in name.split("."), f"{path} imports a cli"
+        if path.name not in ("__main__.py", "cli.py"):
+            assert one.split(".")[-1] != "cli", f"{path} imports a cli"
+
+
+def test_the_rooms_are_in_order():
+    """None imports one that stands below it in the table, so there is no circle of rooms."""
+    rooms = list(MAY)
+    for i, room in enumerate(rooms):
+        assert MAY[room] <= set(rooms[:i])
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    order = graphlib.TopologicalSorter({name: imported(path) & set(MODULES) - {name} for name, path in MODULES.items()})
+    order.prepare()
 
 
 def test_no_room_is_missing_from_the_rules():
@@ -63,12 +98,19 @@ def test_packages_are_listed_by_name_and_all_of_them():
 
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    assert set(config["options"]["packages"].split()) == set(MAY)
+    folders = {path.parent.relative_to(ROOT) for room in MAY for path in (ROOT / room).glob("**/__init__.py")}
+    names = {
+        ".".join(["backbench", *folder.parts]) if folder.parts != ("backbench",) else "backbench": folder
+        for folder in folders
+    }
+    assert set(config["options"]["packages"].split()) == set(names)
+    mapped = dict(line.split(" = ") for line in config["options"]["package_dir"].strip().splitlines())
+    assert mapped == {name: str(folder) for name, folder in names.items()}
 
 
 @pytest.mark.parametrize(
     "path",
-    sorted({*MODULES, *(path for end in ("py", "js", "css", "html") for path in ROOT.glob(f"*/*.{end}"))}),
+    sorted({*MODULES.values(), *(path for end in ("py", "js", "css", "html") for path in ROOT.glob(f"*/*.{end}"))}),
     ids=lambda path: path.name,
 )
 def test_files_stay_short(path):

@@ -7,9 +7,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probe import centroid
-from probe.centroid import Centroid
-from probe.parts import Data, Part
+from backbench.probe import centroid
+from backbench.probe.centroid import Centroid
+from backbench.probe.subsets import Data, Part
 from tests.toy import clusters, mapped, split
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cache import features, layout, seal
-from cache.features import open_file
-from probe import run as probe_run
-from probe.cli import METHODS, main
-from report import details, rows
+from backbench import details, rows
+from backbench.cache import schema, seal, writer
+from backbench.cache.features import open_file
+from backbench.probe import run as probe_run
+from backbench.probe.cli import main
 from tests.conftest import IDENTITY, ROOT
 
 KEYS = {
@@ -34,7 +34,7 @@ def toy(path, *, n=240, d=16, k=4, seed=0, spread=1.0, **changes):
         "class_names": [f"class {i}" for i in range(k)],
         "identity": IDENTITY,
     }
-    return features.write(path, **content | changes)
+    return writer.write(path, **content | changes)
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_nothing_in_test_changes_the_head(tmp_path, method):
 def test_skipped_images_are_left_out_and_counted(probe, tmp_path):
     path = toy(tmp_path / "a.h5")
     with h5py.File(path, "r+") as h5:
-        h5["done"][[3, 239]] = layout.SKIPPED
+        h5["done"][[3, 239]] = schema.SKIPPED
         for row in (3, 239):
             h5["features"][row] = np.nan
     seal.put(path)
@@ -206,7 +206,6 @@ def test_all_that_is_wrong_with_a_file_is_said_at_once(probe, tmp_path):
 
 
 def test_usage(probe, tmp_path):
-    assert tuple(METHODS) == probe_run.METHODS
     assert "no feature file at" in probe("--features", tmp_path / "none", code=1).stderr
     assert "logistic" in probe("--method", "svm", code=2).stderr
 
@@ -218,7 +217,7 @@ class Block:
         if name.split(".")[0] in {"torch", "timm", "torchvision", "data", "extract", "PIL"}:
             raise ImportError(f"{name} is not on this laptop")
 sys.meta_path.insert(0, Block())
-from probe.cli import main
+from backbench.probe.cli import main
 main(sys.argv[1:])
 """
 

@@ -8,12 +8,11 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backbench import details, duplicates
+from backbench.cache import equal, schema
+from backbench.cache.features import open_file
+from backbench.report.cli import main as report
 from backbench.statistics import interval
-from cache import equal, layout
-from cache.features import open_file
-from probe import duplicates
-from report import details
-from report.cli import main as report
 from tests.test_probe_cli import probe, toy  # noqa: F401
 
 
@@ -27,12 +26,12 @@ def test_groups_are_what_comparing_all_pairs_gives(rows, dim, skipped):
     """Rows of seven kinds that differ in one feature only, which may be one that isn't sampled."""
     kinds = np.zeros((7, dim), np.float32)
     kinds[np.arange(7), np.arange(7) % dim] = np.arange(7)
-    done = np.array([layout.SKIPPED if i in skipped else layout.DONE for i in range(len(rows))])
+    done = np.array([schema.SKIPPED if i in skipped else schema.DONE for i in range(len(rows))])
     x = kinds[rows]
-    x[done == layout.SKIPPED] = np.nan
-    group = equal.groups(x, done == layout.DONE)
+    x[done == schema.SKIPPED] = np.nan
+    group = equal.groups(x, done == schema.DONE)
     for i in range(len(rows)):
-        same = [j for j in range(len(rows)) if done[i] == done[j] == layout.DONE and x[i].tobytes() == x[j].tobytes()]
+        same = [j for j in range(len(rows)) if done[i] == done[j] == schema.DONE and x[i].tobytes() == x[j].tobytes()]
         assert np.flatnonzero((group == group[i]) & (group >= 0)).tolist() == (same if len(same) > 1 else [])
 
 

@@ -14,8 +14,8 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from backbench import UserError
-from probe import head as head_module
-from probe.head import ABOUT, TENSORS, LinearHead, load
+from backbench.probe import head as head_module
+from backbench.probe.head import ABOUT, TENSORS, LinearHead, load
 from tests.conftest import IDENTITY
 from tests.toy import clusters, mapped, split
 

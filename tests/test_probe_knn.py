@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probe import knn
-from probe.knn import TEMPERATURE, Knn
-from probe.parts import Data, Part
+from backbench.probe import knn
+from backbench.probe.knn import TEMPERATURE, Knn
+from backbench.probe.subsets import Data, Part
 from tests.toy import clusters, join, mapped, split
 
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from probe import logistic, solver
-from probe.accelerated import Refined
-from probe.logistic import Logistic, balanced
-from probe.objective import Objective, Rows
-from probe.parts import Data, Part, moments
+from backbench.probe import logistic
+from backbench.probe.logistic import Logistic, balanced
+from backbench.probe.softmax import solver
+from backbench.probe.softmax.objective import Objective, Rows
+from backbench.probe.softmax.torch_objective import Refined
+from backbench.probe.subsets import Data, Part, moments
 from tests.toy import clusters, mapped, split
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from scipy.special import log_softmax, softmax
 
-from probe.accelerated import Accelerated, Refined, objective
-from probe.arrays import numpy
-from probe.objective import Objective, Rows
-from probe.parts import moments
+from backbench.probe.softmax.array_backends import numpy
+from backbench.probe.softmax.objective import Objective, Rows
+from backbench.probe.softmax.torch_objective import Accelerated, Refined, objective
+from backbench.probe.subsets import moments
 from tests.toy import clusters, mapped, split
 
 
@@ -149,12 +149,12 @@ def close(found, exact, within):
 def test_torch_is_for_large_problems_and_devices_that_are_there(monkeypatch):
     of = rows(clusters(30, 4, 3))
     assert type(objective(of, 3, device="auto")) is Objective
-    monkeypatch.setattr("probe.accelerated.WORTH_TORCH", 1)
-    monkeypatch.setattr("probe.accelerated.has_bfloat16", lambda: True)
+    monkeypatch.setattr("backbench.probe.softmax.torch_objective.WORTH_TORCH", 1)
+    monkeypatch.setattr("backbench.probe.softmax.torch_objective.has_bfloat16", lambda: True)
     assert type(objective(of, 3, device="cpu")) is Refined
     of.limit = 4 * 30 * 4
     assert type(objective(of, 3, device="cpu")) is Accelerated  # bfloat16 would need more memory
-    monkeypatch.setattr("probe.accelerated.has_bfloat16", lambda: False)
+    monkeypatch.setattr("backbench.probe.softmax.torch_objective.has_bfloat16", lambda: False)
     assert type(objective(of, 3, device="cpu")) is Objective
     with pytest.raises(Exception, match="--device tpu: not on this machine"):
         objective(of, 3, device="tpu")

@@ -5,11 +5,11 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from backbench import UserError
-from cache import features
-from probe import metrics, predict
-from probe.head import LinearHead
-from probe.predict import COMPARED
+from backbench import UserError, accuracy
+from backbench.cache import writer
+from backbench.probe import predict
+from backbench.probe.head import LinearHead
+from backbench.probe.predict import COMPARED
 from tests.conftest import IDENTITY
 
 CLASSES = ["cat", "dog", "emu"]
@@ -35,7 +35,7 @@ def feature_file(path, x, labels, *, classes=CLASSES, split=None, identity=OTHER
         "class_names": classes,
         "identity": identity | changes,
     }
-    return features.write(path, **content)
+    return writer.write(path, **content)
 
 
 def test_classes_are_matched_by_name_and_those_unknown_left_out(tmp_path, stored):
@@ -48,7 +48,7 @@ def test_classes_are_matched_by_name_and_those_unknown_left_out(tmp_path, stored
     sure = [1 / (1 + 2 * np.exp(-4 * score)) for score in (3, 2, 1, 5)]
     np.testing.assert_allclose(found.probability, sure)
     assert (found.n_scored, found.n_unknown, found.n_seen) == (2, 2, 0)
-    assert found.figures == metrics.figures(np.array([[3, 0, 0], [0, 5, 0]]), np.array([0, 1]))
+    assert found.figures == accuracy.figures(np.array([[3, 0, 0], [0, 5, 0]]), np.array([0, 1]))
     assert found.figures["top1"] == 1
 
 

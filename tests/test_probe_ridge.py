@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge as SklearnRidge
 
-from data.splits import caltech_counts
-from probe import ridge
-from probe.parts import Data, Part
-from probe.ridge import GRID, Ridge
-from probe.trust import nll, temperature
+from backbench.calibration import nll, temperature
+from backbench.data.splits import caltech_counts
+from backbench.probe import ridge
+from backbench.probe.ridge import GRID, Ridge
+from backbench.probe.subsets import Data, Part
 from tests.toy import clusters, join, mapped, split
 
 

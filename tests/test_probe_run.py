@@ -10,12 +10,11 @@ import time
 import numpy as np
 import pytest
 
-from backbench import statistics
-from cache.features import open_file
-from probe import jobs
-from probe import run as probe_run
-from probe.run import Task, few, part
-from report import details, rows
+from backbench import details, rows, statistics
+from backbench.cache.features import open_file
+from backbench.probe import parallel
+from backbench.probe import run as probe_run
+from backbench.probe.run import Task, few, part
 from tests.conftest import IDENTITY, ROOT
 from tests.test_probe_cli import probe, toy  # noqa: F401 - probe is a fixture
 
@@ -98,11 +97,11 @@ def test_several_processes_and_little_memory_give_the_same(probe, tmp_path, monk
 
 
 def test_processes_share_the_cores(monkeypatch, tmp_path):
-    monkeypatch.setattr(jobs.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(parallel.os, "cpu_count", lambda: 4)
     path = toy(tmp_path / "a.h5")
-    monkeypatch.setattr(jobs, "one", threads)
+    monkeypatch.setattr(parallel, "one", threads)
     tasks = [Task(path, "knn", seed) for seed in (1, 2)]
-    found = [result for _, result in jobs.run(tasks, probe_run.Settings(), jobs=2, scheduler=None)]
+    found = [result for _, result in parallel.run(tasks, probe_run.Settings(), jobs=2, scheduler=None)]
     assert found == [(2, probe_run.Settings().memory_limit // 2)] * 2
 
 
@@ -129,7 +128,7 @@ def test_on_a_dask_cluster(probe, tmp_path):  # noqa: F811
 def test_a_head_is_kept_and_applied(probe, tmp_path):  # noqa: F811
     from click.testing import CliRunner
 
-    from probe.cli import main
+    from backbench.probe.cli import main
 
     path = toy(tmp_path / "set" / "net.h5", spread=2.0)
     args = ("--features", path, "--method", "logistic", "--method", "knn", "--save", tmp_path / "heads", "--json")
@@ -153,8 +152,8 @@ def test_terminated_it_keeps_the_rows_it_has(tmp_path):
     for i in range(40):
         toy(tmp_path / f"{i:02d}.h5", n=2000, d=64, k=8, spread=6.0, identity=IDENTITY | {"model": f"m{i}"})
     slowly = (  # so that it can be told to stop in time on a machine of any speed
-        "import time; from report import rows; append = rows.append; "
-        "rows.append = lambda *row: (append(*row), time.sleep(0.2)); from probe.cli import main; main()"
+        "import time; from backbench import rows; append = rows.append; "
+        "rows.append = lambda *row: (append(*row), time.sleep(0.2)); from backbench.probe.cli import main; main()"
     )
     command = [sys.executable, "-c", slowly, "--features", tmp_path, "--results-dir", tmp_path / "results"]
     with subprocess.Popen([str(part) for part in command], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from probe.accelerated import Accelerated, Refined
-from probe.curvature import Covariance, Curvature
-from probe.objective import Objective, Rows
-from probe.parts import Part, moments
-from probe.solver import Solver
+from backbench.probe.softmax.objective import Objective, Rows
+from backbench.probe.softmax.preconditioner import Covariance, Curvature
+from backbench.probe.softmax.solver import Solver
+from backbench.probe.softmax.torch_objective import Accelerated, Refined
+from backbench.probe.subsets import Part, moments
 from tests.toy import clusters, mapped, split
 
 

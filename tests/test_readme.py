@@ -7,36 +7,40 @@ import click
 import pytest
 from click.testing import CliRunner
 
-import cache.cli
-import cnn.cli
-import data.cli
-import extract.cli
-import finetune.cli
-import probe.cli
-import report.cli
+import backbench.cache.cli
+import backbench.cli
+import backbench.cnn.cli
+import backbench.data.cli
+import backbench.extract.cli
+import backbench.finetune.cli
+import backbench.probe.cli
+import backbench.report.cli
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = {
-    "extract": extract.cli.main,
-    "probe": probe.cli.main,
-    "report": report.cli.main,
-    "finetune": finetune.cli.main,
-    "cnn": cnn.cli.main,
-    "python -m data": data.cli.main,
-    "python -m cache": cache.cli.main,
+    "extract": backbench.extract.cli.main,
+    "probe": backbench.probe.cli.main,
+    "report": backbench.report.cli.main,
+    "finetune": backbench.finetune.cli.main,
+    "cnn": backbench.cnn.cli.main,
+    "backbench": backbench.cli.main,
+    "backbench data": backbench.data.cli.main,
+    "backbench cache": backbench.cache.cli.main,
 }
 
 
 def pasteable(text: str) -> list[str]:
     """Lines that begin with one of our commands, without their comments and redirections."""
     lines = (re.split(r"\s+#|\s>\s", line.strip())[0] for line in text.splitlines())
-    return [line for line in lines if any(line == name or line.startswith(f"{name} ") for name in COMMANDS)]
+    return [line for line in lines if any(re.match(rf"{name}($| \S)", line) for name in COMMANDS)]
 
 
 def helps(command: click.Command) -> list[str]:
     """The --help of a command and of all its subcommands."""
-    inner = command.commands.values() if isinstance(command, click.Group) else ()
+    inner = ()
+    if isinstance(command, click.Group):
+        inner = [command.get_command(None, name) for name in command.list_commands(None)]
     return [CliRunner().invoke(command, ["--help"]).output, *(text for each in inner for text in helps(each))]
 
 
@@ -83,7 +87,7 @@ def test_readme_names_the_two_commands_and_make_knows_them():
 
 
 def test_every_folder_of_the_map_is_there():
-    rooms = re.findall(r"`(\w+)/`", README.split("## Map")[1])
+    rooms = re.findall(r"^\| `(\w+)/`", README.split("## Map")[1], re.M)
     assert all((ROOT / room).is_dir() for room in rooms)
     assert {path.parent.name for path in ROOT.glob("*/__init__.py")} <= set(rooms)
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from report import charts, study
+from backbench.report import charts, study
 from tests.study import HOSTILE
 from tests.test_report_study import folder
 from tests.test_report_table import row
@@ -15,7 +15,7 @@ def made(study_read):
 
 @pytest.fixture(scope="module")
 def study_read(study):
-    from report.study import load
+    from backbench.report.study import load
 
     return load(study["results"])
 

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from report import rows
+from backbench import rows
 from tests.test_report_table import STUDY, STUDY_MD
 
 
 def report(*arguments, **settings):
-    command = [sys.executable, "-m", "report", *map(str, arguments)]
+    command = [sys.executable, "-m", "backbench.report", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, **settings)
 
 

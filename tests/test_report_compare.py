@@ -9,9 +9,9 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backbench import UsageError, UserError, statistics
-from report import cli, compare, details, rows
-from tests.test_report_details import content, row, save
+from backbench import UsageError, UserError, details, rows, statistics
+from backbench.report import cli, compare
+from tests.test_backbench_details import content, row, save
 
 LABELS = [0] * 20 + [1] * 20
 
@@ -55,7 +55,7 @@ good      logistic  97.5   97.5 [87.0, 99.7]   a                                
 near      logistic  92.5   92.5 [79.8, 97.9]   a      -5.0 [-17.9, +7.0]     0.625   not distinguishable from the chosen
 poor|net  logistic  52.5   52.5† [36.8, 67.8]  b      -45.0 [-61.2, -25.2]   <0.001  worse than the chosen
 
-Order: by top-1 on val, never by test; of equals logistic comes first, then the name decides; what has no val and few shots are last. Chosen is the first head of a frozen backbone, the published study's head (sgd) aside.
+Order: by top-1 on val, never by test; of equals logistic comes first, then the name decides; what has no val and few shots are last. Chosen is the first head of a frozen backbone, the published study's head aside.
 To the chosen: the difference in top-1 on the same images and its 95 % interval for paired proportions (Newcombe 1998), each for itself.
 p: McNemar's exact test, Holm-corrected over all pairs of heads on the data set. From 0.05 on the head is not distinguishable from the chosen.
 Group: two heads share a letter if and only if they can't be told apart.

@@ -5,9 +5,10 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from report import cli, rows
+from backbench import rows
+from backbench.report import cli
+from tests.test_backbench_details import save
 from tests.test_report_compare import head, said
-from tests.test_report_details import save
 from tests.test_report_table import row
 
 

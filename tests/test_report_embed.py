@@ -3,7 +3,8 @@ import shlex
 import pytest
 from click.testing import CliRunner
 
-from report import cli, rows
+from backbench import rows
+from backbench.report import cli
 from tests.conftest import ROOT
 from tests.test_report_table import STUDY, STUDY_MD
 

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from backbench import UserError
-from report import charts, figures
-from report.study import load
+from backbench.report import charts, figures
+from backbench.report.study import load
 from tests.study import HOSTILE
 
 

@@ -1,4 +1,4 @@
-from report import latex, table
+from backbench.report import latex, table
 from tests.test_report_table import STUDY, text
 
 WANTED = r"""

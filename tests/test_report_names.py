@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-import extract.cli
-import probe.cli
-from probe import head
-from report import cli, compare, identity, names, rows, table
+import backbench.extract.cli
+import backbench.probe.cli
+from backbench import identity, rows
+from backbench.probe import head
+from backbench.report import cli, compare, names, table
 from tests.conftest import IDENTITY
 from tests.test_probe_cli import toy
 from tests.test_report_table import row as table_row
@@ -50,12 +51,12 @@ class Commands:
 
     def extract(self, cache, dataset, *words):
         how = ("--precision", "float32", "--compile", "off", "--batch-size", 16, "--cache-dir", self.place / cache)
-        self.run(extract.cli.main, "--model", MODEL, "--dataset", f"folder:{dataset}", *how, *words)
+        self.run(backbench.extract.cli.main, "--model", MODEL, "--dataset", f"folder:{dataset}", *how, *words)
 
     def probe(self, features, *words):
         method = () if "--method" in words else ("--method", "centroid")
         place = self.place / features
-        return json.loads(self.run(probe.cli.main, "--features", place, "--json", *method, *words).stdout)
+        return json.loads(self.run(backbench.probe.cli.main, "--features", place, "--json", *method, *words).stdout)
 
     def table(self):
         """top1 and seeds by (data set, backbone, method)."""
@@ -150,7 +151,7 @@ def test_a_saved_head_is_never_lost_to_another_of_its_name(commands, tmp_path):
     assert len(kept) == 3
     assert Counter(one.method for one in kept.values()) == {"centroid": 2, "logistic": 1}
     assert {one.identity["dataset_digest"] for one in kept.values()} == {"d" * 64, "e" * 64}
-    done = commands.run(probe.cli.main, "--features", tmp_path / "a", "--method", "logistic", "--save", heads)
+    done = commands.run(backbench.probe.cli.main, "--features", tmp_path / "a", "--method", "logistic", "--save", heads)
     assert "holds the head of another measurement" in done.stderr
     assert len(list((heads / "set").iterdir())) == 4
     # The same thing measured again takes its own place, wherever that is.
@@ -172,25 +173,25 @@ def test_few_shots_stand_behind_all_others_since_their_val_is_as_small():
 
 
 def test_val_chooses_in_the_table_the_tests_and_the_answers(tmp_path):
-    from report import answers, study
+    from backbench.report import study, summary
+    from tests.test_backbench_details import save
     from tests.test_report_compare import head as told
     from tests.test_report_compare import said
-    from tests.test_report_details import save
 
     # Of 40 images lucky has all, steady 38; on val it is the other way round.
     save(tmp_path, told("lucky", said()), val_top1=0.7, n_test=40)
     save(tmp_path, told("steady", said(0, 1)), val_top1=0.9, n_test=40)
-    save(tmp_path, told("steady", said(0), method="sgd"), val_top1=0.99, n_test=40)
+    save(tmp_path, told("steady", said(0), method="published"), val_top1=0.99, n_test=40)
     read = study.load(tmp_path)
-    (sentence,) = answers.which(read)["answer"]
+    (sentence,) = summary.which(read)["answer"]
     assert sentence.startswith("On d: steady (logistic): 95.0")
     _, lines = table.lay_out(read.frame)
     assert [(model, method) for model, method, _ in lines] == [
-        ("steady", "sgd"), ("steady", "logistic"), ("lucky", "logistic"),
+        ("steady", "published"), ("steady", "logistic"), ("lucky", "logistic"),
     ]  # fmt: skip
     found = compare.compare(read.rows, tmp_path)
     assert {(one["model"], one["method"]): one["verdict"] for one in found} == {
-        ("steady", "sgd"): compare.NOT_TOLD,
+        ("steady", "published"): compare.NOT_TOLD,
         ("steady", "logistic"): compare.CHOSEN,
         ("lucky", "logistic"): compare.NOT_TOLD,
     }
@@ -198,7 +199,7 @@ def test_val_chooses_in_the_table_the_tests_and_the_answers(tmp_path):
 
 
 def test_what_has_no_val_comes_last_and_is_not_chosen(tmp_path):
-    from report import choice
+    from backbench.report import choice
 
     usual = table_row("cnn", "d", 0.99, val_top1=None)
     probed = table_row("net", "d", 0.5)

@@ -6,11 +6,12 @@ import re
 
 import pytest
 
-from cache.features import open_file
-from report import charts, details, heads, page, rows
-from report.study import load
+from backbench import details, rows
+from backbench.cache.features import open_file
+from backbench.report import charts, head_panels, page
+from backbench.report.study import load
 from tests.study import CLASSES, HOSTILE, Big, extracted
-from tests.test_report_details import content, save
+from tests.test_backbench_details import content, save
 from tests.test_report_table import row
 
 
@@ -18,7 +19,7 @@ from tests.test_report_table import row
 def html(study, tmp_path_factory):
     root = study["pictures"]
     read = load(study["results"])
-    close = heads.gather(read, cache_dir=study["cache"], data_root=root, datasets=[f"folder:{root}"])
+    close = head_panels.gather(read, cache_dir=study["cache"], data_root=root, datasets=[f"folder:{root}"])
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(page.build(read, close), encoding="utf-8")
     return path
@@ -53,7 +54,7 @@ class Opened:
             "#charts",
             "#chart-path",
             "#chart-elsewhere",
-            "#chart-shift",
+            "#chart-corruption",
             "#elsewhere",
             "#one",
             "footer",
@@ -244,7 +245,7 @@ def test_a_thousand_rows_and_sixty_thousand_points(browser, tmp_path, rng):
     made = row("m0", "big", 1.0, features=identity) | {"details": details.write(tmp_path, told)}
     rows.append(tmp_path, made)
     read = load(tmp_path)
-    close = heads.gather(read, cache_dir=tmp_path / "cache", data_root=tmp_path)
+    close = head_panels.gather(read, cache_dir=tmp_path / "cache", data_root=tmp_path)
     path = tmp_path / "report.html"
     path.write_text(page.build(read, close), encoding="utf-8")
     assert os.stat(path).st_size < 15e6
@@ -265,7 +266,9 @@ def test_a_thousand_rows_and_sixty_thousand_points(browser, tmp_path, rng):
 def test_a_study_without_rows_says_what_to_run(browser, tmp_path):
     path = tmp_path / "report.html"
     read = load(tmp_path)
-    path.write_text(page.build(read, heads.gather(read, cache_dir=tmp_path, data_root=tmp_path)), encoding="utf-8")
+    path.write_text(
+        page.build(read, head_panels.gather(read, cache_dir=tmp_path, data_root=tmp_path)), encoding="utf-8"
+    )
     opened = Opened(browser, path)
     assert opened.page.locator("pre").count() >= 4 + len(charts.KINDS)
     assert "extract --model mobilenetv2_100" in opened.page.locator("#table").inner_text()

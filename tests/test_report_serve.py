@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
-from backbench import UserError
-from report import heads, page, rows
-from report.serve import Server
-from report.study import load
+from backbench import UserError, rows
+from backbench.report import head_panels, page
+from backbench.report.serve import Server
+from backbench.report.study import load
 from tests.test_report_table import row
 
 
@@ -79,7 +79,7 @@ def test_the_command_serves_until_it_is_stopped(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "report", "serve", "--port", str(port), "--results-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "backbench.report", "serve", "--port", str(port), "--results-dir", str(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
         try:
             assert f"127.0.0.1:{port}" in process.stderr.readline()
@@ -97,7 +97,7 @@ def test_the_command_serves_until_it_is_stopped(tmp_path):
 def test_an_open_page_renews_itself_when_a_row_comes(browser, tmp_path):
     def build():
         read = load(tmp_path)
-        close = heads.gather(read, cache_dir=tmp_path, data_root=tmp_path, per_set=0)
+        close = head_panels.gather(read, cache_dir=tmp_path, data_root=tmp_path, per_set=0)
         return page.build(read, close, served=True)
 
     with Server(tmp_path, build, port=0) as server:

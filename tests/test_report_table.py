@@ -12,7 +12,8 @@ import termios
 
 import pytest
 
-from report import rows, table
+from backbench import rows
+from backbench.report import formats, table
 
 
 def row(
@@ -61,7 +62,7 @@ STUDY_MD = r"""
 | a\|b&lt;i&gt;\\n | logistic |  |  |  |  |  |  |  |  |  |  |  |  | 80.0 [78.0, 81.0] (2 seeds) | 70.0 [68.0, 71.0] | 50.0 | 12.3 + 0.8 |
 
 - Ours: accuracy on test with its 95 % interval, lines in the order of the first data set.
-- Order: by top-1 on val, never by test; of equals logistic comes first, then the name decides; what has no val and few shots are last. Chosen is the first head of a frozen backbone, the published study's head (sgd) aside.
+- Order: by top-1 on val, never by test; of equals logistic comes first, then the name decides; what has no val and few shots are last. Chosen is the first head of a frozen backbone, the published study's head aside.
 - † The solver stopped before it had converged: not the head's final figure.
 - Several seeds: the mean of their figures, and of the ends of their intervals.
 - Published: accuracy on val, of all 256 and 100 classes, no interval given; seconds of its five epochs on one cloud GPU. Its backbones were fed 0..255 input.
@@ -70,7 +71,7 @@ STUDY_MD = r"""
 
 def text(found, form, **settings):
     file = io.StringIO()
-    table.write(table.tidy(found, **settings), form, file)
+    formats.write(table.tidy(found, **settings), form, file)
     return file.getvalue()
 
 
@@ -96,7 +97,7 @@ def test_csv_is_tidy_and_in_full_precision():
 
 def test_what_was_trained_end_to_end_has_the_seconds_of_its_run():
     tuned = row("m", "digits", 0.5, features={}) | {"stage": "finetune", "method": "finetune-simple/lp-ft"}
-    for again in ({}, {"run_seconds": 0.8, "seconds": 0.1}):  # evaluated once more
+    for again in ({}, {"training_seconds": 0.8, "seconds": 0.1}):  # evaluated once more
         shown = text([tuned | again, row("m", "digits", 0.4)], "md")
         assert "| m | finetune-simple/lp-ft | 50.0 [48.0, 51.0] | 40.0 [38.0, 41.0] | 50.0 | 0.8 |" in shown
         assert "| 12.3 + 0.8 |" in shown
@@ -193,7 +194,7 @@ def test_a_pipe_gets_every_data_set_in_one_table_with_names_whole():
 def test_a_terminal_gets_as_many_data_sets_side_by_side_as_it_holds(tmp_path, width, tables):
     for one in STUDY:
         rows.append(tmp_path, one)
-    shown = in_a_terminal([sys.executable, "-m", "report", "--results-dir", str(tmp_path)], width)
+    shown = in_a_terminal([sys.executable, "-m", "backbench.report", "--results-dir", str(tmp_path)], width)
     assert shown.count("backbone ") == tables
     assert all(len(line) <= width for line in shown.splitlines())
     assert "…" not in shown

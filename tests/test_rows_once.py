@@ -8,25 +8,25 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from report import details, rows
+from backbench import details, rows
 from tests import tuning
 from tests.conftest import ROOT
 
 KILLED = """
 import os, sys
-from finetune import model
-from {room}.cli import main
+from backbench.training import checkpoint
+from backbench.{room}.cli import main
 
 def killed(*args):
     os.kill(os.getpid(), 9)
 
-model.{place} = killed
+checkpoint.{place} = killed
 main({words})
 """
 
 
 def killed(room, place, words, folder):
-    """Run the room's command until it calls ``finetune.model.<place>``, then SIGKILL."""
+    """Run the room's command until it calls ``training.checkpoint.<place>``, then SIGKILL."""
     code = KILLED.format(room=room, place=place, words=words)
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
@@ -51,9 +51,9 @@ def cnn_words(tmp_path):
 
 @pytest.mark.parametrize("room", ["finetune", "cnn"])
 def test_a_run_killed_between_its_row_and_its_checkpoint_has_one_row(room, tmp_path, monkeypatch):
-    from cnn import cli as cnn
-    from finetune import cli as finetune
-    from finetune import job
+    from backbench.cnn import cli as cnn
+    from backbench.finetune import cli as finetune
+    from backbench.training import job
 
     if room == "finetune":
         tuning.pictures(tmp_path / "images")

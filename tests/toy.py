@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from probe.parts import Data, Part
+from backbench.probe.subsets import Data, Part
 
 
 def clusters(n, d, k, *, seed=0, spread=1.0) -> Part:

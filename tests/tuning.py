@@ -9,8 +9,8 @@ from accelerate import Accelerator
 from click.testing import CliRunner
 from PIL import Image
 
-from data import registry
-from finetune.cli import main
+from backbench.data import registry
+from backbench.finetune.cli import main
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -60,7 +60,9 @@ def in_child(words, room="finetune") -> multiprocessing.Process:
     """The room's command in a process, and process group, of its own, from a server that has imported all and trained
     nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.tuning", "accelerate", "timm", "finetune.run", "cnn.run"])
+    context.set_forkserver_preload(
+        ["tests.tuning", "accelerate", "timm", "backbench.finetune.run", "backbench.cnn.run"]
+    )
     process = context.Process(target=_child, args=(words, room))
     process.start()
     return process

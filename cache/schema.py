@@ -1,0 +1,165 @@
+"""The layout of a feature file, written once for its writer and its reader.
+
+========== ================= ==============================================================
+dataset    shape, dtype      what
+========== ================= ==============================================================
+features   (N, D) f4 or f2   pooled pre-logits features; NaN in rows that were skipped
+labels     (N,) i8           index into class_names
+split      (N,) u1           0 train, 1 val, 2 test
+ids        (N,) S<longest>   the image's name, UTF-8
+done       (N,) u1           0 pending, 1 done, 2 skipped (its image could not be read)
+classes    (K,) S<longest>   class names, UTF-8
+running    (5,) f8           seconds, images, and of the normalised input: values, sum, squares
+========== ================= ==============================================================
+
+Every dataset is contiguous and allocated in full when the file is created, so that a row is a plain range of bytes in
+the file: written without touching HDF5's own metadata, read by mapping. The identity (what the features are) and the
+measured figures are attributes of the root group; dictionaries are stored as JSON. The checksum lies in front of HDF5's
+own bytes, see ``cache.seal``.
+"""
+
+import hashlib
+import itertools
+import json
+import mmap
+import re
+from pathlib import Path
+
+import numpy as np
+
+FORMAT = "backbench-features"
+SCHEMA = 2
+READABLE = (1, 2)
+"""Schemas that can be read. They differ in the checksum: that of schema 1 is an attribute and covers the arrays without
+``running``; since schema 2 it covers all of the file, see ``cache.seal``."""
+
+EVERYTHING, ARRAYS = "everything", "arrays only"
+"""What a checksum covers, in words."""
+
+PENDING, DONE, SKIPPED = 0, 1, 2
+DATASETS = ("features", "labels", "split", "ids", "done", "classes", "running")
+RUNNING = ("seconds", "images", "input_count", "input_sum", "input_squares")
+IDENTITY = (
+    "schema",
+    "model",
+    "weights",
+    "weights_sha256",
+    "transform",
+    "pooling",
+    "layer",
+    "pool",
+    "views",
+    "dtype",
+    "precision",
+    "compiled",
+    "dataset",
+    "dataset_digest",
+    "seed",
+    "input_scale",
+    "versions",
+)
+"""Attributes that say what the features are. Two files with equal identities hold the same features."""
+OPTIONAL = ("images_digest", "test_digest")
+"""Attributes of the identity that older files lack. They aren't compared, since they follow from the others: the digest
+of the images, whatever their split, and that of the test images follow from that of the data set."""
+SHARD = "shard"
+"""And, of a file that holds a part of the rows only, which: ``rows`` [start, stop), ``of`` how many, and the
+``batch_size`` that they were grouped by. See cache.shards."""
+DICTIONARIES = ("transform", "versions", SHARD)
+"""Those of them that are dictionaries."""
+
+PLAIN = {"layer": "last", "pool": "default", "views": "plain"}
+"""What of the identity may be absent, in files written before there was a choice: timm's own features of the centre."""
+
+MEASURED = ("input_mean", "input_std", "images_per_second", "seconds", "device")
+DEVICE_LENGTH = 96
+"""Bytes kept for the name of the device: attributes are written in full at creation and only changed in place."""
+
+
+def part_path(path: Path) -> Path:
+    """The name an unfinished file carries until its last row and its checksum are in."""
+    return path.with_name(path.name + ".part")
+
+
+def is_finished_shard(path: Path) -> bool:
+    """Whether the name is a finished shard's, as ``cache.shards.path_of`` gives it."""
+    return bool(re.fullmatch(r".+\.shard-\d+-of-\d+", Path(path).name))
+
+
+def label(identity: dict) -> str:
+    """What these features are called in file names, rows and tables: the model, and what sets them apart from its own.
+
+    ``resnet50``, ``resnet50.layer3.gem``, ``resnet50.mean5``.
+    """
+    layer, pool, views = (identity.get(key) or plain for key, plain in PLAIN.items())
+    apart = [] if (layer, pool) == ("last", "default") else [layer, identity["pooling"]]
+    return ".".join([identity["model"], *apart, *([] if views == "plain" else [views])])
+
+
+def to_attribute(value):
+    return json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
+
+
+def from_attribute(key: str, value):
+    if isinstance(value, bytes):
+        value = value.decode()
+    if key in DICTIONARIES:
+        return json.loads(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def fixed(strings: list[str]) -> np.ndarray:
+    """Strings as fixed-length UTF-8, which lie in the file as plain bytes."""
+    encoded = [s.encode("utf-8", "surrogateescape") for s in strings]
+    return np.array(encoded, dtype=f"S{max(map(len, encoded), default=1) or 1}")
+
+
+def checksum(arrays: dict[str, np.ndarray]) -> str:
+    """The checksum of schema 1: SHA-256 over all datasets but ``running``, each after its name, shape and dtype."""
+    digest = hashlib.sha256()
+    for name in DATASETS:
+        if name != "running":
+            array = arrays[name]
+            digest.update(f"{name}{array.shape}{array.dtype.str}".encode())
+            for block in blocks(array):
+                digest.update(np.ascontiguousarray(block).view(np.uint8).data if block.size else b"")
+    return digest.hexdigest()
+
+
+def blocks(array: np.ndarray):
+    """The array in parts of some 16 MB; a mapped one is mapped part by part, so that no more than one is in memory."""
+    n = max(1, array.nbytes >> 24)
+    if not (isinstance(array.base, mmap.mmap) and len(array)):  # of a part of a mapped array numpy forgets the offset
+        yield from np.array_split(array, n)
+        return
+    ends = np.linspace(0, len(array), n + 1).astype(int)
+    for start, stop in itertools.pairwise(ends):
+        offset = array.offset + start * array[0].nbytes
+        yield np.memmap(array.filename, array.dtype, "r", int(offset), (stop - start, *array.shape[1:]))
+
+
+def differences(wanted: dict, found: dict, *, versions: bool, than: str = "this run") -> list[str]:
+    """What sets two identities apart, a line a key. A wanted None was not asked for; versions count only if told to.
+
+    ``than`` names whose identity is wanted. The schema counts as the versions do: features of all
+    schemas are alike, but a file goes on as it was begun.
+    """
+    lines = []
+    for key in (*IDENTITY, SHARD):
+        want, have = (of.get(key, PLAIN.get(key)) for of in (wanted, found))
+        if want is None or want == have or (key in ("schema", "versions") and not versions):
+            continue
+        if isinstance(want, dict) and isinstance(have, dict):
+            inner = [k for k in sorted({*want, *have}) if want.get(k) != have.get(k)]
+            if key == "versions":  # ours is only a name for the code, which is compared; and what isn't asked for
+                inner = [k for k in inner if k in want and (k != "backbench" or "code" in inner)]
+            lines += [f"{key}.{k}: the file has {have.get(k)!r}, {than} {want.get(k)!r}" for k in inner]
+        else:
+            lines.append(f"{key}: the file has {have!r}, {than} {want!r}")
+    return lines
+
+
+def default_path(cache_dir: Path, dataset: str, label: str) -> Path:
+    """``<cache_dir>/<dataset>/<label>.h5``, names flattened to what every file system takes."""
+    folder, file = (re.sub(r'[/\\:*?"<>|]', "-", name) for name in (dataset, label))
+    return Path(cache_dir) / folder / f"{file}.h5"

@@ -1,0 +1,180 @@
+"""Many backbones over many image sets: everything a request names is checked before the first image is read."""
+
+import functools
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from backbench import Faults, UserError, rows
+from backbench.allocator import keep_freed_memory
+from backbench.cache import schema, writer
+from backbench.cache.features import summary
+from backbench.data import registry
+from backbench.devices import memory, pick_device
+from backbench.extract import backbone_info, backbones, names, shards, views
+from backbench.extract.extraction import Settings, identity
+
+MODELS_SHARE = 1 / 8
+"""Of the memory of the device, or the machine, that the weights of backbones which share a pass may take. A compiled
+backbone holds its weights up to three times."""
+
+
+TOLD = ("dataset_digest", "weights_sha256", "layer", "pool", "views", "dtype", "seconds", "images_per_second")
+"""What tells one feature file from another: the last two are measured, and never the same twice."""
+
+
+def extract_all(
+    models, datasets, *, place, cards, results_dir, weights, data_root, device, seed, download, exif, on_error,
+    if_busy, layers=("last",), pool="default", input_scale=1.0, shard=None, workers=None, scheduler=None, **settings,
+) -> tuple[list[dict], Faults]:  # fmt: skip
+    """Extract every layer of every model on every data set, in one pass over a data set for as many as memory holds.
+
+    ``place(dataset, label)`` names the file, see ``cache.layout.label``; ``settings`` are ``extract.lane.Settings``'.
+    ``cards`` is the folder of ``extract.known``. ``shard`` (number, count) does a part of the rows, ``workers`` and
+    ``scheduler`` share them out.
+    Returns the figures of each finished file, and the faults met on the way: one request that fails doesn't stop the
+    others. Raises UsageError or UserError, before any work, with everything that is wrong in the request itself.
+    """
+    faults, imagesets = Faults(), []
+    skip, wait = on_error == "skip", if_busy == "wait"
+    how = Settings(device=None, seed=seed, skip_unreadable=skip, wait=wait, **settings)
+    found = [
+        backbone_info.card(cards, model, layer, pool, weights=weights, seed=seed, scale=input_scale)
+        for model in names.spelled(models)
+        for layer in layers
+        if device in ("auto", "cpu") and not shard
+    ]
+    found = found if all(found) else []
+    with faults.collect():
+        models = names.spelled(models) if found else names.resolve(models)
+    for name in dict.fromkeys(datasets):
+        with faults.collect():
+            imagesets.append(registry.load(name, data_root=data_root, seed=seed, download=download, exif=exif))
+    if found and not faults.errors and (done := _finished(found, imagesets, place, how)):
+        for figures in done:
+            with faults.collect():
+                _keep(results_dir, figures, seed)
+        return done, faults
+    with faults.collect():
+        asked, device = device, pick_device("cpu" if scheduler else device)  # on a cluster each worker picks its own
+    faults.stop()
+    keep_freed_memory()
+    import torch  # only now: finished features need none of it
+
+    from backbench.extract.feature_tap import tap
+
+    settings = replace(how, device=device)
+    spread = shards.Spread(weights=weights, device=asked, shard=shard, workers=workers, scheduler=scheduler)
+
+    def created(model):
+        backbone = replace(backbones.create(model, weights=weights, seed=seed), scale=input_scale)
+        print(f"{model}: weights {backbone.weights}, {backbone.num_features} features", file=sys.stderr)
+        seen = set()
+        for layer in layers:
+            with faults.collect():
+                tapped = tap(backbone, layer, pool)
+                backbone_info.note(cards, tapped, layer, pool, weights=weights, seed=seed)
+                if tapped.layer not in seen:
+                    seen.add(tapped.layer)
+                    yield tapped
+
+    done = []
+    for together in _sets(models, created, faults, memory(device) * MODELS_SHARE):
+        for imageset in imagesets:
+            outcomes = []
+            with faults.collect():
+                outcomes = spread.extract(imageset, together, functools.partial(place, imageset.name), settings)
+            for outcome in outcomes:
+                if outcome.fault in faults.errors:  # unreadable images, said once for all backbones
+                    continue
+                with faults.collect():
+                    if outcome.fault:
+                        raise outcome.fault
+                    figures = summary(outcome.path) | {"already": outcome.complete, "trial": outcome.trial}
+                    done.append(figures)
+                    if not shard:
+                        _keep(results_dir, figures, seed)
+        if "torch._dynamo" in sys.modules:
+            torch._dynamo.reset()  # it holds on to what was compiled
+    return done, faults
+
+
+def _finished(cards, imagesets, place, settings) -> list[dict] | None:
+    """The figures of what was asked for, where all of it is there already."""
+    done = {}
+    for imageset in imagesets:
+        for card in cards:
+            rows = views.rows(imageset, settings.views, settings.views_as)
+            wanted = identity(imageset, card, settings, views=rows.name)
+            path = Path(place(imageset.name, schema.label(wanted)))
+            try:
+                if writer.look(path, wanted, overwrite=settings.overwrite)[0] != "complete":
+                    return None
+            except UserError:  # said with all that belongs to it by who goes the whole way
+                return None
+            done[path] = summary(path) | {"already": True, "trial": {}}
+    return list(done.values())
+
+
+def _sets(models, created, faults: Faults, room: float):
+    """Lists of the backbones that ``created(model)`` yields, each a list of about ``room`` bytes of weights."""
+    together, held = [], 0
+    for model in models:
+        with faults.collect():
+            for backbone in created(model):
+                together.append(backbone)
+        if together:
+            tensors = {
+                id(t): t.nbytes for backbone in together for t in backbone.model.state_dict(keep_vars=True).values()
+            }
+            held = sum(tensors.values())
+        if held > room:
+            yield together
+            together, held = [], 0
+    if together:
+        yield together
+
+
+def line(figures: dict) -> str:
+    """One line for people: what there is now, and how fast it came."""
+    skipped = f", {figures['n_skipped']:,} left out" if figures["n_skipped"] else ""
+    state = "already complete" if figures["already"] else f"{figures['images_per_second']:,.1f} images/s"
+    return (
+        f"{figures['dataset']}  {figures['model']}  {figures['n']:,} images{skipped} x {figures['dim']:,} features  "
+        f"{state}, {figures['seconds']:,.1f} s  {figures['path']}"
+    )
+
+
+def _keep(results_dir: Path, figures: dict, seed: int) -> None:
+    """Make sure of the row of a finished file. It may be missing: a run can be killed between the file's last byte and
+    its row, or find the results' disk full. Raises UserError where it can't be written."""
+    row = _row(figures, seed)
+    if not any(
+        _told(one) == _told(row) for one in rows.holding(results_dir, f'"seconds": {json.dumps(row["seconds"])}')
+    ):
+        rows.append(results_dir, row)
+
+
+def _told(row: dict) -> dict:
+    """What rows of one feature file have in common, also those of earlier versions, which have no id."""
+    return {key: (row["features"] or {}).get(key) for key in TOLD} | {"stage": row["stage"]}
+
+
+def _row(figures: dict, seed: int) -> dict:
+    kept = ("n", "n_skipped", "dim", "images_per_second", "trial")  # no trial where the file was found finished
+    protocol = ("transform", "pooling", "layer", "views", "dtype", "precision", "input_scale")
+    features = figures["features"]
+    return rows.make(
+        "extract",
+        dataset=figures["dataset"],
+        model=figures["model"],
+        method="features",
+        seed=seed,
+        figures={k: figures[k] for k in kept},
+        protocol={k: features[k] for k in protocol},
+        settings={},
+        features=features,
+        device=figures["device"],
+        seconds=figures["seconds"],
+    )

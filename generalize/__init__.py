@@ -1,0 +1,1 @@
+"""Everything trained, on images from elsewhere: Phase 4, the command ``finetune generalize``."""

@@ -1,0 +1,3 @@
+from backbench.generalize.cli import main
+
+main(prog_name="finetune generalize")

@@ -1,0 +1,59 @@
+"""Probes side by side: in this process, in several, or on a Dask cluster, without more threads than there are cores."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+
+from backbench import UserError, cluster
+from backbench.allocator import keep_freed_memory
+from backbench.cache import features
+from backbench.probe.run import probe
+
+ALONE = 256 << 20
+"""Bytes of features, all tasks together, below which starting processes costs more than it saves."""
+
+
+def run(tasks, settings, *, jobs: int | None, scheduler: str | None) -> Iterator[tuple]:
+    """Each task with its result, (row, what goes beside it, head) or the UserError it met, in order, as they come.
+
+    ``jobs`` None: one a core, or one for little work. The processes share the cores and the memory limit. On a cluster
+    (``scheduler``, a Dask address) the feature files must lie at the same path on every machine.
+    """
+    if scheduler:
+        yield from _on_cluster(tasks, settings, scheduler)
+        return
+    cores = os.cpu_count() or 1
+    if jobs is None:
+        jobs = cores if sum(task.path.stat().st_size for task in tasks) > ALONE else 1
+    jobs = min(jobs, len(tasks))
+    if jobs <= 1:
+        yield from ((task, one(task, settings)) for task in tasks)
+        return
+    import joblib
+
+    settings = replace(settings, memory_limit=settings.memory_limit // jobs)
+    threads = max(1, cores // jobs)
+    with joblib.parallel_config("loky", inner_max_num_threads=threads):
+        results = joblib.Parallel(n_jobs=jobs, return_as="generator", batch_size=1)(
+            joblib.delayed(one)(task, settings) for task in tasks
+        )
+        yield from zip(tasks, results, strict=True)
+
+
+def one(task, settings):
+    """The result of one task, in whatever process. A UserError is a result too: it must not stop the others."""
+    keep_freed_memory()
+    try:
+        written = task.state is None or features.state(task.path) != task.state
+        with features.open_file(task.path, check=written) as file:
+            return probe(file, task, settings)
+    except UserError as error:
+        return error
+
+
+def _on_cluster(tasks, settings, scheduler: str) -> Iterator[tuple]:
+    import joblib
+
+    with cluster.connected(scheduler):
+        results = joblib.Parallel(batch_size=1)(joblib.delayed(one)(task, settings) for task in tasks)
+    yield from zip(tasks, results, strict=True)

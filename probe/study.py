@@ -1,0 +1,88 @@
+"""Many probes: every file with every method, side by side, each row written when it is there."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from backbench import Faults, UsageError, UserError, details, duplicates, identity
+from backbench.cache import features
+from backbench.probe import head
+from backbench.probe.parallel import run
+from backbench.probe.run import Settings, Task, check
+
+
+def tasks(paths, methods, *, seed: int, shots=(), seeds: int = 1) -> list[Task]:
+    """Every file with every method; with ``shots``, each of them at ``seeds`` seeds in a row."""
+    return [
+        Task(path, method, seed + offset, count)
+        for path in paths
+        for method in dict.fromkeys(methods)
+        for count in dict.fromkeys(shots or [None])
+        for offset in range(seeds)
+    ]
+
+
+def probe_all(
+    patterns, methods, *, results_dir, settings: Settings, shots=(), seeds=1, jobs=None, scheduler=None, save=None
+) -> tuple[list[dict], Faults]:
+    """Probe every file with every method. A file that can't be used doesn't stop the others: its faults come back.
+
+    ``save`` is the folder that heads are kept in. Raises UserError where a pattern matches nothing, UsageError where
+    what is asked can't go together.
+    """
+    faults, good = Faults(), []
+    with faults.collect():
+        if save and (shots or set(methods) == {"knn"}):
+            raise UsageError("--save keeps linear heads fitted on all images: not kNN's, and not with --shots.")
+    with faults.collect():
+        if seeds > 1 and not shots:
+            raise UsageError("--seeds repeats the draw of --shots: without those there is nothing to draw.")
+    faults.stop()
+    found, named, states = [], {Path(pattern) for pattern in patterns}, {}
+    for path in features.find(patterns):
+        states[path] = features.state(path)
+        with faults.collect(), features.open_file(path) as file:
+            if path not in named and not (file.split < 2).any():
+                print(f"{path}: passed over, a set for testing heads trained on another", file=sys.stderr)
+                continue
+            check(file)
+            duplicates.say(file)
+            good.append(path)
+    if not (good or faults.errors):
+        raise UserError("only sets for testing heads trained on another were found: there is nothing to fit on")
+    wanted = tasks(good, methods, seed=settings.seed, shots=shots, seeds=seeds)
+    wanted = [replace(task, state=states[task.path]) for task in wanted]
+    for task, result in run(wanted, settings, jobs=jobs, scheduler=scheduler):
+        with faults.collect():
+            if isinstance(result, UserError):
+                raise result
+            row, beside, head = result
+            shown = f"{task.shots} shots, seed {task.seed}, " if task.shots else ""
+            print(
+                f"{row['dataset']} {row['model']} {task.method}: {shown}top-1 {row['top1']:.1%} "
+                f"in {row['seconds']:.1f} s",
+                file=sys.stderr,
+            )
+            found.append(row)
+            with faults.collect():
+                details.keep(results_dir, row, beside)
+            if save and head:
+                with features.open_file(task.path) as file:
+                    folder = _place(Path(save) / task.path.parent.name / f"{task.path.stem}-{task.method}", row)
+                    head.save(folder, classes=file.class_names, identity=file.identity, method=task.method, row=row)
+                    print(f"head in {folder}", file=sys.stderr)
+    return found, faults
+
+
+def _place(folder: Path, row: dict) -> Path:
+    """Where the head of ``row`` is kept: in ``folder``, or beside it where that holds the head of something else."""
+    try:
+        there = head.load(folder).row
+    except UserError:  # there is none, or none that could be used
+        return folder
+    ours, theirs = identity.keys([row, there])
+    if (ours, row["seed"]) == (theirs, there.get("seed")):
+        return folder
+    other = folder.with_name(f"{folder.name}-{identity.digest({'key': ours, 'seed': row['seed']})[:8]}")
+    print(f"{folder} holds the head of another measurement and is kept: this one goes beside it.", file=sys.stderr)
+    return other

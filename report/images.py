@@ -1,0 +1,238 @@
+"""Pictures for the page: thumbnails of the images, and the features in two dimensions.
+
+The only module of this room that knows of feature files and image sets, and only where they are at hand. A file is
+found by its identity, never by a path in a row, and an image by its name in the set: rows may come from a stranger.
+"""
+
+import base64
+import functools
+import io
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from backbench import UserError, details
+from backbench.cache import features, schema
+
+SIDE = 72
+"""Longest side of a thumbnail, in pixels."""
+
+QUALITY = 55
+"""WebP's. A photo of 72 pixels then takes 1.2 KB."""
+
+FITTED = 2000
+"""Rows that the principal axes are fitted on: evenly spaced, so that 60,000 x 1,280 take seconds."""
+
+UMAP_ROWS = 10_000
+"""Most rows for UMAP, evenly spaced: on 2 cores about a minute."""
+
+STEPS = 65_535
+"""A coordinate is stored as one of 2^16 steps over its range."""
+
+
+class Files:
+    """The feature files under a folder, by the identity of what is in them.
+
+    ``tested``: for each data set's digest and that of its test images, as a row's details have them, an identity and
+    the images' names in order. The names alone could be those of other images.
+    """
+
+    def __init__(self, cache_dir: Path):
+        self.faults: list[str] = []
+        self.found: dict[str, Path] = {}
+        self.tested: dict[tuple[str, str], tuple[dict, list[str]]] = {}
+        paths = sorted(Path(cache_dir).rglob("*.h5")) if Path(cache_dir).is_dir() else []
+        for path in paths:
+            try:
+                # The page would wait for all files to be read: those that are shown are compared with their checksum.
+                with features.open_file(path, check=False) as file:
+                    self.found[identity_key(file.identity)] = path
+                    tested = [file.ids[i] for i in np.flatnonzero((file.split == 2) & (file.done == schema.DONE))]
+                    images = file.identity["dataset_digest"], details.ids_digest(tested)
+                    self.tested.setdefault(images, (file.identity, tested))
+            except UserError as error:
+                self.faults.append(str(error))
+
+    def of(self, row: dict) -> Path | None:
+        """The file that the row's features are from."""
+        return self.found.get(identity_of(row))
+
+
+def identity_of(row: dict) -> str:
+    """What the features of a row are known by."""
+    return identity_key(row["features"] or {})
+
+
+def identity_key(told: dict) -> str:
+    """The same for equal identities only."""
+    return repr([told.get(key) for key in schema.IDENTITY])
+
+
+def feature_map(path: Path, *, most: int, umap: bool = False) -> dict:
+    """The features of a file in two dimensions, for at most ``most`` images, evenly spaced.
+
+    ``ids`` (list), ``labels``, ``split`` (n,) int, ``xy`` (n, 2) float, ``classes``, ``of``, how many there are, and
+    ``how`` it was made. PCA by the covariance of at most ``FITTED`` rows, or UMAP. Raises UserError without umap-learn.
+    Of a file that has not changed it is made once.
+    """
+    return _feature_map(path, path.stat().st_mtime_ns, most, umap)
+
+
+@functools.lru_cache(64)
+def _feature_map(path: Path, _: int, most: int, umap: bool) -> dict:
+    with features.open_file(path) as file:
+        there = np.flatnonzero(file.done == schema.DONE)
+        which = there[_evenly(len(there), min(most, UMAP_ROWS) if umap else most)]
+        mean, axes, share = _axes(file, there)
+        if umap:
+            xy, how = _umap(np.asarray(file.features[which], np.float32)), "UMAP, 15 neighbours, seed 0"
+        else:
+            xy, how = _project(file, which, mean, axes), f"PCA, {share:.0%} of the variance in two axes"
+        return {
+            "ids": [file.ids[i] for i in which],
+            "labels": file.labels[which],
+            "split": file.split[which],
+            "xy": xy,
+            "dataset": file.identity["dataset"],
+            "classes": file.class_names,
+            "of": len(there),
+            "how": how,
+        }
+
+
+def _evenly(n: int, most: int) -> np.ndarray:
+    return np.arange(n) if n <= most else np.linspace(0, n - 1, most).astype(int)
+
+
+def _axes(file, there: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Mean (D,), the two principal axes (D, 2), each with its largest entry positive, and their share of variance."""
+    from scipy.sparse.linalg import eigsh
+
+    x = np.asarray(file.features[there[_evenly(len(there), FITTED)]], np.float32)
+    mean = x.mean(axis=0)
+    x -= mean
+    covariance = x.T @ x
+    # The two largest by ARPACK: all 1,280 take seconds, on a busy machine many.
+    values, vectors = np.linalg.eigh(covariance) if len(mean) < 8 else eigsh(covariance, 2, v0=np.ones(len(mean)))
+    axes = vectors[:, np.argsort(-values)[:2]]
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+    share = np.sort(values)[-2:].sum() / max(np.trace(covariance), np.finfo(np.float32).tiny)
+    return mean, axes, float(share)
+
+
+def _project(file, which: np.ndarray, mean: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    blocks = np.array_split(which, max(1, len(which) // 4096))
+    flat = np.concatenate([(np.asarray(file.features[block], np.float32) - mean) @ axes for block in blocks])
+    return np.pad(flat, ((0, 0), (0, 2 - flat.shape[1])))  # a single feature has one axis
+
+
+def _umap(x: np.ndarray) -> np.ndarray:
+    try:
+        from umap import UMAP
+    except ImportError:
+        raise UserError("--umap needs umap-learn: pip install 'backbench[umap]'") from None
+    return UMAP(n_neighbors=min(15, max(2, len(x) - 1)), random_state=0, n_jobs=1).fit_transform(x)
+
+
+def packed(found: dict, numbers: np.ndarray) -> dict:
+    """A map as the page holds it: coordinates as 16-bit steps, labels, splits, and ``numbers`` (n,), its pictures'.
+
+    All are little-endian base64.
+    """
+    xy = found["xy"]
+    low = xy.min(axis=0)
+    span = np.maximum(xy.max(axis=0) - low, np.finfo(np.float32).tiny)
+    steps = np.rint((xy - low) / span * STEPS).astype("<u2")
+    return {
+        "n": len(xy),
+        "x": _base64(steps[:, 0]),
+        "y": _base64(steps[:, 1]),
+        "aspect": float(span[0] / span[1]),
+        "labels": _base64(found["labels"].astype("<u2")),
+        "split": _base64(found["split"].astype("u1")),
+        "pictures": _base64(numbers.astype("<u2")),
+        "of": found["of"],
+        "how": found["how"],
+    }
+
+
+def _base64(array: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+
+
+_MADE: dict[tuple[str, str], str] = {}
+"""Thumbnails by the set's digest and the image's name: a page that is renewed makes none twice."""
+
+
+class Thumbnails:
+    """Small pictures as data URIs, by data set and name, until ``budget`` bytes of them are there."""
+
+    def __init__(self, data_root: Path, more: Iterable[str] = (), *, budget: int):
+        self.data_root, self.more, self.left = data_root, list(more), budget
+        self.sets: dict[str, tuple] = {}
+        self.made: dict[str, dict[str, str]] = {}
+        self.why: dict[str, str] = {}
+
+    def add(self, identity: dict, names: Iterable[str]) -> None:
+        """Make those of ``names`` that aren't there. What can't be read is passed over."""
+        dataset = identity["dataset"]
+        made = self.made.setdefault(dataset, {})
+        imageset, places = self._open(identity)
+        for name in names:
+            if self.left <= 0:
+                self.why.setdefault(dataset, "the page has no room for more pictures")
+                return
+            if imageset is None or name in made or name not in places:
+                continue
+            key = imageset.digest, name
+            try:
+                made[name] = _MADE[key] if key in _MADE else thumbnail(imageset.read(places[name]))
+            except UserError:
+                continue
+            _MADE[key] = made[name]
+            self.left -= len(made[name])
+
+    def _open(self, identity: dict) -> tuple:
+        """The image set that the features were made of, and where each name is in it."""
+        dataset = identity["dataset"]
+        if dataset not in self.sets:
+            self.sets[dataset] = None, {}
+            try:
+                imageset = self._load(identity)
+                self.sets[dataset] = imageset, {name: i for i, name in enumerate(imageset.ids)}
+            except UserError as error:
+                self.why[dataset] = str(error)
+                print(f"No pictures of {dataset}: {error}", file=sys.stderr)
+        return self.sets[dataset]
+
+    def _load(self, identity: dict):
+        from backbench.data import derived, registry
+
+        dataset, _, what = identity["dataset"].rpartition("+")
+        if what not in derived.PLAIN:
+            dataset, what = identity["dataset"], ""
+        how = {"data_root": self.data_root, "seed": identity["seed"], "exif": _exif(identity)}
+        for name in [*([dataset] if dataset in registry.names() else []), *self.more]:
+            imageset = registry.load(name, **how)
+            if imageset.name != dataset:
+                continue
+            imageset = derived.plain(imageset, what) if what else imageset
+            if imageset.digest != identity["dataset_digest"]:
+                raise UserError(f"{name} is not the set that its features were made of")
+            return imageset
+        raise UserError("not a registered image set: name it with --dataset folder:PATH")
+
+
+def _exif(identity: dict) -> str:
+    told = (identity["transform"] or {}).get("exif")
+    return told if told in ("ignore", "apply") else "ignore"
+
+
+def thumbnail(image) -> str:
+    """A PIL image as the data URI of a small WebP. Pictures smaller than a thumbnail keep their size."""
+    image.thumbnail((SIDE, SIDE))
+    file = io.BytesIO()
+    image.save(file, "WEBP", quality=QUALITY, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,81 @@
+"""Only the centre is resized, and it comes out as timm's own transform has it."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from backbench.data import registry
+from backbench.extract import backbones
+from backbench.extract.preprocess import Pixels, Reader
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return backbones.create("test_resnet", weights="random")
+
+
+def pixels(backbone, **config):
+    found = backbones.Backbone(*(getattr(backbone, name) for name in ("name", "weights", "weights_sha256", "model")), {
+        **backbone.config, **config
+    })  # fmt: skip
+    return Pixels(found)
+
+
+def picture(width, height, seed=0):
+    noise = np.random.default_rng(seed).integers(0, 256, (max(1, height // 7), max(1, width // 9), 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    width=st.integers(1, 700),
+    height=st.integers(1, 700),
+    size=st.sampled_from([64, 160, 224]),
+    crop=st.sampled_from([0.5, 0.875, 0.95, 1.0]),
+    interpolation=st.sampled_from(["bicubic", "bilinear"]),
+)
+def test_the_centre_is_timms(backbone, width, height, size, crop, interpolation):
+    at = pixels(backbone, input_size=(3, size, size), crop_pct=crop, interpolation=interpolation)
+    image = picture(width, height)
+    if max(width, height) > 40 * min(width, height):
+        return  # a line of pixels, resized to hundreds of megapixels
+    ours, theirs = at.crop(image).astype(int), np.asarray(at.transform(image)).transpose(1, 2, 0).astype(int)
+    assert ours.shape == (size, size, 3)
+    assert np.abs(ours - theirs).max() <= 4
+    assert np.abs(ours - theirs).mean() < 0.15  # where many values lie halfway between two levels
+
+
+def test_what_is_not_a_plain_centre_crop_is_left_to_timm(backbone):
+    image = picture(90, 70)
+    for config in ({"crop_mode": "squash"}, {"crop_mode": "border"}, {"interpolation": "lanczos"}):
+        at = pixels(backbone, **config)
+        assert at.shorter is None
+        assert np.array_equal(at.crop(image), np.asarray(at.transform(image)).transpose(1, 2, 0))
+
+
+def test_images_in_memory_are_resized_a_batch_at_a_time(backbone, tmp_path):
+    imageset = registry.load("digits", data_root=tmp_path)
+    at = pixels(backbone)
+    (batch,), faults = Reader(imageset, None).read(np.arange(10, 30), np.zeros(20, int), [at])
+    assert faults.tolist() == [None] * 20
+    assert batch.shape == (20, 3, 160, 160)
+    theirs = np.stack([np.asarray(at.transform(imageset.read(i))) for i in range(10, 30)])
+    assert np.abs(batch.numpy().astype(int) - theirs).max() <= 2
+
+
+def test_an_unreadable_image_is_black_and_named(backbone, tmp_path):
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            picture(60, 50, seed=i).save(tmp_path / name / f"{i}.png")
+    (tmp_path / "ant" / "2.png").write_bytes(b"not a picture")
+    imageset = registry.load(f"folder:{tmp_path}", data_root=tmp_path)
+    with ThreadPoolExecutor(2) as pool:
+        (batch,), faults = Reader(imageset, pool).read(np.arange(4), np.zeros(4, int), [pixels(backbone)])
+    assert [fault is None for fault in faults] == [True, True, False, True]
+    assert "ant/2.png" in str(faults[2])
+    assert [bool(image.any()) for image in batch] == [True, True, False, True]

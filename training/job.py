@@ -1,0 +1,212 @@
+"""One training: the start, the loop, the choice on val, and test, once."""
+
+import sys
+import time
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from backbench import SPLITS, UserError, __version__, calibration, details, duplicates, rows, statistics
+from backbench.cache.equal import shared
+from backbench.devices import device_name
+from backbench.extract import names
+from backbench.extract.preprocess import scaled
+from backbench.training import checkpoint, checkpoint_kind, evaluate, export, history, outcome, state
+
+TRAIN_SEEN = 1000
+"""Most images of train on which the finished model's accuracy there is measured."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run, apart from the recipe; ``None`` where the machine decides."""
+
+    accelerator: object
+    precision: str
+    seed: int = 42
+    weights: str = "auto"
+    cache_dir: Path = Path("cache")
+    micro_batch: int | None = None
+    workers: int | None = None
+    save_every: float = 30.0
+    grad_checkpointing: bool = False
+    onnx: bool = False
+    tracker: str | None = None
+    overwrite: bool = False
+
+
+class Job:
+    """One model on one data set, in one folder. Its kinds say how it starts, trains, and chooses.
+
+    ``_start()`` gives the model, the arguments that make it, and what is to be said of the start;
+    ``_trainer(identity)`` the loop; ``_logits(model, split, scale)`` the logits (N, K) of a split; and
+    ``_choose(trainer, initial)`` what is said of the weights taken, and those.
+    """
+
+    stage: str
+    """Of its rows."""
+
+    def __init__(self, imageset, recipe, settings: Settings, folder: Path, backbone):
+        self.imageset, self.recipe, self.settings, self.folder = imageset, recipe, settings, folder
+        self.backbone, self.accelerator, self.started = backbone, settings.accelerator, time.monotonic()
+        self.rows = {split: np.flatnonzero(imageset.split == code) for code, split in enumerate(SPLITS)}
+
+    def row(self, results_dir: Path) -> dict:
+        """The result row: of the run that is there already, or of this one, taken up where it was stopped."""
+        identity = self.identity()
+        if row := self._already(identity):
+            if self.settings.onnx and not (self.folder / export.FILE).exists():
+                export.to_onnx(self.folder)
+            return row
+        print(f"{self.backbone.name} on {self.imageset.name}, {self.method}: {self.folder}", file=sys.stderr)
+        self.tuned, arguments, said = self._start()
+        initial = {key: tensor.detach().cpu().clone() for key, tensor in self.tuned.state_dict().items()}
+        trainer = self._trainer(identity)
+        at = trainer.run()
+        chosen, weights = self._choose(trainer, initial)
+        diverged = at.ended.startswith("diverged")
+        # The history, with its speeds, tells this run from every other. Killed between its row and its checkpoint, it
+        # is taken up here again: its row stands, and test must not be read a second time.
+        run = rows.digest(identity, at.history)
+        row = evaluate.of_main(self.accelerator, lambda: rows.find(results_dir, run) or {})
+        figures, beside = ({}, {}) if diverged or row else self._figures(weights, chosen)
+        if not self.accelerator.is_main_process:
+            return {}
+        history.write(self.folder, at.history)
+        if figures:
+            row = self._row(figures, identity, chosen, at, said, trainer.earlier) | {"id": run}
+            named = {key: row[key] for key in ("dataset", "model", "method", "seed", "shots")}
+            details.keep(results_dir, row, named | beside)
+        about = {
+            key: identity[key] for key in ("model", "recipe", "seed", "precision", "dataset", "dataset_digest")
+        } | {
+            "timm_name": names.timm_name(self.backbone.name),
+            "arguments": arguments,
+            "classes": self.imageset.class_names,
+            "transform": self._transform(chosen["scale"]),
+            "pooling": self.backbone.pooling,
+            "identity": identity,
+            "ended": at.ended,
+            "chosen": chosen,
+            "row": rows.plain(row),
+            "seen": sorted({*self.contents[self.imageset.split < 2].tolist()}),
+        }
+        checkpoint.save(self.folder, weights, rows.plain(about))
+        (self.folder / state.FILE).unlink(missing_ok=True)
+        if diverged:
+            raise UserError(outcome.diverged(self, at.ended, chosen))
+        if self.settings.onnx:
+            export.to_onnx(self.folder)
+        return row
+
+    @property
+    def method(self) -> str:
+        return checkpoint_kind.method(self.stage, asdict(self.recipe))
+
+    def identity(self) -> dict:
+        """What decides the weights that come out; a run that was stopped goes on only where all of it is the same."""
+        import timm
+        import torch
+
+        return rows.plain(
+            {
+                "model": self.backbone.name,
+                "weights": self.backbone.weights,
+                "weights_sha256": self.backbone.weights_sha256,
+                "transform": self._transform(1.0),
+                "dataset": self.imageset.name,
+                "dataset_digest": self.imageset.digest,
+                "seed": self.settings.seed,
+                "recipe": asdict(self.recipe),
+                "precision": self.settings.precision,
+                "versions": {"backbench": __version__, "timm": timm.__version__, "torch": torch.__version__},
+            }
+        )
+
+    @cached_property
+    def contents(self) -> np.ndarray:
+        """(N,) digests of the images' content, see ``ImageSet.content``."""
+        return np.array([self.imageset.content(i) for i in range(len(self.imageset))])
+
+    def _transform(self, scale: float) -> dict:
+        return {**scaled(self.backbone.config, scale), "exif": self.imageset.exif}
+
+    def _already(self, identity: dict) -> dict | None:
+        """The row of a finished run in the folder. Raises UserError where what is there was made otherwise."""
+        if (self.folder / checkpoint.ABOUT).exists() and not self.settings.overwrite:
+            about = checkpoint.read_about(self.folder)
+            self._compare(identity, about["identity"], versions=False)
+            if about["ended"].startswith("diverged"):
+                raise UserError(outcome.diverged(self, about["ended"], about["chosen"]))
+            print(f"{self.folder}: already complete", file=sys.stderr)
+            return about["row"]
+        if found := state.about(self.folder):
+            try:
+                self._compare(identity, found["identity"], versions=True)
+            except UserError:
+                if not self.settings.overwrite:
+                    raise
+                (self.folder / state.FILE).unlink()
+        return None
+
+    def _compare(self, ours: dict, theirs: dict, *, versions: bool) -> None:
+        keys = [key for key in ours if versions or key != "versions"]
+        lines = [line for key in keys for line in state.apart(key, ours[key], theirs.get(key))]
+        if lines:
+            raise UserError(
+                f"{self.folder} was made otherwise:\n  "
+                + "\n  ".join(lines)
+                + "\n--overwrite makes it again; --out DIR keeps both."
+            )
+
+    def _figures(self, weights: dict, chosen: dict) -> tuple[dict, dict]:
+        """The row's figures and details: the one time that test is read."""
+        self.tuned.load_state_dict(weights)
+        val, test = (self._logits(self.tuned, split, chosen["scale"]) for split in ("val", "test"))
+        has_val = len(self.rows["val"]) > 0  # or the logits are as they come
+        figures, beside = evaluate.assess(test, val, self.imageset, self.rows, t=None if has_val else 1.0)
+        self.rows["seen"] = self.rows["train"][:: -(-len(self.rows["train"]) // TRAIN_SEEN)]
+        seen = self._logits(self.tuned, "seen", chosen["scale"])
+        fitted = np.concatenate([self.rows["train"], self.rows["val"]])
+        right = np.equal(beside["predicted"], beside["labels"])
+        figures |= duplicates.figures(shared(self.contents), self.imageset.labels, fitted, self.rows["test"], right)
+        return figures | {
+            "val_top1": evaluate.top1(val, self.imageset.labels[self.rows["val"]]) if has_val else None,
+            "train_top1": evaluate.top1(seen, self.imageset.labels[self.rows["seen"]]),
+        }, beside
+
+    def _row(self, figures: dict, identity: dict, chosen: dict, at, said: dict, earlier: float) -> dict:
+        n = self.accelerator.num_processes
+        speeds = [one["images_per_second"] for one in at.history if one["images_per_second"]]
+        return rows.make(
+            self.stage,
+            dataset=self.imageset.name,
+            model=self.backbone.name,
+            method=self.method,
+            seed=self.settings.seed,
+            figures=figures
+            | {
+                "converged": None,
+                "chosen": outcome.describe(chosen),
+                "epochs": at.epoch,
+                "images_per_second": float(np.median(speeds)) if speeds else None,
+            },
+            protocol={
+                **identity["recipe"],
+                "start": said,
+                "ended": at.ended,
+                "chosen_on": "val cross-entropy at its best temperature, ties to top-1; epoch 0 is the start",
+                "intervals": statistics.INTERVALS,
+                "calibration": calibration.PROTOCOL,
+                "train_top1": f"of at most {TRAIN_SEEN} images, not augmented",
+                "test": "read once",
+            },
+            settings=identity["recipe"],
+            features={k: v for k, v in identity.items() if k != "recipe"}
+            | {key: getattr(self.imageset, key) for key in ("images_digest", "test_digest")}
+            | {"pooling": self.backbone.pooling, "input_scale": 1.0, "path": str(self.folder)},
+            device=device_name(self.accelerator.device) + (f" x {n}" if n > 1 else ""),
+            seconds=earlier + time.monotonic() - self.started,
+        )
