@@ -1,10 +1,79 @@
 """Accuracies from class scores, each with its 95 % interval."""
 
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 
 from backbench.statistics import effective, interval
+
+BLOCK = 1 << 22
+"""Scores that are copied to float64 at a time: 32 MB."""
+
+
+class Scored:
+    """Scores (N, K) of N images and their labels (N,) in 0..K-1: what follows from both, computed once and kept.
+
+    The scores may have any float type. They are never copied whole, so that 50,000 images of 21,000 classes fit.
+    """
+
+    def __init__(self, scores: np.ndarray, labels: np.ndarray):
+        self.scores, self.labels = scores, labels
+        self._softmax: dict[float, tuple[np.ndarray, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def n_classes(self) -> int:
+        """K."""
+        return self.scores.shape[1]
+
+    @cached_property
+    def right(self) -> np.ndarray:
+        """Whether each image's label has the highest score, (N,) bool, see ``top_k``."""
+        return top_k(self.scores, self.labels, k=1)
+
+    @cached_property
+    def right5(self) -> np.ndarray:
+        """Whether each image's label is among the five highest scores, (N,) bool."""
+        return top_k(self.scores, self.labels, k=min(5, self.n_classes))
+
+    @cached_property
+    def predicted(self) -> np.ndarray:
+        """The class of each image's highest score, (N,) int.
+
+        Where the label ties with others, one of those: as in ``top_k``, a tie earns nothing.
+        """
+        highest = self.scores.argmax(axis=1)
+        tied = np.flatnonzero((highest == self.labels) & ~self.right)
+        others = self.scores[tied].astype(float)
+        others[np.arange(len(tied)), self.labels[tied]] = -np.inf
+        highest[tied] = others.argmax(axis=1)
+        return highest
+
+    def softmax(self, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+        """Of softmax(scores / temperature): minus the log of the label's probability, and the highest probability.
+
+        Both are (N,) float64, the first in nats.
+        """
+        if temperature not in self._softmax:
+            loss, confidence = np.empty(len(self)), np.empty(len(self))
+            step = max(1, BLOCK // max(1, self.n_classes))
+            for start in range(0, len(self), step):
+                rows = slice(start, start + step)
+                below = below_top(self.scores[rows] / temperature if temperature != 1 else self.scores[rows])
+                total = np.exp(below).sum(axis=1)
+                loss[rows] = np.log(total) - below[np.arange(len(below)), self.labels[rows]]
+                confidence[rows] = 1 / total
+            self._softmax[temperature] = loss, confidence
+        return self._softmax[temperature]
+
+
+def below_top(scores: np.ndarray) -> np.ndarray:
+    """Scores (N, K) in float64, less their row's highest: the same softmax, and no exponential overflows."""
+    scores = scores.astype(np.float64)
+    return scores - scores.max(axis=1, keepdims=True)
 
 
 def top_k(scores: np.ndarray, labels: np.ndarray, *, k: int) -> np.ndarray:
@@ -45,16 +114,15 @@ def balanced(right: np.ndarray, labels: np.ndarray, *, limits: Callable = interv
     return mean, *limits(mean * size, size)
 
 
-def figures(scores: np.ndarray, labels: np.ndarray, *, limits: Callable = interval) -> dict[str, float]:
+def figures(scored: Scored, *, limits: Callable = interval) -> dict[str, float]:
     """top1, top5 (among all classes where there are fewer than 5) and balanced, with ``_low`` and ``_high``.
 
     ``limits`` gives the 95 % limits of so many right of so many images.
     """
     found = {}
-    for name, k in (("top1", 1), ("top5", min(5, scores.shape[1]))):
-        right = top_k(scores, labels, k=k)
+    for name, right in (("top1", scored.right), ("top5", scored.right5)):
         found[name] = right.mean()
         found[f"{name}_low"], found[f"{name}_high"] = limits(right.sum(), len(right))
     names = ("balanced", "balanced_low", "balanced_high")
-    found |= zip(names, balanced(top_k(scores, labels, k=1), labels, limits=limits), strict=True)
+    found |= zip(names, balanced(scored.right, scored.labels, limits=limits), strict=True)
     return {name: float(value) for name, value in found.items()}

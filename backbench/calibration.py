@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from backbench.accuracy import top_k
+from backbench.accuracy import Scored, below_top
 
 BINS = 15
 """Equal-width bins of confidence, as in Guo et al. (2017)."""
@@ -17,33 +17,30 @@ PROTOCOL = "temperature by NLL on val and one image of any class; ECE top-label,
 """What a row should say of its calibration figures."""
 
 
-def assess(
-    scores: np.ndarray, labels: np.ndarray, *, val_scores=None, val_labels=None, t: float | None = None, unscaled=None
-):
-    """Figures for the row, flat floats, and the rest for ``report.details``: predictions, classes, errors, calibration.
+def assess(scored: Scored, *, val: Scored | None = None, t: float | None = None, unscaled: Scored | None = None):
+    """Figures for the row, flat floats, and the rest for ``details``: predictions, classes, errors, calibration.
 
-    Scores are logits, (N, K) of test and (M, K) of val, labels (N,) and (M,) int. ``val_scores`` must come from a head
-    that was not fitted on val: one refitted on train+val is too sure of itself there. Instead of them ``t``, a
-    temperature found before. ``unscaled`` (N, K) are the scores before scaling, where those to be scaled are others.
+    Scores are logits of test and of ``val``, which must come from a head that was not fitted on val: one refitted on
+    train+val is too sure of itself there. Instead of val ``t``, a temperature found before. ``unscaled`` are the scores
+    before scaling, where those to be scaled are others.
     """
-    t = temperature(val_scores, val_labels) if t is None else t
-    scaled, said = scores / t, predicted(scores, labels)
-    unscaled = scores if unscaled is None else unscaled
-    accuracy, n = per_class(said, labels, n_classes=scores.shape[1])
+    t = temperature(val.scores, val.labels) if t is None else t
+    unscaled = scored if unscaled is None else unscaled
+    accuracy, n = per_class(scored.predicted, scored.labels, n_classes=scored.n_classes)
     figures = {
-        "nll": nll(unscaled, labels),
-        "ece": ece(unscaled, labels),
-        "nll_scaled": nll(scaled, labels),
-        "ece_scaled": ece(scaled, labels),
+        "nll": float(unscaled.softmax()[0].mean()),
+        "ece": ece(unscaled),
+        "nll_scaled": float(scored.softmax(t)[0].mean()),
+        "ece_scaled": ece(scored, t=t),
         "temperature": t,
     }
     return figures, {
-        "predicted": said.tolist(),
-        "labels": labels.tolist(),
-        "confidence": np.round(1 / np.exp(_below_top(scaled)).sum(axis=1), 4).tolist(),
+        "predicted": scored.predicted.tolist(),
+        "labels": scored.labels.tolist(),
+        "confidence": np.round(scored.softmax(t)[1], 4).tolist(),
         "per_class": {"accuracy": [None if np.isnan(a) else a for a in accuracy.tolist()], "n": n.tolist()},
-        "confusions": confusions(said, labels),
-        "calibration": {"before": reliability(unscaled, labels), "after": reliability(scaled, labels)},
+        "confusions": confusions(scored.predicted, scored.labels),
+        "calibration": {"before": reliability(unscaled), "after": reliability(scored, t=t)},
     }
 
 
@@ -56,7 +53,7 @@ def temperature(val_scores: np.ndarray, val_labels: np.ndarray) -> float:
     rises by 0.12 nats at most, and by up to 2.4 without the added image; with 300 images the two agree. The NLL is
     convex in 1/T, so the sign of its slope leads to the least.
     """
-    scores = _below_top(val_scores)
+    scores = below_top(val_scores)
     own = scores[np.arange(len(val_labels)), val_labels].mean()
     low, high = np.log(TEMPERATURES)
     for _ in range(HALVINGS):
@@ -70,45 +67,30 @@ def temperature(val_scores: np.ndarray, val_labels: np.ndarray) -> float:
 
 def nll(scores: np.ndarray, labels: np.ndarray) -> float:
     """Mean negative log-likelihood, in nats, of softmax(scores): (N, K) logits, (N,) int."""
-    scores = _below_top(scores)
-    return float((np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(len(labels)), labels]).mean())
+    return float(Scored(scores, labels).softmax()[0].mean())
 
 
-def reliability(scores: np.ndarray, labels: np.ndarray, *, bins: int = BINS) -> dict[str, list]:
+def reliability(scored: Scored, *, t: float = 1.0, bins: int = BINS) -> dict[str, list]:
     """Images, mean confidence and accuracy in each bin of confidence, (i / bins, (i+1) / bins]; None where it is empty.
 
-    Confidence is the probability of the highest score. (N, K) logits, (N,) int.
+    Confidence is the highest probability of softmax(scores / t).
     """
-    confidence = 1 / np.exp(_below_top(scores)).sum(axis=1)
-    right = top_k(scores, labels, k=1)
+    _, confidence = scored.softmax(t)
     at = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     n = np.bincount(at, minlength=bins).tolist()
-    sums = (np.bincount(at, weights=of, minlength=bins).tolist() for of in (confidence, right))
+    sums = (np.bincount(at, weights=of, minlength=bins).tolist() for of in (confidence, scored.right))
     means = [[total / count if count else None for total, count in zip(one, n, strict=True)] for one in sums]
     return {"n": n, "confidence": means[0], "accuracy": means[1]}
 
 
-def ece(scores: np.ndarray, labels: np.ndarray, *, bins: int = BINS) -> float:
+def ece(scored: Scored, *, t: float = 1.0, bins: int = BINS) -> float:
     """Expected calibration error, 0..1: the mean gap between confidence and accuracy, bin by bin, weighted by images.
 
-    Top-label, equal-width bins, as in Guo et al. (2017). (N, K) logits, (N,) int.
+    Top-label, equal-width bins, as in Guo et al. (2017), of softmax(scores / t).
     """
-    found = reliability(scores, labels, bins=bins)
+    found = reliability(scored, t=t, bins=bins)
     filled = [(n, c, a) for n, c, a in zip(found["n"], found["confidence"], found["accuracy"], strict=True) if n]
-    return float(sum(n * abs(a - c) for n, c, a in filled) / len(labels))
-
-
-def predicted(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The class of each row's highest score, (N,) int. (N, K) and (N,) int.
-
-    Where the label ties with others, one of those: as in ``top_k``, a tie earns nothing.
-    """
-    said = scores.argmax(axis=1)
-    tied = np.flatnonzero((said == labels) & ~top_k(scores, labels, k=1))
-    others = scores[tied].astype(float)
-    others[np.arange(len(tied)), labels[tied]] = -np.inf
-    said[tied] = others.argmax(axis=1)
-    return said
+    return float(sum(n * abs(a - c) for n, c, a in filled) / len(scored))
 
 
 def per_class(predicted: np.ndarray, labels: np.ndarray, *, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -133,9 +115,3 @@ def log_shares(votes: np.ndarray, *, k: int) -> np.ndarray:
     """
     shares = votes / np.maximum(votes.sum(axis=1, keepdims=True), np.finfo(float).tiny)
     return np.log((k * shares + 1 / votes.shape[1]) / (k + 1))
-
-
-def _below_top(scores: np.ndarray) -> np.ndarray:
-    """Scores in float64, less their row's highest: the same softmax, and no exponential overflows."""
-    scores = scores.astype(np.float64)
-    return scores - scores.max(axis=1, keepdims=True)

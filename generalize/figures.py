@@ -3,6 +3,7 @@
 import numpy as np
 
 from backbench import accuracy, calibration, details, statistics
+from backbench.accuracy import Scored
 from backbench.data.maps import Groups
 from backbench.generalize.predictors import Scores
 
@@ -59,12 +60,12 @@ def assess(source: Scores, target: Scores, groups: Groups, classes: list[str], *
     figures, right, beside = {"n": len(sides["target"][1]), "n_source": len(sides["source"][1])}, {}, {}
     for name, (scores, labels, _) in sides.items():
         prefix = "source_" if name == "source" else ""
-        whole, mapped = (collapse(scores, groups, mapped=only, t=t) for only in (False, True))
-        accuracies = accuracy.figures(whole, labels)
-        unscaled = collapse(scores, groups, mapped=False)
-        calibrated, beside[name] = calibration.assess(whole, labels, t=t, unscaled=unscaled)
-        right[name] = accuracy.top_k(whole, labels, k=1)
-        right[f"{name}_mapped"] = inside = accuracy.top_k(mapped, labels, k=1)
+        whole = Scored(collapse(scores, groups, mapped=False, t=t), labels)
+        accuracies = accuracy.figures(whole)
+        unscaled = Scored(collapse(scores, groups, mapped=False), labels)
+        calibrated, beside[name] = calibration.assess(whole, t=t, unscaled=unscaled)
+        right[name] = whole.right
+        right[f"{name}_mapped"] = inside = Scored(collapse(scores, groups, mapped=True, t=t), labels).right
         ends = statistics.interval(inside.sum(), len(inside))
         told = accuracies | calibrated | dict(zip(MAPPED, map(float, (inside.mean(), *ends)), strict=True))
         figures |= {f"{prefix}{key}": value for key, value in told.items() if not (prefix and key == "temperature")}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from backbench import UserError
-from backbench.accuracy import figures
+from backbench.accuracy import Scored, figures
 from backbench.cache import features, schema
 from backbench.calibration import TEMPERATURES
 from backbench.probe.head import BLOCK, Saved, load
@@ -61,7 +61,7 @@ def predict(head_folder: str | Path, features_path: str | Path) -> Prediction:
             ids=[file.ids[i] for i in rows],
             classes=[saved.classes[k] for k in said],
             probability=probability,
-            figures=figures(scores, labels[counts]) if counts.any() else {},
+            figures=figures(Scored(scores, labels[counts])) if counts.any() else {},
             n_scored=int(counts.sum()),
             n_unknown=int((~known).sum()),
             n_seen=int((known & ~counts).sum()),

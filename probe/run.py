@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from backbench import SPLITS, UserError, accuracy, details, duplicates, rows, statistics
+from backbench.accuracy import Scored
 from backbench.cache import features, schema
 from backbench.probe import METHODS
 from backbench.probe.subsets import MEMORY_LIMIT, Data, Part
@@ -111,14 +112,15 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
         data = Data(train, val, Part(file.features, *_joined(train, val), **memory))
     head = fit(task, data, file, settings)
     test = part(file, 2)
-    scores, val_scores = _scores(head, test), head.val_scores
+    scored = Scored(_scores(head, test), test.labels)
     limits, told = INTERVALS[settings.intervals]
-    figures = accuracy.figures(scores, test.labels, limits=limits)
+    figures = accuracy.figures(scored, limits=limits)
     fitted = np.concatenate([train.rows, val.rows])
-    right = accuracy.top_k(scores, test.labels, k=1)
+    logits, val_logits = scored, head.val_scores
     if task.method == "knn":
-        scores, val_scores = (calibration.log_shares(votes, k=head.k) for votes in (scores, val_scores))
-    calibrated, kept = calibration.assess(scores, test.labels, val_scores=val_scores, val_labels=val.labels)
+        logits = Scored(calibration.log_shares(scored.scores, k=head.k), test.labels)
+        val_logits = calibration.log_shares(val_logits, k=head.k)
+    calibrated, kept = calibration.assess(logits, val=Scored(val_logits, val.labels))
     shares = () if task.shots else settings.curve
     curve = [_curve_point(share, task, data, test, file, settings) for share in shares]
     row = rows.make(
@@ -135,7 +137,7 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
             "n_classes": len(file.class_names),
             "val_top1": head.val_top1,
             **figures,
-            **duplicates.figures(file.equal, file.labels, fitted, test.rows, right, limits=limits),
+            **duplicates.figures(file.equal, file.labels, fitted, test.rows, scored.right, limits=limits),
             "train_top1": head.train_top1,
             **calibrated,
             "converged": head.converged,
@@ -195,7 +197,7 @@ def _curve_point(share: float, task: Task, data: Data, test: Part, file, setting
     counts = np.maximum(1, np.round(share * np.bincount(data.train.labels)).astype(int))
     train = few(data.train, counts, seed=task.seed)
     head = fit(task, Data(train, data.val, train), file, settings)
-    figures = accuracy.figures(_scores(head, test), test.labels, limits=INTERVALS[settings.intervals][0])
+    figures = accuracy.figures(Scored(_scores(head, test), test.labels), limits=INTERVALS[settings.intervals][0])
     return {"n_train": len(train)} | {name: figures[name] for name in ("top1", "top1_low", "top1_high")}
 
 

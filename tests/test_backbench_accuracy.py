@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbench import accuracy as metrics
+from backbench import calibration
+from backbench.accuracy import top_k
 from backbench.statistics import interval, wilson
 
 SCORES = np.array(
@@ -70,7 +73,7 @@ def test_one_class_present_and_no_error_is_the_plain_interval():
 @given(st.integers(0, 2**32 - 1), st.integers(2, 7), st.integers(1, 60))
 def test_every_interval_holds_its_figure(seed, k, n):
     rng = np.random.default_rng(seed)
-    figures = metrics.figures(rng.normal(size=(n, k)), rng.integers(0, k, n))
+    figures = metrics.figures(metrics.Scored(rng.normal(size=(n, k)), rng.integers(0, k, n)))
     for name in ("top1", "top5", "balanced"):
         assert 0 <= figures[f"{name}_low"] <= figures[name] <= figures[f"{name}_high"] <= 1
     assert figures["top1"] <= figures["top5"]
@@ -91,3 +94,22 @@ def test_balanced_covers_its_truth(accuracy, sizes):
         _, low, high = metrics.balanced(rng.random(len(labels)) < truth[labels], labels)
         held += low <= truth.mean() <= high
     assert held >= 1880
+
+
+def test_softmax_by_blocks_is_that_of_all_at_once(rng, monkeypatch):
+    scores, labels = rng.normal(size=(100, 7)).astype("f4") * 30, rng.integers(0, 7, 100)
+    whole = metrics.Scored(scores, labels).softmax(2.0)
+    monkeypatch.setattr(metrics, "BLOCK", 20)
+    for part, all_at_once in zip(metrics.Scored(scores, labels).softmax(2.0), whole, strict=True):
+        assert (part == all_at_once).all()
+    logs = scipy.special.log_softmax(scores.astype(float) / 2, axis=1)
+    np.testing.assert_allclose(whole[0], -logs[np.arange(100), labels], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(whole[1], np.exp(logs).max(axis=1), rtol=1e-6)
+
+
+def test_what_is_computed_once_is_kept(rng, monkeypatch):
+    scored, calls = metrics.Scored(rng.normal(size=(50, 4)), rng.integers(0, 4, 50)), []
+    monkeypatch.setattr(metrics, "top_k", lambda *a, **k: calls.append(k) or top_k(*a, **k))
+    metrics.figures(scored)
+    calibration.assess(scored, t=2.0)
+    assert calls == [{"k": 1}, {"k": 4}]

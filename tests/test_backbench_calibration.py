@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from backbench import accuracy as metrics
 from backbench import calibration
+from backbench.accuracy import Scored
 
 LOGITS = np.log([[0.9, 0.06, 0.04], [0.5, 0.3, 0.2], [0.2, 0.7, 0.1], [0.4, 0.35, 0.25]])
 LABELS = np.array([0, 0, 2, 0])
@@ -27,12 +28,12 @@ def test_nll_by_hand_and_however_large_the_scores():
 
 def test_ece_by_hand():
     # Two bins: 0.5 and 0.4 in (0, 0.5], both right: |1 - 0.45| * 2/4; 0.9 right and 0.7 wrong: |0.5 - 0.8| * 2/4.
-    assert calibration.ece(LOGITS, LABELS, bins=2) == pytest.approx(0.55 / 2 + 0.3 / 2)
-    found = calibration.reliability(LOGITS, LABELS, bins=2)
+    assert calibration.ece(Scored(LOGITS, LABELS), bins=2) == pytest.approx(0.55 / 2 + 0.3 / 2)
+    found = calibration.reliability(Scored(LOGITS, LABELS), bins=2)
     assert found["n"] == [2, 2]
     assert found["confidence"] == pytest.approx([0.45, 0.8])
     assert found["accuracy"] == [1, 0.5]
-    assert calibration.reliability(LOGITS[:1], LABELS[:1], bins=2) == {
+    assert calibration.reliability(Scored(LOGITS[:1], LABELS[:1]), bins=2) == {
         "n": [0, 1],
         "confidence": [None, pytest.approx(0.9)],
         "accuracy": [None, 1],
@@ -50,7 +51,7 @@ def test_nll_and_ece_are_guos_sums(seed, k, n):
         inside = (p.max(1) > m / 15) & (p.max(1) <= (m + 1) / 15)
         if inside.any():
             total += inside.mean() * abs((p.argmax(1) == labels)[inside].mean() - p.max(1)[inside].mean())
-    assert calibration.ece(scores, labels) == pytest.approx(total)
+    assert calibration.ece(Scored(scores, labels)) == pytest.approx(total)
 
 
 def test_temperature_is_the_least_of_its_objective():
@@ -103,7 +104,7 @@ def test_one_error_in_a_small_val_does_not_decide():
 def test_predicted_is_the_highest_score_and_a_tie_is_no_hit():
     scores = np.array([[1, 3, 2], [2, 2, 1], [2, 2, 1], [0, 1, 1], [5, 5, 5]], "f4")
     labels = np.array([1, 0, 1, 0, 0])
-    assert calibration.predicted(scores, labels).tolist() == [1, 1, 0, 1, 1]
+    assert Scored(scores, labels).predicted.tolist() == [1, 1, 0, 1, 1]
 
 
 @settings(max_examples=50, deadline=None)
@@ -111,7 +112,7 @@ def test_predicted_is_the_highest_score_and_a_tie_is_no_hit():
 def test_predicted_agrees_with_top_1(seed, k, n):
     rng = np.random.default_rng(seed)
     scores, labels = rng.integers(0, 4, (n, k)), rng.integers(0, k, n)
-    said = calibration.predicted(scores, labels)
+    said = Scored(scores, labels).predicted
     assert ((said == labels) == metrics.top_k(scores, labels, k=1)).all()
     assert (scores[np.arange(n), said] == scores.max(axis=1)).all()
 
@@ -146,15 +147,15 @@ def test_votes_become_logits_of_the_same_order():
 
 def test_assess_keeps_what_a_reader_needs():
     val, test = draw(200, 3, seed=0), draw(300, 3, seed=1)
-    figures, kept = calibration.assess(3 * test[0], test[1], val_scores=3 * val[0], val_labels=val[1])
+    figures, kept = calibration.assess(Scored(3 * test[0], test[1]), val=Scored(3 * val[0], val[1]))
     assert figures["temperature"] == pytest.approx(3, rel=0.3)
     assert figures["nll_scaled"] < figures["nll"]
     assert figures["ece_scaled"] < figures["ece"]
     assert all(type(value) is float for value in figures.values())
-    assert np.mean(np.array(kept["predicted"]) == kept["labels"]) == metrics.figures(*test)["top1"]
+    assert np.mean(np.array(kept["predicted"]) == kept["labels"]) == metrics.figures(Scored(*test))["top1"]
     bins = kept["calibration"]["after"]
     told = np.dot(bins["n"], [mean or 0 for mean in bins["confidence"]]) / sum(bins["n"])
     assert np.mean(kept["confidence"]) == pytest.approx(told, abs=1e-4)
     assert kept["labels"] == test[1].tolist()
     assert sum(kept["calibration"]["before"]["n"]) == sum(kept["per_class"]["n"]) == 300
-    assert calibration.ece(test[0] * 3 / figures["temperature"], test[1]) == figures["ece_scaled"]
+    assert calibration.ece(Scored(test[0] * 3 / figures["temperature"], test[1])) == figures["ece_scaled"]

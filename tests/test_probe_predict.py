@@ -48,7 +48,7 @@ def test_classes_are_matched_by_name_and_those_unknown_left_out(tmp_path, stored
     sure = [1 / (1 + 2 * np.exp(-4 * score)) for score in (3, 2, 1, 5)]
     np.testing.assert_allclose(found.probability, sure)
     assert (found.n_scored, found.n_unknown, found.n_seen) == (2, 2, 0)
-    assert found.figures == accuracy.figures(np.array([[3, 0, 0], [0, 5, 0]]), np.array([0, 1]))
+    assert found.figures == accuracy.figures(accuracy.Scored(np.array([[3, 0, 0], [0, 5, 0]]), np.array([0, 1])))
     assert found.figures["top1"] == 1
 
 

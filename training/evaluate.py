@@ -60,13 +60,14 @@ def assess(scores: np.ndarray, val_scores: np.ndarray | None, imageset, rows: di
 
     ``rows`` are the images' numbers by split.
     """
-    labels, val_labels = imageset.labels[rows["test"]], imageset.labels[rows["val"]]
-    calibrated, kept = calibration.assess(scores, labels, val_scores=val_scores, val_labels=val_labels, t=t)
+    scored = accuracy.Scored(scores, imageset.labels[rows["test"]])
+    val = None if t is not None else accuracy.Scored(val_scores, imageset.labels[rows["val"]])
+    calibrated, kept = calibration.assess(scored, val=val, t=t)
     figures = {
         "shots": None,
         **{f"n_{split}": len(rows[split]) for split in ("train", "val", "test")},
         "n_classes": len(imageset.class_names),
-        **accuracy.figures(scores, labels),
+        **accuracy.figures(scored),
         **calibrated,
     }
     beside = {
