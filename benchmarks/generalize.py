@@ -40,7 +40,6 @@ def measure(model: str, n: int, rounds: int) -> dict:
     """The figures, of a probe's head on digits and ``n`` pictures from elsewhere."""
     import torch
 
-    from backbench.cache import schema
     from backbench.data import maps, registry
     from backbench.devices import pick_device
     from backbench.extract import pipeline
@@ -52,7 +51,7 @@ def measure(model: str, n: int, rounds: int) -> dict:
     home = Path(tempfile.mkdtemp())
     place, results = home / "cache", home / "results"
     how = {"data_root": home, "device": "auto", "seed": 42, "download": False, "exif": "ignore", "on_error": "fail"}
-    how |= {"place": lambda *pair: schema.default_path(place, *pair), "cards": place, "results_dir": results}
+    how |= {"cache_dir": place, "results_dir": results}
     how |= {"weights": "random"}
     _, faults = pipeline.extract_all([model], ["digits"], if_busy="refuse", **how)
     faults.stop()

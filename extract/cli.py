@@ -191,14 +191,13 @@ def main(models, datasets, cache_dir, results_dir, out, as_json, **how):
         raise UsageError("--shard is one part of a run, --workers and --scheduler share a whole one out: not together.")
     if how["views_as"] == "rows" and (how["shard"] or how["workers"] or how["scheduler"]):
         raise UsageError("--views-as rows can't be shared out: leave out --shard, --workers and --scheduler.")
-    from backbench.cache import schema
     from backbench.extract import pipeline
 
     done, faults = pipeline.extract_all(
         models,
         datasets,
-        place=lambda *pair: out or schema.default_path(cache_dir, *pair),
-        cards=cache_dir,
+        cache_dir=cache_dir,
+        out=out,
         results_dir=results_dir,
         **how,
     )

@@ -3,102 +3,38 @@
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from backbench import UserError
-from backbench.cache import locking, schema
+from backbench.cache import locking
 from backbench.cache.shards import choosing, look
 from backbench.cache.writer import Writer
 from backbench.devices import device_name
 from backbench.extract.engine import Engine, choose, compiled, say
 from backbench.extract.guard import InputGuard
+from backbench.extract.plan import Planned, Settings
 from backbench.extract.preprocess import Pixels
-from backbench.extract.versions import versions
 
 SEEN = 4
 """The input guard looks at every fourth row of pixels, a fiftieth of a fast backbone's time."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How to run: ``precision`` and ``compile`` auto take what is fastest, if its features agree with float32's."""
-
-    device: object
-    precision: str = "auto"
-    compile: str = "auto"  # auto, on, off
-    batch_size: int | None = None  # 32, on a GPU 128
-    threads: int | None = None  # for decoding: one a core, at most 8
-    dtype: str = "float32"
-    input_guard: bool = True
-    skip_unreadable: bool = False
-    overwrite: bool = False
-    wait: bool = False  # for another run on the same file, or refuse
-    seed: int = 42
-    views: int = 1
-    views_as: str = "mean"  # or rows, see extract.views
-
-    @property
-    def images_a_batch(self) -> int:
-        """Rows computed side by side; the same whatever runs beside them."""
-        return self.batch_size or batch_size(self.device.type)
-
-
-def batch_size(device_type: str) -> int:
-    """Images a forward pass where nothing is asked for."""
-    return 128 if device_type == "cuda" else 32
-
-
-def identity(imageset, backbone, settings: Settings, *, views: str = "plain") -> dict:
-    """What the features will be. ``precision`` and ``compiled`` are None while that is left open, and the versions are
-    left out for a backbone without its model (``extract.known.Card``)."""
-    shard = {}
-    if imageset.span:
-        start, stop, n = imageset.span
-        shard = {schema.SHARD: {"rows": [start, stop], "of": n, "batch_size": settings.images_a_batch}}
-    return {
-        "schema": schema.SCHEMA,
-        "model": backbone.name,
-        "weights": backbone.weights,
-        "weights_sha256": backbone.weights_sha256,
-        "transform": {k: list(v) if isinstance(v, tuple) else v for k, v in backbone.config.items()}
-        | {"exif": imageset.exif},
-        "pooling": backbone.pooling,
-        "layer": backbone.layer,
-        "pool": backbone.pool,
-        "views": views,
-        "dtype": settings.dtype,
-        "precision": None if settings.precision == "auto" else settings.precision,
-        "compiled": False if settings.compile == "off" else None,
-        "dataset": imageset.name,
-        "dataset_digest": imageset.digest,
-        "images_digest": imageset.images_digest,
-        "test_digest": imageset.test_digest,
-        "seed": settings.seed,
-        "input_scale": backbone.scale,
-        "versions": versions(settings.device) if backbone.model else {},
-        **shard,
-    }
-
-
 class Lane:
-    """A backbone and the feature file at ``place(label)`` of ``rows``, an image set's ``extract.views.Rows``.
+    """A backbone and its planned feature file of ``rows``, an image set's ``extract.views.Rows``.
 
     A UserError ends the lane, not those beside it: it is kept in ``fault``. ``complete`` says that there was nothing to
     do, ``trial`` what its engine was chosen by.
     """
 
-    def __init__(self, imageset, backbone, place, settings: Settings, rows):
-        self.imageset, self.backbone, self.settings, self.rows = imageset, backbone, settings, rows
+    def __init__(self, planned: Planned, settings: Settings, rows):
+        self.imageset, self.backbone, self.settings, self.rows = planned.imageset, planned.backbone, settings, rows
+        backbone = self.backbone
         self.fault: UserError | None = None
         self.complete, self.writer, self.trial = False, None, {}
         self.unread = False  # whether images could not be read that this file lacks
         self.pixels = Pixels(backbone)
-        self.wanted = identity(imageset, backbone, settings, views=rows.name)
-        self.label = schema.label(self.wanted)
-        self.path = Path(place(self.label))
+        self.wanted, self.label, self.path = planned.wanted, planned.label, planned.path
         self.guard = InputGuard(
             backbone.config["mean"], backbone.config["std"], name=backbone.name, scale=backbone.scale
         )
@@ -155,7 +91,7 @@ class Lane:
                 return
             model = self.backbone.from_pixels.to(self.settings.device, memory_format=torch.channels_last)
             engine = self.engine = self._engine(model, first)
-            self.wanted |= {"precision": engine.precision, "compiled": engine.compiled}
+            self.wanted = self.wanted | {"precision": engine.precision, "compiled": engine.compiled}
             rows = self.rows
             self.writer = Writer(
                 self.path,

@@ -1,6 +1,5 @@
 """Many backbones over many image sets: everything a request names is checked before the first image is read."""
 
-import functools
 import json
 import sys
 from dataclasses import replace
@@ -8,12 +7,12 @@ from pathlib import Path
 
 from backbench import Faults, UserError, rows
 from backbench.allocator import keep_freed_memory
-from backbench.cache import schema, writer
+from backbench.cache import writer
 from backbench.cache.features import summary
 from backbench.data import registry
 from backbench.devices import memory, pick_device
-from backbench.extract import backbone_info, backbones, names, shards, views
-from backbench.extract.extraction import Settings, identity
+from backbench.extract import backbone_info, backbones, names, plan, shards
+from backbench.extract.plan import Settings
 
 MODELS_SHARE = 1 / 8
 """Of the memory of the device, or the machine, that the weights of backbones which share a pass may take. A compiled
@@ -25,14 +24,13 @@ TOLD = ("dataset_digest", "weights_sha256", "layer", "pool", "views", "dtype", "
 
 
 def extract_all(
-    models, datasets, *, place, cards, results_dir, weights, data_root, device, seed, download, exif, on_error,
+    models, datasets, *, cache_dir, results_dir, out=None, weights, data_root, device, seed, download, exif, on_error,
     if_busy, layers=("last",), pool="default", input_scale=1.0, shard=None, workers=None, scheduler=None, **settings,
 ) -> tuple[list[dict], Faults]:  # fmt: skip
     """Extract every layer of every model on every data set, in one pass over a data set for as many as memory holds.
 
-    ``place(dataset, label)`` names the file, see ``cache.layout.label``; ``settings`` are ``extract.lane.Settings``'.
-    ``cards`` is the folder of ``extract.known``. ``shard`` (number, count) does a part of the rows, ``workers`` and
-    ``scheduler`` share them out.
+    The files lie in ``cache_dir``, or the only one at ``out``; ``settings`` are those of ``extract.plan.Settings``.
+    ``shard`` (number, count) does a part of the rows, ``workers`` and ``scheduler`` share them out.
     Returns the figures of each finished file, and the faults met on the way: one request that fails doesn't stop the
     others. Raises UsageError or UserError, before any work, with everything that is wrong in the request itself.
     """
@@ -40,7 +38,7 @@ def extract_all(
     skip, wait = on_error == "skip", if_busy == "wait"
     how = Settings(device=None, seed=seed, skip_unreadable=skip, wait=wait, **settings)
     found = [
-        backbone_info.card(cards, model, layer, pool, weights=weights, seed=seed, scale=input_scale)
+        backbone_info.card(cache_dir, model, layer, pool, weights=weights, seed=seed, scale=input_scale)
         for model in names.spelled(models)
         for layer in layers
         if device in ("auto", "cpu") and not shard
@@ -51,7 +49,7 @@ def extract_all(
     for name in dict.fromkeys(datasets):
         with faults.collect():
             imagesets.append(registry.load(name, data_root=data_root, seed=seed, download=download, exif=exif))
-    if found and not faults.errors and (done := _finished(found, imagesets, place, how)):
+    if found and not faults.errors and (done := _finished(found, imagesets, how, out, cache_dir)):
         for figures in done:
             with faults.collect():
                 _keep(results_dir, figures, seed)
@@ -74,7 +72,7 @@ def extract_all(
         for layer in layers:
             with faults.collect():
                 tapped = tap(backbone, layer, pool)
-                backbone_info.note(cards, tapped, layer, pool, weights=weights, seed=seed)
+                backbone_info.note(cache_dir, tapped, layer, pool, weights=weights, seed=seed)
                 if tapped.layer not in seen:
                     seen.add(tapped.layer)
                     yield tapped
@@ -84,7 +82,8 @@ def extract_all(
         for imageset in imagesets:
             outcomes = []
             with faults.collect():
-                outcomes = spread.extract(imageset, together, functools.partial(place, imageset.name), settings)
+                files = [plan.planned(imageset, one, settings, out, cache_dir=cache_dir) for one in together]
+                outcomes = spread.extract(files, settings)
             for outcome in outcomes:
                 if outcome.fault in faults.errors:  # unreadable images, said once for all backbones
                     continue
@@ -100,20 +99,18 @@ def extract_all(
     return done, faults
 
 
-def _finished(cards, imagesets, place, settings) -> list[dict] | None:
+def _finished(backbones, imagesets, settings, out, cache_dir) -> list[dict] | None:
     """The figures of what was asked for, where all of it is there already."""
     done = {}
     for imageset in imagesets:
-        for card in cards:
-            rows = views.rows(imageset, settings.views, settings.views_as)
-            wanted = identity(imageset, card, settings, views=rows.name)
-            path = Path(place(imageset.name, schema.label(wanted)))
+        for backbone in backbones:
+            file = plan.planned(imageset, backbone, settings, out, cache_dir=cache_dir)
             try:
-                if writer.look(path, wanted, overwrite=settings.overwrite)[0] != "complete":
+                if writer.look(file.path, file.wanted, overwrite=settings.overwrite)[0] != "complete":
                     return None
             except UserError:  # said with all that belongs to it by who goes the whole way
                 return None
-            done[path] = summary(path) | {"already": True, "trial": {}}
+            done[file.path] = summary(file.path) | {"already": True, "trial": {}}
     return list(done.values())
 
 

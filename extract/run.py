@@ -11,7 +11,8 @@ import numpy as np
 from backbench import UserError
 from backbench.extract import views
 from backbench.extract.engine import say
-from backbench.extract.extraction import Lane, Settings
+from backbench.extract.extraction import Lane
+from backbench.extract.plan import Planned, Settings, planned
 from backbench.extract.preprocess import Reader
 from backbench.progress import progress
 
@@ -40,8 +41,8 @@ class UnreadableImages(UserError):
         return type(self), (self.dataset, self.reasons)
 
 
-def extract(imageset, backbones, place, settings: Settings) -> list[Lane]:
-    """Bring the feature file at ``place(label)`` of each backbone to its end, and give what became of each, in order.
+def extract(files: list[Planned], settings: Settings) -> list[Lane]:
+    """Bring each planned feature file, all of one data set, to its end, and give what became of each, in order.
 
     All rows are computed, or those still pending, or none where it is finished. Rows are computed in fixed groups of
     ``images_a_batch`` neighbours, so that a stopped and resumed run, or one beside other backbones, computes each row
@@ -56,8 +57,9 @@ def extract(imageset, backbones, place, settings: Settings) -> list[Lane]:
     """
     import torch
 
+    imageset = files[0].imageset
     rows = views.rows(imageset, settings.views, settings.views_as)
-    lanes = [Lane(imageset, backbone, place, settings, rows) for backbone in backbones]
+    lanes = [Lane(file, settings, rows) for file in files]
     unreadable: dict[str, None] = {}
     with ThreadPoolExecutor(settings.threads or min(8, os.cpu_count() or 1)) as pool, torch.inference_mode():
         try:
@@ -89,7 +91,7 @@ def extract(imageset, backbones, place, settings: Settings) -> list[Lane]:
 
 def extract_one(imageset, backbone, path, settings: Settings) -> bool:
     """``extract`` of one backbone, to ``path``. False where the file was finished already; raises what went wrong."""
-    (lane,) = extract(imageset, [backbone], lambda _: path, settings)
+    (lane,) = extract([planned(imageset, backbone, settings, path)], settings)
     if lane.fault:
         raise lane.fault
     return not lane.complete

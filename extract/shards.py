@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from backbench import UsageError, UserError, cluster
+from backbench import UserError, cluster
 from backbench.allocator import keep_freed_memory
 from backbench.cache import locking, merge, schema, shards
 from backbench.cache.writer import look
 from backbench.data.imageset import ImageSet
 from backbench.devices import pick_device
-from backbench.extract import backbones, extraction, run, views, workers
+from backbench.extract import backbones, plan, run, workers
+from backbench.extract.plan import Planned
 from backbench.progress import progress
 
 WATCH_EVERY = 1.0
@@ -38,7 +39,7 @@ class Task:
     weights: str
     path: Path
     device: str
-    settings: extraction.Settings
+    settings: plan.Settings
 
 
 class Outcome(NamedTuple):
@@ -60,48 +61,35 @@ class Spread:
     workers: int | None = None
     scheduler: str | None = None
 
-    def extract(self, imageset, backbones, place, settings) -> list[Outcome]:
+    def extract(self, files: list[Planned], settings) -> list[Outcome]:
         """``run.extract`` of what is this run's to do. Several processes share out one backbone after the other."""
         if self.workers or self.scheduler:
-            return [self._by_workers(imageset, backbone, place, settings) for backbone in backbones]
+            return [self._by_workers(file, settings) for file in files]
         if not self.shard:
-            lanes = run.extract(imageset, backbones, place, settings)
+            lanes = run.extract(files, settings)
             return [Outcome(done.path, done.complete, done.trial, done.fault) for done in lanes]
-        rows = part(imageset, *self.shard, batch_size=settings.images_a_batch)
-        lanes = run.extract(rows, backbones, lambda label: shards.path_of(place(label), *self.shard), settings)
-        paths = [done.path if done.path.exists() else place(done.label) for done in lanes]
+        lanes = run.extract([file.part(*self.shard, settings) for file in files], settings)
+        paths = [done.path if done.path.exists() else file.path for done, file in zip(lanes, files, strict=True)]
         return [Outcome(path, done.complete, done.trial, done.fault) for path, done in zip(paths, lanes, strict=True)]
 
-    def _by_workers(self, imageset, backbone, place, settings) -> Outcome:
-        wanted = extraction.identity(imageset, backbone, settings, views=views.rows(imageset, settings.views).name)
+    def _by_workers(self, file: Planned, settings) -> Outcome:
+        path, fresh, fault = file.path.absolute(), False, None
         if self.scheduler:  # the workers pick their device
-            wanted["versions"].pop("device")
-        path, fresh, fault = Path(place(schema.label(wanted))).absolute(), False, None
+            file.wanted["versions"].pop("device")
         try:
-            fresh = extract(imageset, backbone, path, settings, self, wanted=wanted)
+            fresh = extract(replace(file, path=path), settings, self)
         except UserError as error:
             fault = error
         return Outcome(path, not fresh, {}, fault)
 
 
-def part(imageset, number: int, count: int, *, batch_size: int) -> ImageSet:
-    """The rows of shard ``number`` (from 1) of ``count``, as a set.
-
-    Raises UsageError where there are fewer batches than shards: some shard would be empty.
-    """
-    if count > -(-len(imageset) // batch_size):
-        raise UsageError(
-            f"{len(imageset):,} images in batches of {batch_size} can't be cut into {count} shards. Take fewer."
-        )
-    return imageset.part(*shards.span(len(imageset), number, count, batch_size=batch_size))
-
-
-def extract(imageset, backbone, path: Path, settings, spread: Spread, *, wanted: dict) -> bool:
+def extract(file: Planned, settings, spread: Spread) -> bool:
     """``run.extract`` of one backbone by several processes here, or on a Dask cluster, to the same file.
 
     Shards that were begun go on as they were, whatever ``workers`` is now. On a cluster ``workers`` is the number of
     ranges, by default one a worker of the cluster, and ``device`` is picked there.
     """
+    imageset, backbone, path, wanted = file.imageset, file.backbone, file.path, file.wanted
     if look(path, wanted, overwrite=settings.overwrite)[0] == "complete":
         return False
     with locking.hold(path, wait=settings.wait):
@@ -124,19 +112,13 @@ def extract(imageset, backbone, path: Path, settings, spread: Spread, *, wanted:
             if client:
                 task = replace(task, device=client.submit(_kind_of_device, task, pure=False).result())
                 count = count or len(client.nthreads())
-            size = settings.batch_size or extraction.batch_size(task.device if client else settings.device.type)
+            size = settings.batch_size or plan.batch_size(task.device if client else settings.device.type)
             begun = _begun(path, wanted, batch_size=size, n=len(imageset), overwrite=settings.overwrite)
             count = begun or min(count, -(-len(imageset) // size))
             settings = replace(task.settings, batch_size=size)
-            tasks = [
-                replace(
-                    task,
-                    imageset=part(imageset, number, count, batch_size=size),
-                    path=shards.path_of(path, number, count),
-                    settings=settings,
-                )
-                for number in range(1, count + 1)
-            ]
+            whole = replace(file, imageset=imageset)
+            parts = [whole.part(number, count, settings) for number in range(1, count + 1)]
+            tasks = [replace(task, imageset=one.imageset, path=one.path, settings=settings) for one in parts]
             with _watched(tasks, f"{imageset.name} {backbone.name}"):
                 results = _on_cluster(tasks) if client else workers.run(work, tasks, spread.workers)
         _stop(results, imageset.name)

@@ -12,7 +12,7 @@ import numpy as np
 
 from backbench import UserError
 from backbench.cache.features import open_file
-from backbench.extract.extraction import Settings
+from backbench.extract.plan import Settings
 from backbench.extract.preprocess import scaled
 from backbench.extract.run import extract_one
 from backbench.finetune import model as models

@@ -7,7 +7,7 @@ import numpy as np
 
 from backbench import calibration
 from backbench.cache.schema import default_path
-from backbench.extract import backbones, extraction
+from backbench.extract import backbones, plan
 from backbench.extract.preprocess import scaled
 from backbench.finetune import initialize, model
 from backbench.finetune.dataloader import Images, cores
@@ -42,7 +42,7 @@ class Job(training.Job):
             said = {"head": "the probe's logistic, fitted on train"}
             model.linear(tuned)
             if not state.about(self.folder):  # which holds that head
-                how = extraction.Settings(device=self.accelerator.device, seed=settings.seed)
+                how = plan.Settings(device=self.accelerator.device, seed=settings.seed)
                 path = default_path(settings.cache_dir, self.imageset.name, self.backbone.name)
                 with self.accelerator.main_process_first():
                     said |= initialize.put(self.imageset, self.backbone, tuned, path, how)

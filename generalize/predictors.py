@@ -18,7 +18,7 @@ from backbench.cache.features import open_file
 from backbench.cache.schema import default_path
 from backbench.data import derived
 from backbench.data.imageset import ImageSet
-from backbench.extract import backbones, extraction, feature_tap
+from backbench.extract import backbones, feature_tap, plan
 from backbench.extract.run import extract_one
 from backbench.probe import head, predict
 from backbench.probe.subsets import Part
@@ -117,7 +117,7 @@ class Head(Trained):
         backbone = replace(backbones.create(identity["model"], weights=weights, seed=seed), scale=scale)
         backbone = feature_tap.tap(backbone, identity["layer"], identity["pool"])
         views = re.fullmatch(r"mean(\d{1,3})", identity["views"])
-        settings = extraction.Settings(
+        settings = plan.Settings(
             device=device,
             precision="auto" if (identity["precision"], device.type) == ("float16", "cpu") else identity["precision"],
             compile="auto" if identity.get("compiled") else "off",  # alike to the last digit, where that can be
@@ -161,7 +161,7 @@ class Checkpoint(Trained):
             self.model, self.tag, backbones.digest(tuned.model), network, tuned.config, layer="logits", pool="none"
         )
         how = {"precision": tuned.about["precision"], "compile": "off", "seed": self.seed}
-        return tuned_to, extraction.Settings(device=device, **how)
+        return tuned_to, plan.Settings(device=device, **how)
 
     def check(self, file) -> None:
         if (file.identity["weights"], file.features.shape[1]) != (self.tag, len(self.classes)):

@@ -117,13 +117,13 @@ def test_what_was_begun_compiled_is_finished_so_or_not_at_all(tmp_path, monkeypa
     from backbench.cache.writer import Writer
     from backbench.data import registry
     from backbench.devices import pick_device
-    from backbench.extract import extraction
+    from backbench.extract import extraction, plan
     from backbench.extract.cli import main
 
     how = ["--model", "test_resnet", "--weights", "random", "--dataset", "digits", "--cache-dir", str(tmp_path)]
     how += ["--results-dir", str(tmp_path)]
     imageset, backbone = registry.load("digits", data_root=tmp_path), backbones.create("test_resnet", weights="random")
-    identity = extraction.identity(imageset, backbone, extraction.Settings(device=pick_device("cpu")))
+    identity = plan.identity(imageset, backbone, plan.Settings(device=pick_device("cpu")))
     identity |= {"precision": "float32", "compiled": True}
     path = tmp_path / "digits" / "test_resnet.h5"
     rows = {"labels": imageset.labels, "split": imageset.split, "ids": imageset.ids}

@@ -20,7 +20,7 @@ from backbench.cache import features, locking, schema, shards
 from backbench.cache.features import open_file
 from backbench.data import registry
 from backbench.extract import shards as sharing
-from backbench.extract.extraction import Settings
+from backbench.extract.plan import Settings
 from backbench.extract.run import UnreadableImages
 from tests.brake import Brake
 from tests.test_extract_run import images  # noqa: F401 - a fixture

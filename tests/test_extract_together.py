@@ -12,7 +12,7 @@ from backbench.cache import schema
 from backbench.cache.features import open_file
 from backbench.data import decode, registry
 from backbench.extract import backbones, pipeline, run
-from backbench.extract.extraction import Settings
+from backbench.extract.plan import Settings, planned
 
 CPU = torch.device("cpu")
 MODELS = ("test_resnet", "test_vit", "test_efficientnet")
@@ -40,7 +40,9 @@ def created():
 def extract(folder, place, together, **how):
     imageset = registry.load(f"folder:{folder}", data_root=folder)
     how = {"precision": "float32", "compile": "off", "batch_size": 8, **how}
-    return run.extract(imageset, together, lambda label: place / f"{label}.h5", Settings(device=CPU, **how))
+    settings = Settings(device=CPU, **how)
+    files = [planned(imageset, one, settings) for one in together]
+    return run.extract([replace(file, path=place / f"{file.label}.h5") for file in files], settings)
 
 
 def sha256s(place):

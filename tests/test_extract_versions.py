@@ -6,7 +6,7 @@ import torch
 
 from backbench import version
 from backbench.cache import schema
-from backbench.extract import extraction
+from backbench.extract import plan
 from backbench.extract import versions as made
 from backbench.extract.engine import Engine
 from backbench.extract.versions import versions
@@ -46,14 +46,14 @@ def test_an_unfinished_file_goes_on_with_what_it_was_begun_with(extract, images,
     content = broken.read_bytes()
     size = len(content)
     with monkeypatch.context() as patch:
-        patch.setattr(extraction, "versions", lambda device: versions(device) | {name: value})
+        patch.setattr(plan, "versions", lambda device: versions(device) | {name: value})
         broken.write_bytes(bytes(size))
         assert "can't be read" in extract("--precision", "float32", code=1).output
     broken.write_bytes(content)
     said = extract("--precision", "float32", code=1 if refused else 0).output
     assert (f"versions.{name}: the file has '{value}'" in said) is refused
     with monkeypatch.context() as patch:
-        patch.setattr(extraction, "versions", lambda device: versions(device) | {name: value})
+        patch.setattr(plan, "versions", lambda device: versions(device) | {name: value})
         extract("--precision", "float32")
     assert "already complete" in extract("--precision", "float32").output
 

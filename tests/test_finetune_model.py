@@ -10,7 +10,7 @@ import torch
 from backbench import UsageError, UserError
 from backbench.cache.features import open_file
 from backbench.extract import backbones
-from backbench.extract.extraction import Settings
+from backbench.extract.plan import Settings
 from backbench.finetune import initialize, strategies
 from backbench.finetune import model as models
 from backbench.finetune.recipe import make

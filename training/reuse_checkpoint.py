@@ -13,7 +13,7 @@ from backbench.cache.schema import default_path
 from backbench.data import registry
 from backbench.devices import device_name
 from backbench.extract.backbones import Backbone
-from backbench.extract.extraction import Settings
+from backbench.extract.plan import Settings
 from backbench.extract.run import extract_one
 from backbench.training import checkpoint as checkpoints
 from backbench.training import checkpoint_kind, evaluate
