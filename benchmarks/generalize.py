@@ -57,9 +57,9 @@ def measure(model: str, n: int, rounds: int) -> dict:
     faults.stop()
     study.probe_all([place], ["ridge"], results_dir=results, settings=run.Settings(), save=home / "heads")[1].stop()
     (head,), device = predictors.find(home / "heads", home / "runs")[0], pick_device("auto")
-    source = head.on(registry.load("digits", data_root=home), cache_dir=place, device=device, test_only=True)
+    source = head.scores_on(registry.load("digits", data_root=home), cache_dir=place, device=device, test_only=True)
     there = registry.load(f"folder:{pictures(home / 'there', n)}", data_root=home)
-    head.on(there, cache_dir=place, device=device)
+    head.scores_on(there, cache_dir=place, device=device)
     backbone, settings = head.backbone(device)
     backbone.model.to(device, memory_format=torch.channels_last)
 
@@ -71,7 +71,7 @@ def measure(model: str, n: int, rounds: int) -> dict:
         return head.saved.head.scores(np.concatenate(features))
 
     def cached():
-        return head.on(there, cache_dir=place, device=device)
+        return head.scores_on(there, cache_dir=place, device=device)
 
     groups = maps.between("digits", head.classes, there.name, there.class_names)
     seconds, found = {"direct": [], "cached": [], "row": []}, {}

@@ -1,1 +1,1 @@
-"""Everything trained, on images from elsewhere: Phase 4, the command ``finetune generalize``."""
+"""Phase 4: everything that was trained, on other data sets and on corrupted images: ``finetune generalize``."""

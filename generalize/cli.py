@@ -1,4 +1,4 @@
-"""``finetune generalize``: everything that was trained, on images of another source or made worse."""
+"""``finetune generalize``: everything that was trained, tested on other data sets and on corrupted images."""
 
 import json
 
@@ -11,11 +11,12 @@ from backbench.generalize.options import elsewhere
 @click.command(cls=options.Command, renamed={"--shift": "--corruption"})
 @elsewhere
 def main(datasets, corruptions, heads, runs, sources, models, methods, as_json, device, unknown, **how):
-    """Everything that was trained, on images of another source: what of its accuracy is left?
+    """Test everything that was trained on other data sets and on corrupted images.
 
-    Probe heads (probe --save heads) and checkpoints are found by themselves. New images are seen once a backbone; the
-    same command again takes milliseconds a head. Classes are matched by maps that are shipped (caltech256 and cifar100
-    to openimages, caltech256 to office_shift), by equal names, or by --map FILE: backbench data map proposes one.
+    The command finds probe heads (probe --save heads) and checkpoints by itself. Each backbone sees new images once;
+    the same command again takes milliseconds for each head. Classes are matched by the maps that are shipped
+    (caltech256 and cifar100 to openimages, caltech256 to office_shift), by equal names, or by --map FILE. The command
+    backbench data map drafts such a file.
 
     \b
     Examples:
@@ -33,6 +34,7 @@ def main(datasets, corruptions, heads, runs, sources, models, methods, as_json, 
     from backbench.generalize import predictors
     from backbench.generalize import run as evaluation
     from backbench.generalize.corruptions import LEVELS
+    from backbench.generalize.plan import Request, choose
 
     registry.check(*datasets, *sources, *([unknown] if unknown else []))
     place = pick_device(device)
@@ -40,21 +42,21 @@ def main(datasets, corruptions, heads, runs, sources, models, methods, as_json, 
     if not things:
         faults.stop()
         raise UserError(
-            f"nothing trained lies under {heads} or {runs}. Make heads with: probe --features cache --save heads; or "
-            "checkpoints with: finetune simple --model resnet50 --dataset caltech256"
+            f"No head or checkpoint lies under {heads} or {runs}. Make heads with: probe --features cache --save heads; "
+            "or checkpoints with: finetune simple --model resnet50 --dataset caltech256"
         )
-    chosen = evaluation.choose(things, sources=sources, models=models, methods=methods)
+    chosen = choose(things, sources=sources, models=models, methods=methods)
     keep_freed_memory()
-    request = evaluation.Request(chosen, place, sources=sources, unknown=unknown, **how)
+    request = Request(chosen, place, sources=sources, unknown=unknown, **how)
     kinds = dict.fromkeys(name for given in corruptions for name in (LEVELS if given == "all" else [given]))
-    found, met = evaluation.run(request, list(dict.fromkeys(datasets)), list(kinds))
+    found, skipped, met = evaluation.run(request, list(dict.fromkeys(datasets)), list(kinds))
     faults.errors += met.errors
-    for line in dict.fromkeys(request.skipped):
-        click.echo(f"Passed over: {line}", err=True)
+    for line in dict.fromkeys(skipped):
+        click.echo(f"Skipped: {line}", err=True)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     elif found:
         click.echo(evaluation.table(found))
     if not (found or faults.errors):
-        raise UserError("nothing could be evaluated: see what was passed over, and why.")
+        raise UserError("Nothing could be evaluated. The lines above say what was skipped, and why.")
     faults.stop()

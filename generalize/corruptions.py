@@ -1,7 +1,7 @@
-"""Pictures made worse on purpose, the same in every run: blur, noise, JPEG and low resolution at five strengths.
+"""Corrupted images, the same in every run: blur, noise, JPEG and low resolution at five strengths.
 
 Blur, noise and JPEG are those of D. Hendrycks & T. Dietterich (2019), Benchmarking neural network robustness to common
-corruptions and perturbations, with its levels for ImageNet. They are meant for pictures of 224 pixels: a larger one is
+corruptions and perturbations, with its levels for ImageNet. They are meant for images of 224 pixels: a larger one is
 first brought to that on its shorter side, or resizing after them would undo what they did.
 """
 
@@ -42,7 +42,7 @@ def corrupt(image: Image.Image, corruption: str, strength: int, *, seed: int, id
     """A PIL RGB image at ``LEVELS[corruption][strength - 1]``. Noise depends on nothing but
     ``seed``, ``id``, the corruption and its strength.
 
-    Lower resolution leaves the size as it is, and a picture that has no more pixels than that untouched.
+    Lower resolution leaves the size as it is, and a image that has no more pixels than that untouched.
     """
     level = LEVELS[corruption][strength - 1]
     if corruption == "resolution":

@@ -1,4 +1,4 @@
-"""A head's figures on images from elsewhere: how much of its accuracy and of its certainty is left."""
+"""A head's figures on another data set: how much of its accuracy and of its calibration is left."""
 
 import numpy as np
 

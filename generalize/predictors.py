@@ -1,7 +1,7 @@
-"""What was trained, found by itself: probe heads and fine-tuned checkpoints, and their scores of any image set.
+"""Predictor models, which are found by themselves: probe heads and checkpoints, and their scores of any data set.
 
-Both go by feature files: a head scores the backbone's features, and of a checkpoint the logits are kept in one, so that
-no picture is seen twice by the same weights. Files of their own are named after the set's view (``+test``, ``+all``)
+Both use feature files. A head scores the backbone's features; a checkpoint's logits are kept in a file of their own, so
+that the same weights never see an image twice. Files of their own are named after the set's view (``+test``, ``+all``)
 and, for a checkpoint, its digest.
 """
 
@@ -36,7 +36,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Trained:
+class Predictor:
     """A head or a checkpoint, in ``folder``. ``about`` is what its JSON says; ``identity`` that of its training images
     and, of a head, of the features it takes."""
 
@@ -61,7 +61,7 @@ class Trained:
         """Found on the source's val."""
         return predict.temperature_of(self.row)
 
-    def on(self, imageset: ImageSet, *, cache_dir: Path, device, test_only: bool = False) -> Scores:
+    def scores_on(self, imageset: ImageSet, *, cache_dir: Path, device, test_only: bool = False) -> Scores:
         """Scores of every image of the set, or of its test images, by features that are there or are extracted now.
 
         Raises UserError where that isn't possible, or what is there was made otherwise.
@@ -91,7 +91,7 @@ class Trained:
             )
 
 
-class Head(Trained):
+class Head(Predictor):
     """A probe's."""
 
     own_view = False
@@ -140,7 +140,7 @@ class Head(Trained):
         return self.saved.head.over(Part(file.features, file.labels[rows], rows))
 
 
-class Checkpoint(Trained):
+class Checkpoint(Predictor):
     """finetune's or the CNN's: the logits of the whole network are kept."""
 
     own_view = True
@@ -201,7 +201,7 @@ KNOWN = {"precision": ("float32", "bfloat16", "float16"), "dtype": ("float32", "
 """The values of it that there are."""
 
 
-def find(heads: Path, runs: Path) -> tuple[list[Trained], Faults]:
+def find(heads: Path, runs: Path) -> tuple[list[Predictor], Faults]:
     """Every head below ``heads`` and checkpoint below ``runs``, by folder; and why some can't be used."""
     found, faults = [], Faults()
     for path in sorted(heads.rglob(head.ABOUT)):
@@ -214,7 +214,7 @@ def find(heads: Path, runs: Path) -> tuple[list[Trained], Faults]:
     return found, faults
 
 
-def _head(folder: Path) -> Trained:
+def _head(folder: Path) -> Predictor:
     saved = head.load(folder)
     identity = {**schema.PLAIN, **saved.identity}
     wrong = [key for key, kind in NEEDED.items() if not isinstance(identity.get(key), kind)]
@@ -225,7 +225,7 @@ def _head(folder: Path) -> Trained:
     return Head(folder, saved.classes, identity, saved.row, label, saved.method, seed)
 
 
-def _checkpoint(folder: Path) -> Trained | None:
+def _checkpoint(folder: Path) -> Predictor | None:
     about = checkpoint.read_about(folder)
     if about["ended"].startswith("diverged"):
         return None

@@ -1,21 +1,14 @@
-"""Everything trained, on images from elsewhere or made worse: one row a trained thing and target."""
+"""Everything trained, on other data sets and on corrupted images: one row for each trained model and target."""
 
 import hashlib
 import sys
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
 
-import numpy as np
-
-from backbench import Faults, UsageError, UserError, calibration, columns, details, identity, rows, statistics, suggest
-from backbench.data import maps, registry
+from backbench import Faults, UserError, calibration, columns, details, identity, rows, statistics
 from backbench.devices import device_name
 from backbench.generalize import corruptions, predictors
-from backbench.generalize import figures as elsewhere
-
-UNKNOWN = {"caltech256": "caltech256/clutter", "caltech101": "caltech101/background"}
-"""Pictures of no class that come with a set, used where they are there and the target has none itself."""
+from backbench.generalize import figures as figures_of
+from backbench.generalize.plan import Evaluation, Request, plan
 
 READINGS = (
     "top1: among all classes of the head, those of one target class together, their probabilities added at the head's "
@@ -25,192 +18,65 @@ READINGS = (
 """What a row says of its accuracies."""
 
 
-@dataclass
-class Request:
-    """What to evaluate, on what."""
-
-    things: list
-    device: object
-    cache_dir: Path
-    results_dir: Path
-    data_root: Path
-    map_file: Path | None = None
-    unknown: str | None = None
-    sources: tuple[str, ...] = ()
-    seed: int = 42
-    download: bool = False
-    skipped: list[str] = field(default_factory=list)
-    _sets: dict = field(default_factory=dict)
-    _scores: dict = field(default_factory=dict)
-
-    def imageset(self, name: str, thing):
-        """The set as the thing would have split and turned it."""
-        key = name, thing.identity["seed"], thing.exif
-        if key not in self._sets:
-            how = {"data_root": self.data_root, "seed": key[1], "exif": key[2], "download": self.download}
-            self._sets[key] = registry.load(name, **how)
-        return self._sets[key]
-
-    def origin(self, thing):
-        """The set that the thing was trained on. Raises UserError where it isn't there as it was."""
-        name = thing.source
-        if name not in registry.names():
-            given = [one for one in self.sources if ":" in one and self.imageset(one, thing).name == name]
-            if not given:
-                kind, _, what = name.partition("-")
-                raise UserError(
-                    f"where the images of {name} lie isn't kept: say it with --source {kind}:PATH-OF-{what}"
-                )
-            name = given[0]
-        found = self.imageset(name, thing)
-        if found.digest != thing.identity["dataset_digest"]:
-            raise UserError(
-                f"{thing.folder} was trained on other images of {thing.source} than there are in {found.root}, or on "
-                "another split: of these, none is sure to be new to it. Train it again"
-            )
-        return found
-
-    def own(self, thing) -> predictors.Scores:
-        """Its scores of its source's test images, kept for the next target."""
-        if thing.folder not in self._scores:
-            how = {"cache_dir": self.cache_dir, "device": self.device, "test_only": True}
-            self._scores = {thing.folder: thing.on(self.origin(thing), **how)}
-        return self._scores[thing.folder]
-
-
-def choose(things, *, sources=(), models=(), methods=()) -> list:
-    """Those named; all where nothing is. Raises UsageError for a name that fits none of them."""
-    faults = []
-    flat = tuple(registry_name(name) for name in sources)
-    for flag, given, of in (
-        ("--source", flat, lambda t: t.source),
-        ("--model", models, lambda t: t.model),
-        ("--method", methods, lambda t: t.method),
-    ):
-        known = sorted({of(thing) for thing in things})
-        faults += [
-            f"{flag} {name}: nothing trained is of that name.{suggest(name, known)} There are: {', '.join(known)}."
-            for name in given
-            if name not in known
-        ]
-    chosen = [
-        thing
-        for thing in things
-        if (not flat or thing.source in flat)
-        and (not models or thing.model in models)
-        and (not methods or thing.method in methods)
-    ]
-    if not (chosen or faults):
-        faults.append("nothing trained is all of that: --source, --model and --method leave nothing together.")
-    if faults:
-        raise UsageError(*faults)
-    return chosen
-
-
-def registry_name(given: str) -> str:
-    """How an image set given as folder:PATH and the like calls itself."""
-    kind, colon, path = given.partition(":")
-    return f"{kind}-{Path(path.partition('?')[0]).resolve().name}" if colon else given
-
-
-def run(request: Request, targets, kinds) -> tuple[list[dict], Faults]:
-    """The rows, added to the results, and the faults met: what fails stops nothing else. What can't be evaluated by its
-    nature (no classes in common, its own set) is in ``request.skipped``.
+def run(request: Request, targets, kinds) -> tuple[list[dict], list[str], Faults]:
+    """The rows, which are added to the results, what was skipped and why, and the faults: one stops nothing else.
 
     Raises UserError, before any work, with everything that is wrong in the request itself.
     """
-    found, faults = [], Faults()
-    for name in [*targets, *([request.unknown] if request.unknown else [])]:
-        with faults.collect():
-            request.imageset(name, request.things[0])
-    if request.map_file:
-        with faults.collect():
-            maps.read(request.map_file)
-    faults.stop()
-    for thing in request.things:
-        for name in targets:
-            with faults.collect():
-                if made := _on_target(request, thing, name):
-                    found.append(_kept(request, *made))
-        for name in kinds:
-            for strength in range(1, len(corruptions.LEVELS[name]) + 1):
-                with faults.collect():
-                    found.append(_kept(request, *_shifted(request, thing, name, strength)))
+    planned, found, own = plan(request, targets, kinds), [], {}
+    for one in planned.evaluations:
+        with planned.faults.collect():
+            folder = one.thing.folder
+            if folder not in own:  # the scores of the source's test images, for all targets of one model
+                own = {folder: one.thing.scores_on(one.origin, **_where(request), test_only=True)}
+            found.append(_measured(request, one, own[folder]))
+    faults = planned.faults
     faults.errors = list({error.faults: error for error in faults.errors}.values())  # met at every strength, said once
-    return found, faults
+    return found, planned.skipped, faults
 
 
-def _on_target(request: Request, thing, name: str):
-    imageset = request.imageset(name, thing)
-    who = f"{thing.folder} on {name}"
-    if imageset.digest == thing.identity["dataset_digest"]:
-        request.skipped.append(f"{who}: it was trained there")
-        return None
-    try:
-        groups = maps.between(thing.source, thing.classes, imageset.name, imageset.class_names, file=request.map_file)
-    except UserError as error:
-        if request.map_file:
-            raise
-        request.skipped.append(f"{who}: {error}")
-        return None
-    source, target = request.own(thing), thing.on(imageset, cache_dir=request.cache_dir, device=request.device)
+def _where(request: Request) -> dict:
+    return {"cache_dir": request.cache_dir, "device": request.device}
+
+
+def _measured(request: Request, one: Evaluation, source: predictors.Scores) -> dict:
+    """The row of one evaluation, written with its details. Raises UserError where images can't be read."""
+    target = one.thing.scores_on(one.target, **_where(request))
     started = time.perf_counter()
-    known, groups = groups.of_target[target.labels] >= 0, elsewhere.present(groups, target)
-    if not known.any() or not (groups.of_source[source.labels] >= 0).any():
-        request.skipped.append(f"{who}: there is no image of a class that corresponds, in it or in the source's test")
-        return None
-    figures, beside = _assess(thing, source, target, groups)
-    others, told = target.scores[~known], f"{imageset.name}, classes without a counterpart"
-    if request.unknown or not len(others):
-        told = request.unknown or _unknown(request, thing)
-        others = _unknown_scores(request, thing, told) if told else others
+    if one.corruption and target.ids != source.ids:
+        raise UserError(
+            f"{one.target.name} has other readable images than {one.origin.name}: mend those that can't be read"
+        )
+    known, groups = one.groups.of_target[target.labels] >= 0, figures_of.present(one.groups, target)
+    if not known.any():
+        raise UserError(f"{one.target.name}: no image of a class that corresponds can be read")
+    temperature = one.thing.temperature
+    figures, beside = figures_of.assess(
+        source, target, groups, one.thing.classes, t=temperature, paired=bool(one.corruption)
+    )
+    others, name = target.scores[~known], f"{one.target.name}, classes without a counterpart"
+    if one.unknown:
+        others, name = one.thing.scores_on(one.others, **_where(request)).scores, one.unknown
     if len(others):
-        figures |= {"unknown": told} | elsewhere.unknown(target.scores[known], others, t=thing.temperature)
-    figures |= {"target": imageset.name, "corruption": None}
-    return thing, imageset, target, figures, beside, started
+        figures |= {"unknown": name} | figures_of.unknown(target.scores[known], others, t=temperature)
+    figures |= {"target": one.target.name, "corruption": one.corruption}
+    if one.corruption:
+        figures |= {"strength": one.strength, "level": corruptions.LEVELS[one.corruption][one.strength - 1]}
+    return _kept(request, one, target, figures, beside, started)
 
 
-def _assess(thing, source, target, groups, **how):
-    return elsewhere.assess(source, target, groups, thing.classes, t=thing.temperature, **how)
-
-
-def _unknown(request: Request, thing) -> str | None:
-    name = UNKNOWN.get(thing.source)
-    return name if name and registry.there(name, request.data_root) else None
-
-
-def _unknown_scores(request: Request, thing, name: str) -> np.ndarray:
-    return thing.on(request.imageset(name, thing), cache_dir=request.cache_dir, device=request.device).scores
-
-
-def _shifted(request: Request, thing, name: str, strength: int):
-    origin, source = request.origin(thing), request.own(thing)
-    test = np.flatnonzero(origin.split == 2)
-    imageset = corruptions.corrupted(origin, test, name, strength, seed=request.seed)
-    target = thing.on(imageset, cache_dir=request.cache_dir, device=request.device)
-    started = time.perf_counter()
-    if target.ids != source.ids:
-        raise UserError(f"{imageset.name} has other readable images than {origin.name}: mend those that can't be read")
-    same = maps.Groups(thing.classes, *(np.arange(len(thing.classes)),) * 2)
-    groups = elsewhere.present(same, target)
-    figures, beside = _assess(thing, source, target, groups, paired=True)
-    level = corruptions.LEVELS[name][strength - 1]
-    figures |= {"target": imageset.name, "corruption": name, "strength": strength, "level": level}
-    return thing, imageset, target, figures, beside, started
-
-
-def _kept(request: Request, thing, imageset, target, figures, beside, started) -> dict:
-    """The row, written with its details."""
+def _kept(request: Request, one: Evaluation, target, figures, beside, started) -> dict:
+    thing = one.thing
     row = rows.make(
         "generalize",
-        dataset=imageset.name,
+        dataset=one.target.name,
         model=thing.model,
         method=thing.method,
         seed=thing.row.get("seed", thing.seed),
         figures={"source": thing.source, "trained": thing.folder, "shots": None, **figures}
         | {"val_top1": thing.row.get("val_top1"), "trained_key": identity.key(thing.row)}
-        | {"target_digest": imageset.images_digest}
-        | {"source_digest": request.origin(thing).images_digest},
+        | {"target_digest": one.target.images_digest}
+        | {"source_digest": one.origin.images_digest},
         protocol={
             "readings": READINGS,
             "classes": len(beside["class_names"]),

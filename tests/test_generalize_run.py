@@ -13,8 +13,9 @@ import backbench.extract.cli
 import backbench.probe.cli
 from backbench import UsageError, details, rows
 from backbench.cache.features import open_file
+from backbench.data import registry
 from backbench.finetune.cli import main
-from backbench.generalize import predictors, run
+from backbench.generalize import plan, predictors
 from backbench.probe import predict
 from backbench.training import checkpoint, evaluate
 from tests import tuning
@@ -137,15 +138,15 @@ def test_the_cached_path_is_the_direct_one(home, first):
     assert not faults.errors
     trained = next(thing for thing in things if isinstance(thing, predictors.Checkpoint))
     tuned = checkpoint.load(trained.folder)
-    imageset = run.registry.load(f"folder:{home / 'there'}", data_root=home)
+    imageset = registry.load(f"folder:{home / 'there'}", data_root=home)
     prepared = predictors.backbones.Backbone("test_resnet", "", "", tuned.model, tuned.config)
     direct = evaluate.logits(tuned.model, imageset, prepared, np.arange(len(imageset)), tuning.accelerator())
-    cached = trained.on(imageset, cache_dir=home / "cache", device=None)
+    cached = trained.scores_on(imageset, cache_dir=home / "cache", device=None)
     np.testing.assert_allclose(cached.scores, direct, atol=1e-5)
     assert (cached.scores.argmax(1) == direct.argmax(1)).all()
     logistic = next(thing for thing in things if thing.method == "logistic")
     said = predict.predict(logistic.folder, home / "cache" / "folder-there" / "test_resnet.h5")
-    by_head = logistic.on(imageset, cache_dir=home / "cache", device=None)
+    by_head = logistic.scores_on(imageset, cache_dir=home / "cache", device=None)
     assert [logistic.classes[k] for k in by_head.scores.argmax(1)] == said.classes
     assert by_head.ids == said.ids
 
@@ -180,14 +181,14 @@ def test_shifts_are_paired_and_named_by_their_level(home, first):
 def test_what_has_no_classes_in_common_is_passed_over_with_the_way_on(home):
     done = invoke(main, *words(home, "--dataset", f"folder:{home / 'there'}"), code=1)
     assert "backbench data map folder-images folder-there > map.csv" in done.stderr
-    assert "nothing could be evaluated" in done.stderr
+    assert "Nothing could be evaluated" in done.stderr
     own = invoke(main, *words(home, "--dataset", f"folder:{home / 'images'}"), code=1)
     assert "it was trained there" in own.stderr
 
 
 def test_names_that_fit_nothing_are_told_at_once(home):
     done = invoke(main, *words(home, "--dataset", "digits", "--model", "test_resne", "--method", "logistics"), code=2)
-    assert "--model test_resne: nothing trained is of that name. Did you mean test_resnet?" in done.stderr
+    assert "--model test_resne: nothing trained has that name. Did you mean test_resnet?" in done.stderr
     assert "Did you mean logistic?" in done.stderr
     assert "--dataset or --corruption is missing" in invoke(main, *words(home), code=2).stderr
     empty = ["--heads", home / "none", "--runs", home / "none", "--dataset", "digits"]
@@ -199,9 +200,9 @@ def test_names_that_fit_nothing_together():
         SimpleNamespace(source="a", model="m", method="x"),
         SimpleNamespace(source="folder-b", model="m", method="y"),
     ]
-    assert run.choose(things, sources=["folder:/some/b"]) == things[1:]
-    with pytest.raises(UsageError, match="leave nothing together"):
-        run.choose(things, sources=["a"], methods=["y"])
+    assert plan.choose(things, sources=["folder:/some/b"]) == things[1:]
+    with pytest.raises(UsageError, match="leave no trained model"):
+        plan.choose(things, sources=["a"], methods=["y"])
 
 
 def test_features_of_other_weights_are_refused(home, first, tmp_path):
