@@ -16,7 +16,7 @@ from backbench.probe.logistic import GRID, PATH_TOLERANCE, path
 from backbench.probe.run import part
 from backbench.probe.softmax.objective import Objective, Rows
 from backbench.probe.softmax.solver import Solver
-from backbench.probe.softmax.torch_objective import Accelerated, Refined
+from backbench.probe.softmax.torch_objective import MixedPrecisionObjective, TorchObjective
 from backbench.probe.subsets import moments
 
 ROOT = Path(__file__).parent.parent
@@ -35,8 +35,8 @@ class Recorded(Solver):
         super().__init__(objective)
         self.solved = {}
 
-    def to(self, penalty: float, tolerance: float) -> dict:
-        found = super().to(penalty, tolerance)
+    def solve(self, penalty: float, tolerance: float) -> dict:
+        found = super().solve(penalty, tolerance)
         self.solved[penalty] = self.weights
         return found
 
@@ -86,8 +86,8 @@ def _one(file: Path, say) -> tuple[float, list[float]]:
     cpu = torch.device("cpu")
     for name, objective in (
         ("numpy", Objective(of, k)),
-        ("torch", Accelerated(of, k, device=cpu)),
-        ("bfloat16", Refined(of, k, device=cpu)),
+        ("torch", TorchObjective(of, k, device=cpu)),
+        ("bfloat16", MixedPrecisionObjective(of, k, device=cpu)),
     ):
         solver = Recorded(objective)
         tried, best = path(solver, on, grid=GRID, tolerance=PATH_TOLERANCE)

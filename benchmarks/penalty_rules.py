@@ -40,7 +40,7 @@ def solutions(x: np.ndarray, labels: np.ndarray, k: int, *on: np.ndarray) -> lis
     solver, found = Recorded(objective(Rows(train, mean, scale, limit=1 << 40), k, device="cpu")), []
     standard = [((one - mean) / scale).astype(np.float32) for one in on]
     for c in VALUES:
-        solver.to(1 / (c * len(train)), PATH_TOLERANCE)
+        solver.solve(1 / (c * len(train)), PATH_TOLERANCE)
         found.append([one @ solver.weights[:, :-1].T + solver.weights[:, -1] for one in standard])
     return found
 

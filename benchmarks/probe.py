@@ -67,7 +67,7 @@ class Problem:
     def best(self, c: float) -> float:
         if c not in self.optima:
             solver = Solver(objective(self.rows, self.k, device="cpu"))
-            solver.to(1 / (c * self.n), 1e-8)
+            solver.solve(1 / (c * self.n), 1e-8)
             self.optima[c] = solver.verified()["objective"]
         return self.optima[c]
 
@@ -80,7 +80,7 @@ class Problem:
         started = time.perf_counter()
         rows = Rows(self.train, *moments(self.train), limit=1 << 40)
         solver = Solver(objective(rows, self.k, device="cpu"))
-        solver.to(1 / (c * self.n), tolerance)
+        solver.solve(1 / (c * self.n), tolerance)
         seconds, gap = time.perf_counter() - started, self.gap(solver.weights, c)
         passes, precision = solver.objective.evaluations, solver.objective.precision
         say(f"  ours, C {c:g}, {precision}, tol {tolerance:g}: {seconds:.2f} s, gap {gap:.1e}, {passes} passes")
@@ -195,7 +195,7 @@ peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read
 before = peak()
 part = Part(x, labels, np.arange(n), memory_limit={limit})
 solver = Solver(objective(Rows(part, *moments(part), limit={limit}), k, device="cpu"))
-solver.to(1 / n, 1e-4)
+solver.solve(1 / n, 1e-4)
 print(peak() - before)
 """
 

@@ -42,8 +42,8 @@ def main(datasets, corruptions, heads, runs, sources, models, methods, as_json, 
     if not things:
         faults.stop()
         raise UserError(
-            f"No head or checkpoint lies under {heads} or {runs}. Make heads with: probe --features cache --save heads; "
-            "or checkpoints with: finetune simple --model resnet50 --dataset caltech256"
+            f"No head or checkpoint lies under {heads} or {runs}. Make heads with: probe --features cache "
+            "--save heads; or checkpoints with: finetune simple --model resnet50 --dataset caltech256"
         )
     chosen = choose(things, sources=sources, models=models, methods=methods)
     keep_freed_memory()

@@ -65,11 +65,11 @@ class Logistic:
         weights, c, self.val_top1 = best["weights"], best["C"], best["val_top1"]
         self.val_scores = problem.head(weights).over(data.val)
         if data.final is not data.train:
-            covariance = solver.curvature.covariance
+            covariance = solver.preconditioner.covariance
             solver = None  # the rows of both need not fit beside each other
             solver = problem.solver(data.final, covariance)
         solver.start(weights)
-        found = solver.to(1 / (c * len(data.final)), tolerance)
+        found = solver.solve(1 / (c * len(data.final)), tolerance)
         check, precision = solver.verified(), solver.objective.precision
         self.converged = check["gap_bound"] <= 2 * tolerance and all(t["gap_bound"] <= path_tolerance for t in tried)
         self.head = problem.head(solver.weights)
@@ -111,7 +111,7 @@ def path(solver: Solver, val: Rows, *, grid, tolerance: float) -> tuple[list[dic
     def solved(c: float, tolerance: float, weights=None) -> dict:
         if weights is not None:
             solver.start(weights)
-        found = solver.to(1 / (c * len(solver.objective.rows)), tolerance)
+        found = solver.solve(1 / (c * len(solver.objective.rows)), tolerance)
         top1, loss = _on(val, solver)
         tried[c] = {"C": c, "val_top1": top1, "val_cross_entropy": loss, **found}
         return tried[c] | {"weights": solver.weights}

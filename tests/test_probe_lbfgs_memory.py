@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from backbench.probe.softmax.array_backends import Numpy, Torch
-from backbench.probe.softmax.lbfgs_memory import Pairs
+from backbench.probe.softmax.lbfgs_memory import LbfgsMemory
 
 
 def by_the_book(pairs, gradient, product):
@@ -31,7 +31,7 @@ def some(n, rng):
 @pytest.mark.parametrize("arrays", [Numpy(), Torch(torch.device("cpu"))])
 @pytest.mark.parametrize("n", [0, 1, 5, 12])
 def test_the_two_loops(arrays, n, rng):
-    pairs, all_of_them = Pairs(5, arrays.of), some(n, rng)
+    pairs, all_of_them = LbfgsMemory(5, arrays.of), some(n, rng)
     for s, y in all_of_them:
         pairs.add(arrays.of(s), arrays.of(y))
     assert len(pairs) == min(n, 5)
@@ -43,6 +43,6 @@ def test_the_two_loops(arrays, n, rng):
 
 def test_pairs_that_bend_the_wrong_way_are_left_out(rng):
     s = some(1, rng)[0][0]
-    pairs = Pairs(5, Numpy().of)
+    pairs = LbfgsMemory(5, Numpy().of)
     pairs.add(s, -s)
     assert len(pairs) == 0

@@ -8,7 +8,7 @@ from backbench.probe import logistic
 from backbench.probe.logistic import Logistic, balanced
 from backbench.probe.softmax import solver
 from backbench.probe.softmax.objective import Objective, Rows
-from backbench.probe.softmax.torch_objective import Refined
+from backbench.probe.softmax.torch_objective import MixedPrecisionObjective
 from backbench.probe.subsets import Data, Part, moments
 from tests.toy import clusters, mapped, split
 
@@ -83,7 +83,7 @@ def test_the_choice_is_that_of_exact_solutions(seed):
     for name, objective, tolerance in (
         ("exact", Objective(train, 4, dtype=np.float64), 1e-10),
         ("numpy", Objective(train, 4), 1e-3),
-        ("bfloat16", Refined(train, 4, device=torch.device("cpu")), 1e-3),
+        ("bfloat16", MixedPrecisionObjective(train, 4, device=torch.device("cpu")), 1e-3),
     ):
         chosen[name] = logistic.path(solver.Solver(objective), val, grid=grid, tolerance=tolerance)[1]["C"]
     assert chosen["numpy"] == chosen["bfloat16"] == chosen["exact"]

@@ -14,7 +14,7 @@ def dot(a, b) -> float:
     return float(a.reshape(-1) @ b.reshape(-1))
 
 
-class Pairs:
+class LbfgsMemory:
     """At most ``most`` pairs, of arrays as ``native`` makes them of numpy's."""
 
     def __init__(self, most: int, native):

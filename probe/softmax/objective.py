@@ -84,7 +84,7 @@ class Point(NamedTuple):
 
 
 class Objective:
-    """Mean cross-entropy over ``rows``, in float32 until ``sharpen`` makes it float64. Sums are float64 throughout."""
+    """Mean cross-entropy over ``rows``, in float32 until ``raise_precision`` makes it float64. Sums are float64."""
 
     device = "cpu"
 
@@ -117,11 +117,11 @@ class Objective:
         """An array of the kind that weights and gradients are."""
         return numpy(array).astype(self.dtype, copy=False)
 
-    def doubt(self, point: Point, penalty: float) -> float:
+    def gap_error(self, point: Point, penalty: float) -> float:
         """The gap below which the arithmetic used at ``point`` can't be believed."""
         return 0.0
 
-    def error(self, point: Point) -> float:
+    def gradient_error(self, point: Point) -> float:
         """Square norm of what the arithmetic may have added to the gradient at ``point``."""
         return 0.0
 
@@ -157,7 +157,7 @@ class Objective:
             slope[:, -1] += p.sum(axis=0, dtype=np.float64)
         return Point(weights, loss, slope, miss, stray)
 
-    def sharpen(self) -> bool:
+    def raise_precision(self) -> bool:
         """Go on in finer arithmetic; False where there is none."""
         finer = self.precision != "float64"
         self.dtype, self.precision = np.dtype(np.float64), "float64"

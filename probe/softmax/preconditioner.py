@@ -11,7 +11,7 @@ with two (K, D) weights cost less than a tenth of a float32 pass over the rows. 
 D 1280, K 256, C 1, L-BFGS started there takes 20 passes to a gap of 1e-4; scaling by the covariance alone takes 60 to
 150.
 
-Far from the optimum p (1 - p) says little of the curvature a step will meet, so it is blended, by ``caution``, with the
+Far from the optimum p (1 - p) says little of the curvature a step will meet, so it is blended, by ``damping``, with the
 bound of Jaakkola & Jordan (2000), tanh(m / 2) / 2m at log-odds m, which holds over the whole step.
 """
 
@@ -54,7 +54,7 @@ class Covariance:
         self.directions = span @ turn[:, -rank:]
 
 
-class Curvature:
+class Preconditioner:
     """Call it with gradients (K, D + 1) for the approximate Newton steps' directions (K, D + 1), signs unchanged."""
 
     def __init__(self, rows: Rows, n_classes: int, covariance: Covariance, arrays):
@@ -67,18 +67,18 @@ class Curvature:
         with arrays.small():
             self.groups = [Group(g, [own[k] for k in g], self) for g in alike([_length(part) for part in own])]
 
-    def update(self, point: Point, penalty: float, caution: float) -> None:
-        """Take the curvature at ``point``: ``caution`` 0 as it is there, 1 its bound for steps of any length."""
+    def update(self, point: Point, penalty: float, damping: float) -> None:
+        """Take the curvature at ``point``: ``damping`` 0 as it is there, 1 its bound for steps of any length."""
         miss = np.clip(point.miss, 1e-7, 1 - 1e-7)
         odds = np.log1p(-miss) - np.log(miss)
         odds = np.where(np.abs(odds) < 1e-3, 1e-3, odds)
-        bend = (miss * (1 - miss)) ** (1 - caution) * (np.tanh(odds / 2) / (2 * odds)) ** caution * self.rows.share
+        bend = (miss * (1 - miss)) ** (1 - damping) * (np.tanh(odds / 2) / (2 * odds)) ** damping * self.rows.share
         stray = np.maximum(point.stray, 1e-12)
-        stray = stray ** (1 - caution) * np.maximum(stray, 1 / len(stray)) ** caution
+        stray = stray ** (1 - damping) * np.maximum(stray, 1 / len(stray)) ** damping
         base = penalty + stray * self.covariance.tail
         added = stray[:, None] * self.covariance.leading
         of = self.arrays.of
-        self.base, self.damping = of(base)[:, None, None], of(added / (base[:, None] + added))[:, None]
+        self.base, self.shrinkage = of(base)[:, None, None], of(added / (base[:, None] + added))[:, None]
         # The intercept bears no penalty; weights that make up for it do. Without either its curvature may be 0.
         self.free = of(stray + penalty / self.rows.dim)[:, None, None]
         with self.arrays.small():
@@ -108,7 +108,7 @@ class Curvature:
 
     def _others(self, v):
         """The inverse without the own images, times (K, n, D)."""
-        return (v - (v @ self.directions * self.damping) @ self.directions.T) / self.base
+        return (v - (v @ self.directions * self.shrinkage) @ self.directions.T) / self.base
 
 
 class Group:
@@ -118,27 +118,28 @@ class Group:
     them.
     """
 
-    def __init__(self, classes: np.ndarray, own: list[slice], curvature: Curvature):
-        rows, arrays, longest = curvature.rows, curvature.arrays, max(map(_length, own))
+    def __init__(self, classes: np.ndarray, own: list[slice], preconditioner: Preconditioner):
+        rows, arrays, longest = preconditioner.rows, preconditioner.arrays, max(map(_length, own))
         shape, of = (len(classes), longest), arrays.of
         self.classes, self.arrays = classes, arrays
         self.at, self.weight = np.zeros(shape, int), np.zeros(shape)
         self.x = arrays.coarse(np.zeros((*shape, rows.dim), np.float32))
         self.gram = of(np.zeros((*shape, longest), np.float32))
-        self.along = of(np.zeros((*shape, curvature.directions.shape[1]), np.float32))
+        self.along = of(np.zeros((*shape, preconditioner.directions.shape[1]), np.float32))
         for i, part in enumerate(own):
             at, x = rows.of(part)
             x, n = of(x), _length(part)
             self.at[i, :n], self.weight[i, :n] = np.arange(len(rows))[at], part.step**0.5
-            self.x[i, :n], self.gram[i, :n, :n], self.along[i, :n] = arrays.coarse(x), x @ x.T, x @ curvature.directions
+            self.x[i, :n], self.gram[i, :n, :n] = arrays.coarse(x), x @ x.T
+            self.along[i, :n] = x @ preconditioner.directions
 
-    def invert(self, curvature: Curvature, roots: np.ndarray) -> None:
+    def invert(self, preconditioner: Preconditioner, roots: np.ndarray) -> None:
         """Take the curvature: ``roots`` (N,) of that of each image."""
         arrays = self.arrays
         root = arrays.of(roots[self.at] * self.weight)
-        matrix = self.gram - (self.along * curvature.damping[self.classes]) @ self.along.swapaxes(1, 2)
-        matrix /= curvature.base[self.classes]
-        matrix += 1 / curvature.free[self.classes]
+        matrix = self.gram - (self.along * preconditioner.shrinkage[self.classes]) @ self.along.swapaxes(1, 2)
+        matrix /= preconditioner.base[self.classes]
+        matrix += 1 / preconditioner.free[self.classes]
         matrix *= root[:, None] * root[:, :, None]
         matrix.reshape(len(root), -1)[:, :: root.shape[1] + 1] += 1
         self.inner = arrays.inverse(matrix)

@@ -3,18 +3,18 @@
 import numpy as np
 
 from backbench.probe.softmax.array_backends import numpy
-from backbench.probe.softmax.lbfgs_memory import Pairs, dot
+from backbench.probe.softmax.lbfgs_memory import LbfgsMemory, dot
 from backbench.probe.softmax.objective import Objective, Point
-from backbench.probe.softmax.preconditioner import Covariance, Curvature
+from backbench.probe.softmax.preconditioner import Covariance, Preconditioner
 
 MEMORY = 20
-"""Pairs of steps and gradient differences kept."""
+"""LbfgsMemory of steps and gradient differences kept."""
 
 EVALUATIONS = 500
 """Most passes over the rows for one penalty."""
 
 DECAY, LEAST = 0.3, 0.05
-"""What ``caution`` falls by after a step as good as predicted, and below what it is none."""
+"""What ``damping`` falls by after a step as good as predicted, and below what it is none."""
 
 FRESH = 10
 """Steps after which the curvature is taken anew."""
@@ -29,12 +29,12 @@ class Solver:
     def __init__(self, objective: Objective, covariance: Covariance | None = None):
         self.objective = objective
         covariance = covariance or Covariance(objective.rows)
-        self.curvature = Curvature(objective.rows, objective.n_classes, covariance, objective.arrays)
+        self.preconditioner = Preconditioner(objective.rows, objective.n_classes, covariance, objective.arrays)
         self.point = objective.start()
-        self.pairs = Pairs(MEMORY, self.objective.native)
+        self.memory = LbfgsMemory(MEMORY, self.objective.native)
         self.penalty = None
-        self.way = None  # how the weights change with the penalty's logarithm, (K, D + 1)
-        self.caution, self.scales = 1.0, []
+        self.direction = None  # how the weights change with the penalty's logarithm, (K, D + 1)
+        self.damping, self.scales = 1.0, []
 
     @property
     def weights(self) -> np.ndarray:
@@ -44,10 +44,10 @@ class Solver:
     def start(self, weights: np.ndarray) -> None:
         """Go on from (K, D + 1) ``weights``."""
         self.point = self.objective.evaluate(self.objective.native(weights))
-        self.penalty = self.way = None
-        self.caution = 0.1
+        self.penalty = self.direction = None
+        self.damping = 0.1
 
-    def to(self, penalty: float, tolerance: float) -> dict:
+    def solve(self, penalty: float, tolerance: float) -> dict:
         """Solve for ``penalty`` until a bound shows the objective to lie above its optimum by a share of ``tolerance``.
 
         The bound counts the errors of the arithmetic. It is returned as ``gap_bound``, beside the number of
@@ -57,53 +57,53 @@ class Solver:
         if self.penalty is not None:
             self._predict(penalty)
         self.penalty = penalty
-        # Pairs of another penalty hold back more than they help: the loss bends less where its fit is better.
-        self.pairs = Pairs(MEMORY, self.objective.native)
+        # LbfgsMemory of another penalty hold back more than they help: the loss bends less where its fit is better.
+        self.memory = LbfgsMemory(MEMORY, self.objective.native)
         while True:
             value, gradient = self.point.at(penalty)
             bound, allowed = _gap_bound(self.point, numpy(gradient), penalty), tolerance * value
-            safe = bound + self.objective.error(self.point) / (2 * penalty)
+            safe = bound + self.objective.gradient_error(self.point) / (2 * penalty)
             if safe <= allowed:
                 break
-            doubt = self.objective.doubt(self.point, penalty)
+            gap_error = self.objective.gap_error(self.point, penalty)
             if bound > allowed:
                 if self.objective.evaluations - before >= EVALUATIONS:
                     break
                 if since is None or since >= FRESH:
-                    self.curvature.update(self.point, penalty, self.caution)
+                    self.preconditioner.update(self.point, penalty, self.damping)
                     since = 0
                 step, fall = self._step(gradient)
                 gap = fall / 2 * max(1.0, ratio) / self.scale
-            if bound <= allowed or doubt > max(gap, allowed):
+            if bound <= allowed or gap_error > max(gap, allowed):
                 self.point = self.objective.evaluate(self.point.weights)
                 continue
             found, ratio = self._search(value, gradient, step, fall)
             since += 1
             if found is None:
-                if not self.objective.doubt(self.point, penalty) and self.caution < 1 and since > 1:
-                    self.caution, since = 1.0, None
-                elif self._sharpen():
+                if not self.objective.gap_error(self.point, penalty) and self.damping < 1 and since > 1:
+                    self.damping, since = 1.0, None
+                elif self._raise_precision():
                     since = None
                 else:
                     break
                 ratio = 1.0
                 continue
             if ratio < 0:  # the step was shortened
-                self.caution, since = min(1.0, max(self.caution, 0.1) * 1.5), None
-            elif ratio > 0.6 and self.caution:
-                self.caution, since = (self.caution * DECAY if self.caution > LEAST else 0.0), None
+                self.damping, since = min(1.0, max(self.damping, 0.1) * 1.5), None
+            elif ratio > 0.6 and self.damping:
+                self.damping, since = (self.damping * DECAY if self.damping > LEAST else 0.0), None
             ratio = abs(ratio)
-            self.pairs.add(found.weights - self.point.weights, found.at(penalty)[1] - gradient)
+            self.memory.add(found.weights - self.point.weights, found.at(penalty)[1] - gradient)
             self.point = found
         if left[1] not in (None, penalty):
-            self.way = (self.weights - left[0]) / np.log(penalty / left[1])
+            self.direction = (self.weights - left[0]) / np.log(penalty / left[1])
         return {"gap_bound": safe / value, "evaluations": self.objective.evaluations - before}
 
     def _predict(self, penalty: float) -> None:
         """Start from where the last two penalties' weights point to, if that is better than from the last's."""
-        if self.way is None or penalty == self.penalty:
+        if self.direction is None or penalty == self.penalty:
             return
-        moved = self.objective.native(self.way * np.log(penalty / self.penalty))
+        moved = self.objective.native(self.direction * np.log(penalty / self.penalty))
         last = self.point
         self.point = self.objective.evaluate(last.weights + moved)
         if self.point.at(penalty)[0] >= last.at(penalty)[0]:
@@ -123,29 +123,29 @@ class Solver:
             "gradient_norm": float(np.linalg.norm(gradient)),
         }
 
-    def _sharpen(self) -> bool:
+    def _raise_precision(self) -> bool:
         """Go on in finer arithmetic from where the solver stands; False where there is none."""
-        if self.objective.doubt(self.point, self.penalty) == 0:
+        if self.objective.gap_error(self.point, self.penalty) == 0:
             weights = self.weights
-            if not self.objective.sharpen():
+            if not self.objective.raise_precision():
                 return False
             self.point = self.point._replace(weights=self.objective.native(weights))
-            self.pairs = Pairs(MEMORY, self.objective.native)
+            self.memory = LbfgsMemory(MEMORY, self.objective.native)
         self.point = self.objective.evaluate(self.point.weights)
         return True
 
     def _step(self, gradient) -> tuple:
         """L-BFGS around ``curvature``: the step, and how far along it the objective falls at first."""
-        native, pairs = self.objective.native, self.pairs
+        native, pairs = self.objective.native, self.memory
         rest = gradient - pairs.before(gradient)
         if len(pairs):
             # Two classes between which an image lies bend the objective together, up to twice as much as each alone.
             y, curvature = pairs.last
-            step, of_y = (native(found) for found in self.curvature(rest, y))
+            step, of_y = (native(found) for found in self.preconditioner(rest, y))
             # One pair's scale jumps from step to step; the mean of some cuts the passes by a quarter.
             self.scales = [*self.scales[-3:], min(1.0, max(0.1, curvature / dot(y, of_y)))]
         else:
-            step = native(self.curvature(rest)[0])
+            step = native(self.preconditioner(rest)[0])
         self.scale = float(np.exp(np.log(self.scales or [1.0]).mean()))
         step *= self.scale
         step += pairs.after(step)

@@ -51,10 +51,12 @@ def objective(rows: Rows, n_classes: int, *, device: str) -> Objective:
         return Objective(rows, n_classes)
     # What bfloat16 takes beside the rows: them twice more, at half the size, and logits and residuals at two points.
     fits = rows.kept is not None and len(rows) * (8 * rows.dim + 20 * n_classes) <= rows.limit
-    return (Refined if chosen.type == "cpu" and fits else Accelerated)(rows, n_classes, device=chosen)
+    return (MixedPrecisionObjective if chosen.type == "cpu" and fits else TorchObjective)(
+        rows, n_classes, device=chosen
+    )
 
 
-class Accelerated(Objective):
+class TorchObjective(Objective):
     """Its passes in torch's float32, and at the end in numpy's float64.
 
     Rows that are kept in memory are kept on the device, others go there block by block.
@@ -70,9 +72,9 @@ class Accelerated(Objective):
     def native(self, array):
         return super().native(array) if self.precision == "float64" else self.arrays.of(array)
 
-    def sharpen(self) -> bool:
+    def raise_precision(self) -> bool:
         self.blocks, self.device, self.arrays = None, "cpu", Numpy()
-        return super().sharpen()
+        return super().raise_precision()
 
     def start(self) -> Point:
         start = super().start()
@@ -155,10 +157,10 @@ class Place:
     error: float = 0.0  # of the point's gradient: its square norm, as estimated
 
 
-class Refined(Accelerated):
+class MixedPrecisionObjective(TorchObjective):
     """Steps in bfloat16 from a pass made in float32, as told above, for rows kept in a CPU's memory.
 
-    Once sharpened, like its parent.
+    Once at a higher precision, like its parent.
     """
 
     def __init__(self, rows: Rows, n_classes: int, *, device):
@@ -170,13 +172,13 @@ class Refined(Accelerated):
         for block in self.blocks:
             self.x[block.at].copy_(block.x)
 
-    def sharpen(self) -> bool:
+    def raise_precision(self) -> bool:
         if self.precision != "bfloat16":
-            return super().sharpen()
+            return super().raise_precision()
         self.precision, self.x, self.change, self.moved, self.here, self.ahead = "float32", *(None,) * 5
         return True
 
-    def doubt(self, point: Point, penalty: float) -> float:
+    def gap_error(self, point: Point, penalty: float) -> float:
         if self.precision != "bfloat16":
             return 0.0
         (there, _), (here, gradient) = self.base.at(penalty), point.at(penalty)
@@ -184,7 +186,7 @@ class Refined(Accelerated):
             0.0, there - here - dot(gradient, self.base.weights - point.weights)
         )
 
-    def error(self, point: Point) -> float:
+    def gradient_error(self, point: Point) -> float:
         if self.precision != "bfloat16":
             return 0.0
         return self.ahead.error if point is self.ahead.point else self.here.error

@@ -7,7 +7,7 @@ from scipy.special import log_softmax, softmax
 
 from backbench.probe.softmax.array_backends import numpy
 from backbench.probe.softmax.objective import Objective, Rows
-from backbench.probe.softmax.torch_objective import Accelerated, Refined, objective
+from backbench.probe.softmax.torch_objective import MixedPrecisionObjective, TorchObjective, objective
 from backbench.probe.subsets import moments
 from tests.toy import clusters, mapped, split
 
@@ -86,17 +86,17 @@ def test_torch_gives_the_same(limit):
     of = rows(clusters(300, 6, 3), weights=np.random.default_rng(0).uniform(0, 2, 300), limit=limit)
     weights = some_weights(3, 6)
     exact = Objective(of, 3).evaluate(weights)
-    fast = Accelerated(of, 3, device=torch.device("cpu"))
+    fast = TorchObjective(of, 3, device=torch.device("cpu"))
     for precision in ("float32", "float64"):
         assert fast.precision == precision
         close(fast.evaluate(fast.native(weights)), exact, 1e-6)
-        assert fast.sharpen() is (precision == "float32")
+        assert fast.raise_precision() is (precision == "float32")
 
 
 def test_bfloat16_is_as_exact_as_the_way_from_its_base_is_short():
     of = rows(clusters(300, 6, 3), weights=np.random.default_rng(0).uniform(0, 2, 300))
     weights, way = some_weights(3, 6), some_weights(3, 6, seed=2)
-    fast = Refined(of, 3, device=torch.device("cpu"))
+    fast = MixedPrecisionObjective(of, 3, device=torch.device("cpu"))
     start = fast.start()
     close(fast.evaluate(start.weights), Objective(of, 3).evaluate(numpy(start.weights)), 1e-6)
     for length in (1.0, 0.1, 0.01):
@@ -104,20 +104,20 @@ def test_bfloat16_is_as_exact_as_the_way_from_its_base_is_short():
         found, exact = fast.along(base, fast.native(way))(length), Objective(of, 3).evaluate(weights + length * way)
         close(found, exact, 2e-2 * length)
         assert np.abs(numpy(found.slope) - exact.slope).max() > 1e-5 * length  # or it were not bfloat16
-        off = fast.doubt(found, 0.1)
+        off = fast.gap_error(found, 0.1)
         assert 0 < off < 1e-2 * length**2
-    assert fast.doubt(fast.evaluate(fast.native(weights)), 0.1) == 0
-    assert fast.sharpen()
+    assert fast.gap_error(fast.evaluate(fast.native(weights)), 0.1) == 0
+    assert fast.raise_precision()
     close(fast.evaluate(fast.native(weights)), Objective(of, 3).evaluate(weights), 1e-6)
-    assert fast.sharpen()
+    assert fast.raise_precision()
     assert fast.precision == "float64"
-    assert not fast.sharpen()
+    assert not fast.raise_precision()
 
 
 def test_bfloat16_goes_on_from_the_point_taken_and_not_from_the_ones_tried():
     of = rows(clusters(300, 6, 3))
     weights, first, second = some_weights(3, 6), some_weights(3, 6, seed=2), some_weights(3, 6, seed=3)
-    fast = Refined(of, 3, device=torch.device("cpu"))
+    fast = MixedPrecisionObjective(of, 3, device=torch.device("cpu"))
     fast.start()
     along = fast.along(fast.evaluate(fast.native(weights)), fast.native(first))
     along(1.0)
@@ -135,7 +135,7 @@ def test_a_class_all_but_ruled_out_still_has_a_loss():
     weights[0, -1] = 200
     exact = Objective(of, 3, dtype=np.float64).evaluate(weights).loss
     assert exact > 100
-    assert Accelerated(of, 3, device=torch.device("cpu")).evaluate(torch.from_numpy(weights).float()).loss == (
+    assert TorchObjective(of, 3, device=torch.device("cpu")).evaluate(torch.from_numpy(weights).float()).loss == (
         pytest.approx(exact, rel=1e-6)
     )
 
@@ -151,9 +151,9 @@ def test_torch_is_for_large_problems_and_devices_that_are_there(monkeypatch):
     assert type(objective(of, 3, device="auto")) is Objective
     monkeypatch.setattr("backbench.probe.softmax.torch_objective.WORTH_TORCH", 1)
     monkeypatch.setattr("backbench.probe.softmax.torch_objective.has_bfloat16", lambda: True)
-    assert type(objective(of, 3, device="cpu")) is Refined
+    assert type(objective(of, 3, device="cpu")) is MixedPrecisionObjective
     of.limit = 4 * 30 * 4
-    assert type(objective(of, 3, device="cpu")) is Accelerated  # bfloat16 would need more memory
+    assert type(objective(of, 3, device="cpu")) is TorchObjective  # bfloat16 would need more memory
     monkeypatch.setattr("backbench.probe.softmax.torch_objective.has_bfloat16", lambda: False)
     assert type(objective(of, 3, device="cpu")) is Objective
     with pytest.raises(Exception, match="--device tpu: not on this machine"):

@@ -9,9 +9,9 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
 from backbench.probe.softmax.objective import Objective, Rows
-from backbench.probe.softmax.preconditioner import Covariance, Curvature
+from backbench.probe.softmax.preconditioner import Covariance, Preconditioner
 from backbench.probe.softmax.solver import Solver
-from backbench.probe.softmax.torch_objective import Accelerated, Refined
+from backbench.probe.softmax.torch_objective import MixedPrecisionObjective, TorchObjective
 from backbench.probe.subsets import Part, moments
 from tests.toy import clusters, mapped, split
 
@@ -61,10 +61,10 @@ def test_the_optimum_of_the_stated_problem(n, d, k, c, spread, odd, seed):
     penalty = 1 / (c * n)
     solver = Solver(Objective(of, k))
     least = best(of, k, penalty)
-    solver.to(penalty, 1e-4)
+    solver.solve(penalty, 1e-4)
     rough = solver.verified()
     assert rough["objective"] * (1 - rough["gap_bound"]) <= least * (1 + 1e-6) + 1e-9  # the bound is one
-    solver.to(penalty, 1e-6)
+    solver.solve(penalty, 1e-6)
     assert solver.verified()["objective"] <= least * (1 + 2e-6) + 1e-9
 
 
@@ -83,7 +83,7 @@ def test_as_scikit_learn_driven_hard(k, balanced):
     theirs = LogisticRegression(C=c * (2 if k == 2 else 1) * 150 / share.sum(), tol=1e-10, max_iter=10_000)
     theirs.fit(of.kept, of.labels, sample_weight=share)
     solver = Solver(Objective(of, k))
-    solver.to(1 / (c * 150), 1e-9)
+    solver.solve(1 / (c * 150), 1e-9)
     ours = solver.weights
     if k == 2:
         np.testing.assert_allclose(ours[1] - ours[0], np.append(theirs.coef_[0], theirs.intercept_[0]), atol=1e-3)
@@ -105,16 +105,16 @@ def test_warm_batched_streamed_and_accelerated_reach_the_same_optimum(tmp_path):
         "cold": Objective(kept, 4),
         "warm": Objective(kept, 4),
         "streamed": Objective(streamed, 4),
-        "float32": Accelerated(kept, 4, device=cpu),
-        "streamed to the device": Accelerated(streamed, 4, device=cpu),
-        "bfloat16": Refined(kept, 4, device=cpu),
-        "bfloat16, warm": Refined(kept, 4, device=cpu),
+        "float32": TorchObjective(kept, 4, device=cpu),
+        "streamed to the device": TorchObjective(streamed, 4, device=cpu),
+        "bfloat16": MixedPrecisionObjective(kept, 4, device=cpu),
+        "bfloat16, warm": MixedPrecisionObjective(kept, 4, device=cpu),
     }.items():
         solver = Solver(of)
         if name.endswith("warm"):
             for c in (1e-3, 1e-2, 1e-1, 10.0):
-                solver.to(1 / (c * 300), 1e-3)
-        solver.to(penalty, 1e-7)
+                solver.solve(1 / (c * 300), 1e-3)
+        solver.solve(penalty, 1e-7)
         found[name] = solver.verified()["objective"]
     least = best(kept, 4, penalty)
     for name, value in found.items():
@@ -124,7 +124,7 @@ def test_warm_batched_streamed_and_accelerated_reach_the_same_optimum(tmp_path):
 def test_the_same_start_gives_the_same_bits():
     def weights():
         solver = Solver(Objective(rows(clusters(200, 20, 4, spread=2.0)), 4))
-        solver.to(0.01, 1e-6)
+        solver.solve(0.01, 1e-6)
         return solver.weights.tobytes()
 
     assert weights() == weights()
@@ -138,16 +138,16 @@ def test_every_value_of_a_path_is_solved_to_its_tolerance(kind, spread):
 
     of = rows(clusters(400, 60, 6, spread=spread))
     how = {"device": torch.device("cpu")}
-    made = {"numpy": lambda: Objective(of, 6), "float32": lambda: Accelerated(of, 6, **how),
-            "bfloat16": lambda: Refined(of, 6, **how)}  # fmt: skip
+    made = {"numpy": lambda: Objective(of, 6), "float32": lambda: TorchObjective(of, 6, **how),
+            "bfloat16": lambda: MixedPrecisionObjective(of, 6, **how)}  # fmt: skip
     solver = Solver(made[kind]())
     exact = Objective(of, 6, dtype=np.float64)
     for c in np.logspace(-6, 5, 23):
-        found = solver.to(1 / (c * 400), 1e-4)
+        found = solver.solve(1 / (c * 400), 1e-4)
         value = exact.evaluate(solver.weights).at(1 / (c * 400))[0]
         reference = Solver(Objective(of, 6, dtype=np.float64))
         reference.start(solver.weights)
-        reference.to(1 / (c * 400), 1e-9)
+        reference.solve(1 / (c * 400), 1e-9)
         gap = value / reference.verified()["objective"] - 1
         assert gap <= found["gap_bound"] + 1e-7 <= 1.01e-4, c
 
@@ -158,14 +158,14 @@ def test_intercepts_of_unequal_classes_do_not_stall():
     kept = (part.labels < 5) | (np.random.default_rng(0).random(800) < 0.15)
     of = rows(Part(part.features[kept], part.labels[kept]))
     solver = Solver(Objective(of, 10))
-    passes = [solver.to(1 / (c * len(of)), 1e-4)["evaluations"] for c in np.logspace(-6, -1, 21)]
+    passes = [solver.solve(1 / (c * len(of)), 1e-4)["evaluations"] for c in np.logspace(-6, -1, 21)]
     assert max(passes) <= 5
 
 
 def test_float64_takes_over_where_float32_shows_no_descent():
     of = rows(clusters(200, 10, 3, spread=3.0))
     solver = Solver(Objective(of, 3))
-    solver.to(1e-3, 1e-16)
+    solver.solve(1e-3, 1e-16)
     assert solver.objective.precision == "float64"
     assert solver.verified()["objective"] == pytest.approx(best(of, 3, 1e-3), rel=1e-12)
 
@@ -175,10 +175,10 @@ def test_the_bound_of_bfloat16_is_that_of_float64(n, d, k):
     """What bfloat16's errors are taken to be is enough, at strong and weak penalties, first met or foreseen."""
     of = rows(clusters(n, d, k, spread=3.0))
     for first in (1e-1, 1e-2, 1e-4):
-        solver = Solver(Refined(of, k, device=torch.device("cpu")))
+        solver = Solver(MixedPrecisionObjective(of, k, device=torch.device("cpu")))
         for penalty in first * np.array([1, 0.5, 0.25, 0.125]):
             for tolerance in (1e-2, 1e-4):
-                found = solver.to(penalty, tolerance)
+                found = solver.solve(penalty, tolerance)
                 assert solver.objective.precision == "bfloat16"
                 assert solver.verified()["gap_bound"] <= 1.02 * found["gap_bound"] + 1e-8
                 assert found["gap_bound"] <= tolerance
@@ -186,10 +186,10 @@ def test_the_bound_of_bfloat16_is_that_of_float64(n, d, k):
 
 def test_a_prediction_that_misses_is_taken_back():
     of = rows(clusters(600, 40, 6, spread=3.0))
-    for objective in (Refined(of, 6, device=torch.device("cpu")), Objective(of, 6)):
+    for objective in (MixedPrecisionObjective(of, 6, device=torch.device("cpu")), Objective(of, 6)):
         solver = Solver(objective)
         for penalty in (1e-1, 9e-2, 1e-3, 10.0, 1e-2):
-            found = solver.to(penalty, 1e-4)
+            found = solver.solve(penalty, 1e-4)
             assert solver.verified()["gap_bound"] <= 1.02 * found["gap_bound"] + 1e-8 <= 1.03e-4
 
 
@@ -200,7 +200,7 @@ def test_the_curvature_is_the_hessians_where_classes_do_not_interact():
     exact = Objective(of, 3, dtype=np.float64)
     weights = np.random.default_rng(0).normal(size=(3, 6)) * 0.1
     point = exact.evaluate(weights)
-    curvature = Curvature(of, 3, Covariance(of), exact.arrays)
+    curvature = Preconditioner(of, 3, Covariance(of), exact.arrays)
     curvature.update(point, 0.05, 0.0)
     v = np.zeros((3, 6))
     v[1] = np.random.default_rng(1).normal(size=6)
