@@ -1,8 +1,10 @@
 """``backbench``: every command of the project under one name."""
 
+import json
+
 import click
 
-from backbench import options, version
+from backbench import columns, options, version
 
 COMMANDS = {
     "data": "Show, download and map image data sets.",
@@ -28,3 +30,27 @@ def main() -> None:
       backbench probe --features cache/folder-photos
       backbench report
     """
+
+
+@main.command(cls=options.Command)
+@options.data_root
+@options.cache_dir
+@options.results_dir
+@options.as_json
+def doctor(as_json: bool, **folders) -> None:
+    """Say what this machine has: versions, devices, decoders, disk space, and whether weights can be fetched.
+
+    \b
+    Example:
+      backbench doctor
+    """
+    from backbench.doctor import examine
+
+    found = examine(**folders)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(columns([(one["about"], one["found"]) for one in found]))
+    for one in found:
+        if one["advice"]:
+            click.echo(f"{one['about']}: {one['advice']}", err=True)

@@ -16,17 +16,17 @@ def _option(*names: str, **settings):
     return click.option(*names, show_default=True, **settings)
 
 
-data_root = _option("--data-root", type=PATH, default=Path("data/raw"), help="Where image sets lie.")
-cache_dir = _option("--cache-dir", type=PATH, default=Path("cache"), help="Where feature files lie.")
-results_dir = _option("--results-dir", type=PATH, default=Path("results"), help="Where result rows lie.")
+data_root = _option("--data-root", type=PATH, default=Path("data/raw"), help="The folder of the data sets.")
+cache_dir = _option("--cache-dir", type=PATH, default=Path("cache"), help="The folder of the feature files.")
+results_dir = _option("--results-dir", type=PATH, default=Path("results"), help="The folder of the result rows.")
 device = _option(
     "--device",
     default="auto",
-    help="auto, cpu, cuda, cuda:N or mps. auto takes a GPU where there is one.",
+    help="The device: auto, cpu, cuda, cuda:N or mps. auto takes a GPU where there is one.",
 )
-seed = _option("--seed", type=click.IntRange(0, 2**32 - 1), default=42, help="Seed of every random choice.")
+seed = _option("--seed", type=click.IntRange(0, 2**32 - 1), default=42, help="The seed of every random choice.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of a table.")
-overwrite = click.option("--overwrite", is_flag=True, help="Make it again, replacing what is there.")
+overwrite = click.option("--overwrite", is_flag=True, help="Makes the result again and replaces what is there.")
 
 
 def out(what: str):
