@@ -60,42 +60,57 @@ def _probe_options(command):
                 multiple=True,
                 default=["logistic"],
                 show_default=True,
-                help="Repeat for several. published is the head of the published study.",
+                help="The kind of head. Repeat for several. published is the head of the published study.",
             ),
-            click.option("--shots", type=_Numbers(int, 1, 10**6), help="Few-shot: images a class, such as 1,2,5,10."),
-            click.option("--seeds", type=click.IntRange(1), default=1, help="Draws of each --shots, from --seed on."),
             click.option(
-                "--curve", type=_Numbers(float, 0.001, 1), help="Learning curve: shares of train, such as 0.1,0.3,1."
+                "--shots",
+                type=_Numbers(int, 1, 10**6),
+                help="Few-shot probing: the number of train images of each class, such as 1,2,5,10.",
+            ),
+            click.option(
+                "--seeds",
+                type=click.IntRange(1),
+                default=1,
+                help="The number of draws for each of --shots, with seeds from --seed on.",
+            ),
+            click.option(
+                "--curve",
+                type=_Numbers(float, 0.001, 1),
+                help="Adds a learning curve at these shares of train, such as 0.1,0.3,1.",
             ),
             click.option(
                 "--class-weight",
                 type=click.Choice(["none", "balanced"]),
                 default="none",
                 show_default=True,
-                help="balanced: every class counts alike in logistic's loss.",
+                help="How classes count in the loss of logistic: balanced gives every class the same weight.",
             ),
             click.option(
                 "--intervals",
                 type=click.Choice(["beta", "wilson", "bootstrap"]),
                 default="beta",
                 show_default=True,
-                help="How 95 % intervals of accuracies are made. bootstrap is the Bayesian one, the same as beta.",
+                help="The kind of the accuracies' 95 % intervals. bootstrap is the Bayesian one, the same as beta.",
             ),
-            click.option("--save", type=options.PATH, help="Keep linear heads in this folder, for probe predict."),
+            click.option("--save", type=options.PATH, help="Keeps linear heads in this folder, for probe predict."),
             click.option(
-                "--jobs", type=click.IntRange(1), help="Probes at a time.  [default: one a core, for little work 1]"
+                "--jobs",
+                type=click.IntRange(1),
+                help="The number of probes that run at a time.  [default: one for each core, 1 for little work]",
             ),
-            click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask cluster, such as tcp://host:8786."),
+            click.option(
+                "--scheduler", metavar="ADDRESS", help="Runs the probes on this Dask cluster, such as tcp://host:8786."
+            ),
             click.option(
                 "--memory-limit",
                 type=_Bytes(),
                 default="4G",
                 show_default=True,
-                help="For features held in memory; beyond it they are streamed from the file.",
+                help="The memory for features. Larger ones are streamed from the file.",
             ),
             options.cache_dir,
             options.results_dir,
-            options.out("Write the table, or with --json the JSON, to this file."),
+            options.out("Writes the table, or with --json the JSON, to this file."),
             options.device,
             options.seed,
             options.as_json,
@@ -109,10 +124,10 @@ def _probe_options(command):
 @_probe_options
 @click.pass_context
 def main(ctx, **given):
-    """Fit a head on the features of frozen backbones: chosen on val, refit on train+val, tested once.
+    """Fit heads on the features of frozen backbones: chosen on val, refitted on train+val, tested once.
 
-    Needs no GPU, no timm and no images: copy the .h5 to any machine. Prints test accuracies with their 95 % intervals
-    and adds a row for each to the results.
+    The command needs no GPU, no timm and no images: you can copy the .h5 file to any machine. It prints test accuracies
+    with their 95 % intervals and adds a row for each to the results.
 
     \b
     Examples:
@@ -148,9 +163,9 @@ def _probe(features, methods, cache_dir, results_dir, out, as_json, seed, device
 
 
 @main.command()
-@click.option("--head", type=options.PATH, required=True, help="Folder that probe --save made.")
-@click.option("--features", type=options.PATH, required=True, help="Feature file of the images.")
-@options.out("Write the CSV, or with --json the JSON, to this file.")
+@click.option("--head", type=options.PATH, required=True, help="The folder that probe --save made.")
+@click.option("--features", type=options.PATH, required=True, help="The feature file of the images.")
+@options.out("Writes the CSV, or with --json the JSON, to this file.")
 @options.as_json
 def predict(head, features, out, as_json):
     """Apply a stored head to a feature file: the class of every image, as CSV, and how often it is right.

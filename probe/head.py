@@ -48,14 +48,14 @@ class LinearHead:
         return x @ self.weights.T.astype(np.float32) + self.intercept.astype(np.float32)
 
     def over(self, part: Part) -> np.ndarray:
-        """Scores of a part, read in blocks, (N, K) float32."""
+        """The scores of a subset, read in blocks, (N, K) float32."""
         scores = np.empty((len(part), len(self.weights)), np.float32)
         for at, x in part.blocks(BLOCK):
             scores[at] = self.scores(x)
         return scores
 
     def top1(self, part: Part) -> float:
-        """Accuracy on a part, read in blocks, 0..1."""
+        """The accuracy on a subset, read in blocks, 0..1."""
         right = sum(top_k(self.scores(x), part.labels[at], k=1).sum() for at, x in part.blocks(BLOCK))
         return float(right / len(part))
 
@@ -93,7 +93,7 @@ class LinearHead:
 
 
 class Saved(NamedTuple):
-    """What a folder held."""
+    """A stored head: what its folder held."""
 
     head: LinearHead
     classes: list[str]

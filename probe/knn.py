@@ -56,14 +56,14 @@ class Knn:
         return np.concatenate(votes) if votes else np.zeros((0, self.n_classes))
 
     def _train_top1(self, train: Part) -> float:
-        """With an image's own vote among them, accuracy on train would mean nothing."""
+        """The accuracy on train, where no image votes for itself: with its own vote it would mean nothing."""
         right = 0
         for at, similarity, labels in _neighbours(train, self.bank, self.k + 1):
             right += top_k(self._votes(similarity[:, 1:], labels[:, 1:]), train.labels[at], k=1).sum()
         return float(right / len(train))
 
     def _votes(self, similarity: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Of each image's neighbours (N, k), votes (N, K) in units of the vote of one at cosine 1."""
+        """The votes (N, K) of each image's neighbours (N, k), in units of the vote of a neighbour at cosine 1."""
         n = len(labels)
         weights = np.exp((similarity.astype(np.float64) - 1) / TEMPERATURE)
         cells = np.arange(n)[:, None] * self.n_classes + labels

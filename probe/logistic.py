@@ -44,7 +44,7 @@ TIGHTEST = 1e-8
 
 
 class Logistic:
-    """C chosen on val along the path, then one fit on final with that C. Standardisation is train's throughout."""
+    """Choose C on val along the path, then fit once on final with that C. The standardisation is always train's."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ def _rank(found: dict) -> tuple[float, float]:
 
 
 def _on(rows: Rows, solver: Solver) -> tuple[float, float]:
-    """Top-1 and mean cross-entropy of the solver's weights."""
+    """The top-1 and mean cross-entropy of the solver's weights on ``rows``."""
     # By the solver's kind of array: numpy's products would leave threads that wait in the way of torch's.
     of, right, loss = solver.objective.arrays.of, 0, 0.0
     weights = of(solver.point.weights)

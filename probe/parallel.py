@@ -41,7 +41,7 @@ def run(tasks, settings, *, jobs: int | None, scheduler: str | None) -> Iterator
 
 
 def one(task, settings):
-    """The result of one task, in whatever process. A UserError is a result too: it must not stop the others."""
+    """Run one task, in any process. A UserError is returned as a result, so that it does not stop other tasks."""
     keep_freed_memory()
     try:
         written = task.state is None or features.state(task.path) != task.state

@@ -21,21 +21,21 @@ ROUNDING = ("precision", "dtype", "views")
 
 
 class Prediction(NamedTuple):
-    """What a head says of a feature file's N images, in the file's order."""
+    """The predictions of a head for a feature file's N images, in the file's order."""
 
     ids: list[str]
     classes: list[str]
-    """The class that each image is said to be, (N,)."""
+    """The predicted class of each image, (N,)."""
     probability: np.ndarray
-    """Of that class, (N,) float64: softmax of the scores, scaled by the temperature that the head was stored with."""
+    """The probability of that class, (N,) float64: softmax of the scores at the head's stored temperature."""
     figures: dict[str, float]
-    """Accuracies with their intervals, as ``probe.metrics.figures``, on the images that count; {} where none does."""
+    """Accuracies with their intervals, as ``accuracy.figures`` gives them, on the images that count; {} where none does."""
     n_scored: int
-    """Images that count."""
+    """The number of images that count."""
     n_unknown: int
-    """Those that don't, since the head has no class of their name."""
+    """The number of images whose class the head does not know. They don't count."""
     n_seen: int
-    """Those that don't, since the head was fitted or chosen on them."""
+    """The number of images that the head was fitted or chosen on. They don't count."""
 
 
 def predict(head_folder: str | Path, features_path: str | Path) -> Prediction:

@@ -62,7 +62,7 @@ def part(file, code: int, **limits) -> Part:
 
 
 def check(file) -> None:
-    """Raise UserError, with all faults at once, where no probe of this file would mean anything."""
+    """Raise UserError, with all faults at once, where a probe of this file would mean nothing."""
     done = file.done == schema.DONE
     counts = np.zeros((3, len(file.class_names)), int)
     np.add.at(counts, (file.split[done], file.labels[done]), 1)
@@ -98,7 +98,7 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
     """Fit on train, choose on val, refit on train+val, and only then read test, once.
 
     Gives the row, what goes beside it (None for few shots) and the head, a LinearHead or None. ``file`` must have
-    passed ``check``. Accuracies are 0..1, intervals as in ``probe.metrics``.
+    passed ``check``. Accuracies are 0..1, intervals as in ``backbench.accuracy``.
     """
     from backbench import calibration
 
@@ -167,7 +167,7 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
 
 
 def fit(task: Task, data: Data, file, settings: Settings):
-    """The method of ``task``, fitted."""
+    """The head that ``task`` asks for, fitted."""
     module, name = METHODS[task.method].split(".")
     method = getattr(import_module(f"backbench.probe.{module}"), name)
     options = _options(task, settings)
