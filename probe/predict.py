@@ -27,9 +27,9 @@ class Prediction(NamedTuple):
     classes: list[str]
     """The predicted class of each image, (N,)."""
     probability: np.ndarray
-    """The probability of that class, (N,) float64: softmax of the scores at the head's stored temperature."""
+    """Its probability, (N,) float64: softmax of the scores at the head's stored temperature."""
     figures: dict[str, float]
-    """Accuracies with their intervals, as ``accuracy.figures`` gives them, on the images that count; {} where none does."""
+    """Accuracies with intervals, as ``accuracy.figures`` gives them, on the images that count; {} where none does."""
     n_scored: int
     """The number of images that count."""
     n_unknown: int
