@@ -1,10 +1,10 @@
 """Copies of training images in test, and images in two classes: equal images, found by ``cache.equal``."""
 
-import sys
 from collections.abc import Callable
 
 import numpy as np
 
+from backbench.progress import tell
 from backbench.statistics import interval
 
 NAMED = 5
@@ -48,25 +48,21 @@ def _contradicting(group: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def say(file) -> None:
-    """Tell on stderr how many images of ``file`` are equal, and name some pairs."""
+    """Tell how many images of ``file`` are equal, and name some pairs."""
     group = file.equal
     test, fitted = (np.flatnonzero((file.split == 2) == is_test) for is_test in (True, False))
     copied = test[_copies(group, fitted, test)]
     if len(copied):
         pairs = [(row, _twin(group, row, file.split < 2)) for row in copied[:NAMED]]
-        print(
+        tell(
             f"{file.path}: {len(copied):,} of {len(test):,} test images equal an image of train or val: "
-            f"{_named(file, pairs)}. Rows give top-1 without them, too.",
-            file=sys.stderr,
+            f"{_named(file, pairs)}. Rows give top-1 without them, too."
         )
     torn = np.flatnonzero(_contradicting(group, file.labels))
     if len(torn):
         firsts = torn[np.unique(group[torn], return_index=True)[1]]
         pairs = [(row, _twin(group, row, file.labels != file.labels[row])) for row in np.sort(firsts)[:NAMED]]
-        print(
-            f"{file.path}: {len(torn):,} images equal one of another class: {_named(file, pairs)}.",
-            file=sys.stderr,
-        )
+        tell(f"{file.path}: {len(torn):,} images equal one of another class: {_named(file, pairs)}.")
 
 
 def _twin(group: np.ndarray, row: int, among: np.ndarray) -> int:

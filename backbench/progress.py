@@ -1,9 +1,16 @@
-"""Progress of long work on stderr: a bar on a terminal, plain lines elsewhere, with a rate and the time left."""
+"""Progress of long work on stderr: a bar on a terminal, plain lines elsewhere, with a rate and the time left.
 
+Under ``silenced``, as the Python API works, stderr stays empty: progress goes to a callback and what would be said to a
+person to the logger ``backbench``.
+"""
+
+import io
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from contextvars import ContextVar
 
 LINE_EVERY = 10.0
 """Seconds between plain lines where stderr is not a terminal."""
@@ -18,10 +25,44 @@ def hush() -> None:
     _hushed = True
 
 
+_silenced: ContextVar[Callable[[str, int, int], None] | None] = ContextVar("silenced", default=None)
+
+
+@contextmanager
+def silenced(call: Callable[[str, int, int], None] | None = None, *, stderr: bool = False) -> Iterator[None]:
+    """Inside, nothing is printed: ``call(label, done, total)`` hears of progress, and lines are logged at level INFO.
+
+    It counts for this thread. With ``stderr`` whatever any code writes there is logged too, in the whole process.
+    """
+    token = _silenced.set(call or (lambda label, done, total: None))
+    try:
+        with redirect_stderr(_Log() if stderr else sys.stderr):
+            yield
+    finally:
+        _silenced.reset(token)
+
+
+def tell(line: str) -> None:
+    """Say ``line`` to the person at work: on stderr, or under ``silenced`` in the log."""
+    if _silenced.get():
+        logging.getLogger("backbench").info(line)
+    else:
+        print(line, file=sys.stderr)
+
+
+class _Log(io.TextIOBase):
+    """A stream whose lines are logged."""
+
+    def write(self, text: str) -> int:
+        for line in filter(None, map(str.strip, text.splitlines())):
+            logging.getLogger("backbench").info(line)
+        return len(text)
+
+
 @contextmanager
 def progress(total: int, label: str, *, unit: str = "images", done: int = 0) -> Iterator[Callable[[int], None]]:
     """Give ``advance(n)``, to be called as ``n`` more of ``total`` units are done; ``done`` were already."""
-    show = _nothing if _hushed else _bar if sys.stderr.isatty() else _lines
+    show = _nothing if _hushed else _called if _silenced.get() else _bar if sys.stderr.isatty() else _lines
     with show(total, label, unit, done) as advance:
         yield advance
 
@@ -29,6 +70,18 @@ def progress(total: int, label: str, *, unit: str = "images", done: int = 0) -> 
 @contextmanager
 def _nothing(total, label, unit, already):
     yield lambda n: None
+
+
+@contextmanager
+def _called(total, label, unit, already):
+    call, done = _silenced.get(), already
+
+    def advance(n: int) -> None:
+        nonlocal done
+        done += n
+        call(label, done, total)
+
+    yield advance
 
 
 @contextmanager

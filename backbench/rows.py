@@ -18,6 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from backbench import UserError, __version__, version
+from backbench.progress import tell
 
 FILE = "rows.jsonl"
 
@@ -186,7 +187,7 @@ def read(results_dir: Path | str) -> list[dict]:
     """All rows of ``results_dir``, oldest first; none where there is no file yet.
 
     Raises UserError naming file and line for every broken line. A line that was torn by a killed process is passed
-    over with a warning on stderr.
+    over with a warning.
     """
     path = Path(results_dir) / FILE
     try:
@@ -204,7 +205,7 @@ def read(results_dir: Path | str) -> list[dict]:
             rows.append(_parse(body))
         except ValueError as error:
             if body != line.strip() or number == len(lines):
-                print(f"Warning: {path}:{number}: passed over half a row left by a stopped run.", file=sys.stderr)
+                tell(f"Warning: {path}:{number}: passed over half a row left by a stopped run.")
             else:
                 faults.append(f"{path}:{number}: not a result row: {error}. Mend or delete this line.")
     if faults:

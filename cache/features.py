@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from backbench import UserError
-from backbench.cache import equal, schema, seal
+from backbench.cache import arrays, equal, schema, seal
 
 AGAIN = "Its extract command with --overwrite makes it again."
 
@@ -130,11 +130,12 @@ def state(path: str | Path) -> tuple | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def open_file(path: str | Path, *, partial: bool = False, check: bool = True) -> FeatureFile:
+def open_file(path: str | Path, *, partial: bool = False, check: bool = True) -> FeatureFile | arrays.Features:
     """Open a finished feature file, or with ``partial`` an unfinished one or a shard too.
 
     The file is read to its last byte and compared with its checksum, unless its name says that it is unfinished. This
     takes about 0.2 s for 150 MB. ``check=False`` leaves it out: that is for listing files, never for using features.
+    An .npz file of one's own features is read whole, see ``cache.arrays``, and used like a feature file.
 
     Raises FeatureFileError where the file is missing, truncated, not one of ours, of another schema, unfinished,
     damaged, a shard, or points at other files (external links, external storage, virtual datasets).
@@ -144,6 +145,8 @@ def open_file(path: str | Path, *, partial: bool = False, check: bool = True) ->
     path = Path(path)
     if not path.is_file():
         raise FeatureFileError(f"{path} is not a file. Make one: extract --model resnet50 --dataset caltech256")
+    if path.suffix == ".npz":
+        return arrays.open_npz(path)
     whole = check and path.suffix != ".part"
     h5 = None
     try:

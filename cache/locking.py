@@ -4,12 +4,12 @@ import contextlib
 import errno
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from backbench import UserError
+from backbench.progress import tell
 
 ASK_EVERY = 0.2
 """Seconds between two looks at a lock that another run holds."""
@@ -41,7 +41,7 @@ def hold(path: Path, *, wait: bool = False, quiet: bool = False) -> Iterator[Non
                     "--out FILE."
                 )
             if not said:
-                print(f"waiting for {who}, which is writing {path}", file=sys.stderr)
+                tell(f"waiting for {who}, which is writing {path}")
                 said = True
         time.sleep(ASK_EVERY)
     try:
@@ -82,7 +82,7 @@ def _locked(handle: int, lock: Path) -> bool:
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return False
-        print(f"{lock.parent} knows no locks ({error.strerror}): start no second run on {lock.stem}", file=sys.stderr)
+        tell(f"{lock.parent} knows no locks ({error.strerror}): start no second run on {lock.stem}")
     return True
 
 

@@ -65,6 +65,8 @@ of the images, whatever their split, and that of the test images follow from tha
 SHARD = "shard"
 """And, of a file that holds a part of the rows only, which: ``rows`` [start, stop), ``of`` how many, and the
 ``batch_size`` that they were grouped by. See cache.shards."""
+ARRAYS_DIGEST = "arrays_digest"
+"""And, of features that came as arrays (``cache.arrays``), the SHA-256 of the features themselves."""
 DICTIONARIES = ("transform", "versions", SHARD)
 """Those of them that are dictionaries."""
 

@@ -4,29 +4,12 @@ Order is by ``sha256(f"{seed}:{id}")``, not by a random generator, so that a mem
 only. The CIFAR rule alone uses scikit-learn's train_test_split, since its membership is published.
 """
 
-import hashlib
-
 import numpy as np
 
 from backbench import SPLITS, UserError
-
-TRAIN, VAL, TEST = range(3)
-
-
-def shuffled(ids: list[str], *, seed: int) -> list[int]:
-    """Positions of ``ids`` in their seeded order."""
-    keys = [hashlib.sha256(f"{seed}:{id}".encode()).digest() for id in ids]
-    return sorted(range(len(ids)), key=keys.__getitem__)
-
-
-def caltech_counts(n: int) -> tuple[int, int, int]:
-    """Images for train, val and test in a class of ``n``: the published study's rule, in its floating point.
-
-    0.7 + 0.1 is 0.7999999999999999, so a class of 80 has 56, 7 and 17, not 56, 8 and 16.
-    """
-    train = int(n * 0.7)
-    val = int(n * (0.7 + 0.1)) - train
-    return train, val, n - train - val
+from backbench.split_rule import TEST, TRAIN, VAL, classes, shuffled
+from backbench.split_rule import caltech_counts as caltech_counts
+from backbench.split_rule import caltech_rule as caltech_rule
 
 
 def val_count(n: int) -> int:
@@ -34,23 +17,11 @@ def val_count(n: int) -> int:
     return int(n * 0.125)
 
 
-def caltech_rule(ids: list[str], labels: np.ndarray, *, seed: int) -> np.ndarray:
-    """Split (N,) int8 by ``caltech_counts`` in each class."""
-    split = np.empty(len(ids), np.int8)
-    for rows in _classes(labels):
-        order = rows[shuffled([ids[row] for row in rows], seed=seed)]
-        train, val, _ = caltech_counts(len(rows))
-        split[order[:train]] = TRAIN
-        split[order[train : train + val]] = VAL
-        split[order[train + val :]] = TEST
-    return split
-
-
 def val_from_train(ids: list[str], labels: np.ndarray, split: np.ndarray, *, seed: int) -> np.ndarray:
     """A copy of ``split`` with ``val_count`` images of each class's train moved to val."""
     split = split.copy()
     train = np.flatnonzero(split == TRAIN)
-    for members in _classes(labels[train]):
+    for members in classes(labels[train]):
         rows = train[members]
         order = rows[shuffled([ids[row] for row in rows], seed=seed)]
         split[order[: val_count(len(rows))]] = VAL
@@ -107,12 +78,6 @@ def check(labels: np.ndarray, split: np.ndarray, class_names: list[str], *, rule
 def split_counts(labels: np.ndarray, split: np.ndarray, n_classes: int) -> np.ndarray:
     """Images a class and split, (n_classes, 3) int64."""
     return np.bincount(labels * 3 + split, minlength=3 * n_classes).reshape(n_classes, 3)
-
-
-def _classes(labels: np.ndarray) -> list[np.ndarray]:
-    """The rows of each class, in ascending order."""
-    order = np.argsort(labels, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1) if len(labels) else []
 
 
 def _some(items: list[str], noun: str) -> str:

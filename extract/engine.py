@@ -5,12 +5,12 @@ and timed. Whatever is not float32, or compiled, must agree with float32 there.
 """
 
 import logging
-import sys
 import time
 from contextlib import ExitStack, contextmanager
 
 from backbench import UserError
 from backbench.devices import has_bfloat16
+from backbench.progress import tell
 
 LEAST_COSINE = 0.95
 """Least cosine between the centred features of an image in float32 and as computed, in the first batch."""
@@ -185,4 +185,4 @@ def _speed(engine: Engine, batch) -> float:
 
 
 def say(line: str) -> None:
-    print(line, file=sys.stderr)
+    tell(line)

@@ -8,8 +8,6 @@ Minimises, over weights W (K, D) and an unpenalised intercept, for n images of r
 C is scikit-learn's. Of two classes scikit-learn keeps one row w, here (-w/2, w/2): its C is twice ours.
 """
 
-import sys
-
 import numpy as np
 
 from backbench.accuracy import top_k
@@ -20,6 +18,7 @@ from backbench.probe.softmax.objective import Rows
 from backbench.probe.softmax.solver import Solver
 from backbench.probe.softmax.torch_objective import objective
 from backbench.probe.subsets import Data, moments
+from backbench.progress import tell
 
 GRID = tuple(float(f"{c:.4g}") for c in np.logspace(-6, 5, 45))
 """Values of C tried, from strong to weak regularisation: 45, log-spaced, as Kornblith et al. (2019)."""
@@ -93,7 +92,7 @@ class Logistic:
             **check,
         }
         if self.protocol["C_at_edge"]:
-            print(f"C={c:g} is the end of the range tried: the best may lie beyond.", file=sys.stderr)
+            tell(f"C={c:g} is the end of the range tried: the best may lie beyond.")
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """Logits (N, K) for features (N, D)."""

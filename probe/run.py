@@ -1,6 +1,5 @@
 """One probe: one feature file, one method, one result row. And many of them, side by side."""
 
-import sys
 import time
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,6 +12,7 @@ from backbench.accuracy import Scored
 from backbench.cache import features, schema
 from backbench.probe import METHODS
 from backbench.probe.subsets import MEMORY_LIMIT, Data, Part
+from backbench.progress import tell
 
 """A method is a class in the module of its name: ``Method(data, n_classes=K, seed=S)`` chooses on ``data.val`` what it
 fitted on ``data.train``, fits ``data.final`` for good, and then has ``scores(features)`` (N, D) to (N, K), ``head``, a
@@ -91,7 +91,7 @@ def check(file) -> None:
     if faults:
         raise UserError(*faults)
     if skipped := int((file.done == schema.SKIPPED).sum()):
-        print(f"{file.path}: {skipped:,} images could not be read when it was made and are left out", file=sys.stderr)
+        tell(f"{file.path}: {skipped:,} images could not be read when it was made and are left out")
 
 
 def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, object]:
