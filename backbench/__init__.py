@@ -1,8 +1,14 @@
-"""What every room shares: the version, the split codes and the two errors a user can mend."""
+"""What every room shares: the version, the split codes and the two errors a user can mend.
+
+And the Python API, ``import backbench as bb``: see ``backbench.api``. It is imported when it is first used.
+"""
 
 import difflib
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
 
 __version__ = "0.1.0"
 
@@ -19,6 +25,47 @@ def version() -> str:
 
     found = commit()
     return f"{__version__}+g{found}" if found else __version__
+
+
+API = {
+    **dict.fromkeys(("open", "compare", "results"), "backbench.api"),
+    "Features": "backbench.cache.arrays",
+    "LogisticProbe": "backbench.probe.estimator",
+}
+"""Names of the Python API and the modules they are imported from; ``CALLED`` has two more."""
+
+CALLED = ("extract", "probe")
+"""Functions of the Python API whose names are rooms' names, too: there the room is what is called."""
+
+
+def __getattr__(name: str):
+    if name in CALLED:
+        return import_module(f"backbench.{name}")
+    if name not in API:
+        raise AttributeError(f"module 'backbench' has no attribute {name!r}")
+    return getattr(import_module(API[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *API, *CALLED})
+
+
+class _CalledRoom(ModuleType):
+    """A room that can be called: it is the function of ``backbench.api`` of the same name."""
+
+    def __call__(self, *args, **options):
+        return getattr(import_module("backbench.api"), self.__name__.rpartition(".")[2])(*args, **options)
+
+    @property
+    def __signature__(self):
+        from inspect import signature
+
+        return signature(getattr(import_module("backbench.api"), self.__name__.rpartition(".")[2]))
+
+
+def make_callable(room: str) -> None:
+    """Let ``bb.probe(...)`` be a call, although importing ``backbench.probe`` makes ``bb.probe`` that room."""
+    sys.modules[room].__class__ = _CalledRoom
 
 
 class UserError(Exception):

@@ -50,8 +50,9 @@ def identity(row: dict, images: dict[str, str] | None = None) -> dict:
     Two rows of equal identity are the same thing measured again, with another seed or with the same one. Names are no
     part of it where there is a digest: ``data`` is the digest of the images, their labels and classes, the split aside;
     of a row without that, the digest of the data set with its split; and without either its name. ``weights`` is the
-    digest of the weights, or ``random`` and ``from scratch``, which follow from the seed. A row on images of another
-    data set than the head's has ``other``, which says whose head and which images these are.
+    digest of the weights, or ``random`` and ``from scratch``, which follow from the seed; of
+    features that came as arrays, called as one likes, it is the digest of those. A row on images of another data set
+    than the head's has ``other``, which says whose head and which images these are.
 
     ``images`` may give the digest of the images for that of a data set; see ``keys``.
     """
@@ -64,7 +65,7 @@ def identity(row: dict, images: dict[str, str] | None = None) -> dict:
         "stage": row["stage"],
         "method": row["method"],
         "shots": row.get("shots"),
-        "model": features.get("model") or row["model"],
+        "model": None if features.get("arrays_digest") else features.get("model") or row["model"],
         "weights": _weights(row, features),
         "data": data,
         "features": _features(features),
@@ -116,6 +117,8 @@ def _weights(row: dict, features: dict) -> str | None:
         return None
     if name.startswith("random, seed "):
         return RANDOM
+    if features.get("arrays_digest"):  # one's own features, of which no more is known than what they are
+        return features["arrays_digest"]
     return features.get("weights_sha256") or features.get("weights")
 
 

@@ -9,7 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from contextvars import ContextVar
 
 LINE_EVERY = 10.0
@@ -36,7 +36,7 @@ def silenced(call: Callable[[str, int, int], None] | None = None, *, stderr: boo
     """
     token = _silenced.set(call or (lambda label, done, total: None))
     try:
-        with redirect_stderr(_Log() if stderr else sys.stderr):
+        with redirect_stderr(_Log()) if stderr else nullcontext():
             yield
     finally:
         _silenced.reset(token)

@@ -94,11 +94,19 @@ class Features:
         """What an open feature file holds, brought into memory, with the file's own identity; rows left out are not."""
         rows = np.flatnonzero(file.done == schema.DONE)
         found = cls.__new__(cls)
-        found.path, found.labelled = IN_MEMORY, True
+        found.path, found.labelled = IN_MEMORY, len(file.class_names) > 1
         found.features, found.labels, found.split = file.features[rows], file.labels[rows], file.split[rows]
         found.ids, found.class_names = [file.ids[i] for i in rows], file.class_names
         found.identity, found.measured = file.identity, file.measured
         return found
+
+    complete, covers = True, schema.ARRAYS
+    """Said as of a file: nothing is pending, and ``sha256`` is that of the features alone."""
+
+    @property
+    def sha256(self) -> str | None:
+        """The digest of the features."""
+        return self.identity.get(schema.ARRAYS_DIGEST)
 
     @cached_property
     def done(self) -> np.ndarray:
@@ -150,7 +158,7 @@ class Features:
 
 
 def open_npz(path: Path) -> Features:
-    """The features in an .npz file with the arrays ``KEYS``, as ``Features`` takes them; the model is named by the file.
+    """The features in an .npz file with the arrays ``KEYS``, as ``Features`` takes them, called by the file's name.
 
     The file may come from a stranger: nothing is unpickled, and sizes are looked at before anything is read. Raises
     UserError where it can't be used.
@@ -160,8 +168,8 @@ def open_npz(path: Path) -> Features:
             entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
             if missing := [key for key in KEYS[:2] if key not in entries]:
                 raise UserError(
-                    f"{path} lacks {' and '.join(missing)}: the arrays {', '.join(KEYS)} are read, the last three where "
-                    f"they are there. It holds {', '.join(entries) or 'nothing'}."
+                    f"{path} lacks {' and '.join(missing)}: the arrays {', '.join(KEYS)} are read, the last three "
+                    f"where they are there. It holds {', '.join(map(repr, list(entries)[:10])) or 'nothing'}."
                 )
             arrays = {key: _array(archive, entries[key]) for key in KEYS if key in entries}
     except UserError:

@@ -51,7 +51,10 @@ def _probe_options(command):
     for option in reversed(
         (
             click.option(
-                "--features", multiple=True, help="Feature file, folder or glob. Repeat.  [default: --cache-dir]"
+                "--features",
+                multiple=True,
+                help="Feature file, folder or glob, or an .npz file of your own features: arrays x, labels and, if you "
+                "like, split, ids, class_names. Repeat.  [default: --cache-dir]",
             ),
             click.option(
                 "--method",
@@ -135,6 +138,7 @@ def main(ctx, **given):
       probe --features cache --method logistic --method knn
       probe --features cache/caltech256 --shots 1,2,5,10 --seeds 5
       probe --features 'cache/*/resnet*.h5' --json > resnets.json
+      probe --features embeddings.npz
       probe --features cache/digits --save heads
       probe predict --head heads/digits/resnet50-logistic --features other.h5
     """

@@ -1,7 +1,7 @@
 """Multinomial logistic regression with L2 on standardised features: the whole regularisation path, then one head.
 
 Minimises, over weights W (K, D) and an unpenalised intercept, for n images of relative weights s_i (all equal unless
-``class_weight`` is balanced),
+``class_weight`` is balanced or gives each class its own),
 
     F(W) = sum_i s_i cross-entropy_i / sum_i s_i + ||W||^2 / (2 C n).
 
@@ -52,7 +52,7 @@ class Logistic:
         n_classes: int,
         seed: int,
         device: str = "auto",
-        class_weight: str = "none",
+        class_weight: str | np.ndarray = "none",
         grid=GRID,
         path_tolerance: float = PATH_TOLERANCE,
         tolerance: float = TOLERANCE,
@@ -166,11 +166,18 @@ class _Problem:
         return Rows(part, self.mean, self.scale, weights=weights, limit=part.memory_limit)
 
     def solver(self, part, covariance=None) -> Solver:
-        rows = self.rows(part, balanced(part.labels) if self.class_weight == "balanced" else None)
+        rows = self.rows(part, relative(part.labels, self.class_weight))
         return Solver(objective(rows, self.n_classes, device=self.device), covariance)
 
     def head(self, weights: np.ndarray) -> LinearHead:
         return LinearHead(self.mean, self.scale, weights[:, :-1], weights[:, -1])
+
+
+def relative(labels: np.ndarray, class_weight: str | np.ndarray) -> np.ndarray | None:
+    """Each image's weight (N,): its class's among (K,), or as ``balanced``; None where it is none, all are equal."""
+    if isinstance(class_weight, str):
+        return balanced(labels) if class_weight == "balanced" else None
+    return class_weight[labels]
 
 
 def balanced(labels: np.ndarray) -> np.ndarray:

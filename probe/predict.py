@@ -1,6 +1,5 @@
 """A stored head on a feature file: which class each image is, and how often that is right."""
 
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,9 +8,11 @@ import numpy as np
 from backbench import UserError
 from backbench.accuracy import Scored, figures
 from backbench.cache import features, schema
+from backbench.cache.arrays import MADE_BY_USER
 from backbench.calibration import TEMPERATURES
 from backbench.probe.head import BLOCK, Saved, load
 from backbench.probe.subsets import Part
+from backbench.progress import tell
 
 COMPARED = ("model", "weights", "weights_sha256", "transform", "pooling", "layer", "pool", "input_scale")
 """What of two feature files must agree for their features to be comparable."""
@@ -109,19 +110,20 @@ def compare(saved: Saved, file, folder: Path) -> None:
         )
     for key in ROUNDING:
         for line in _differences(key, fitted.get(key), file.identity[key]):
-            print(f"Warning: {file.path}: {line}. Close calls may turn out otherwise.", file=sys.stderr)
+            tell(f"Warning: {file.path}: {line}. Close calls may turn out otherwise.")
     same = [file.identity[key] == saved.identity.get(key) for key in ("dataset", "dataset_digest")]
     if same == [True, False]:
-        print(
+        tell(
             f"Warning: {file.path}: {file.identity['dataset']} as the head knows it, but with other images or another "
-            "split: some that count may be among those the head was fitted on.",
-            file=sys.stderr,
+            "split: some that count may be among those the head was fitted on."
         )
 
 
 def unlike(fitted: dict, identity: dict) -> list[str]:
     """Every difference between the identity that a head was fitted on and another that makes the features no match."""
     fitted = {**schema.PLAIN, **fitted}
+    if fitted.get("weights") == identity.get("weights") == MADE_BY_USER:
+        return []  # named as one likes
     return [line for key in COMPARED for line in _differences(key, fitted.get(key), identity.get(key))]
 
 
@@ -145,6 +147,8 @@ def weights_option(identity: dict) -> str:
 
 def command(identity: dict, dataset: str) -> str:
     """The extract command whose features would suit a head of this identity."""
+    if identity.get("weights") == MADE_BY_USER:
+        return "features as the head was fitted on, one's own, in an .npz file"
     kind, dash, given = dataset.partition("-")
     own = dash and kind in ("folder", "wds", "hf")
     words = [

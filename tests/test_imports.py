@@ -21,8 +21,8 @@ MAY = {
 }
 """What each room may import besides itself and backbench: only rooms above it in this table."""
 
-COMMANDS = {"backbench/cli.py"}
-"""Modules that only hand the command line on, by name."""
+COMMANDS = {"backbench/cli.py", "backbench/api.py"}
+"""Modules that only hand on to the rooms what is asked, on the command line or from Python, by name."""
 
 HEAVY_FORBIDDEN = {"probe": {"timm", "torchvision"}, "cache": {"torch", "timm"}, "report": {"torch", "timm"}}
 
@@ -74,6 +74,12 @@ def test_a_room_imports_only_what_the_design_allows(name):
             assert top != "click", f"{path} knows of click"
         if path.name not in ("__main__.py", "cli.py"):
             assert one.split(".")[-1] != "cli", f"{path} imports a cli"
+
+
+def test_the_python_api_imports_no_room_before_it_is_used():
+    tree = ast.parse((ROOT / "backbench" / "api.py").read_text())
+    names = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
+    assert {name for name in names if name.startswith("backbench")} == {"backbench", "backbench.progress"}
 
 
 def test_the_rooms_are_in_order():
