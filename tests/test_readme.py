@@ -2,10 +2,14 @@
 
 import re
 import shlex
+import subprocess
+import sys
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 import backbench.cache.cli
 import backbench.cli
@@ -15,6 +19,7 @@ import backbench.extract.cli
 import backbench.finetune.cli
 import backbench.probe.cli
 import backbench.report.cli
+from backbench.extract import names, pypi_weights
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -84,6 +89,23 @@ def test_readme_names_the_two_commands_and_make_knows_them():
     assert {"demo", "test", "check"} <= set(targets)
     assert "make demo" in BLOCKS
     assert "make test" in BLOCKS
+
+
+@pytest.mark.skipif(not pypi_weights.installed(names.PACKAGED["tf_efficientnet_lite0"]), reason="needs [offline]")
+def test_readmes_python_runs_word_for_word(tmp_path):
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    rng = np.random.default_rng(0)
+    for k, name in enumerate(("ant", "bee")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(12):
+            coarse = rng.integers(0, 200, (5, 5, 3), dtype=np.uint8)
+            coarse[..., k] += 55
+            Image.fromarray(coarse).resize((90, 70)).save(tmp_path / "photos" / name / f"{i}.png")
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert "chosen on val" in done.stdout
+    assert (tmp_path / "heads" / "photos" / "head.json").is_file()
+    assert (tmp_path / "cache" / "folder-photos" / "tf_efficientnet_lite0.h5").is_file()
 
 
 def test_every_folder_of_the_map_is_there():
