@@ -8,7 +8,6 @@ asked, ``progress(label, done, total)`` is called as an extraction goes on, and 
 logged by the logger ``backbench``. Everything is imported where it is used, so that importing this costs nothing.
 """
 
-import functools
 import inspect
 import tempfile
 from importlib import import_module
@@ -62,15 +61,14 @@ def extract(
 
 
 def _extract_set(model, name, cache_dir, data_root, results_dir, download, if_busy, how):
-    from backbench.cache import schema
     from backbench.cache.features import open_file
     from backbench.extract.pipeline import extract_all
 
     layer, how = how["layer"], {key: value for key, value in how.items() if key != "layer"}
     with tempfile.TemporaryDirectory(prefix="backbench-") as nowhere:
         done, faults = extract_all(
-            [model], [name], layers=[layer], place=functools.partial(schema.default_path, cache_dir), cards=cache_dir,
-            results_dir=results_dir or nowhere, data_root=data_root, download=download, if_busy=if_busy, **how,
+            [model], [name], layers=[layer], cache_dir=cache_dir, results_dir=results_dir or nowhere,
+            data_root=data_root, download=download, if_busy=if_busy, **how,
         )  # fmt: skip
     faults.stop()
     if len(done) != 1:
@@ -88,14 +86,16 @@ def _extract_list(model, given, listed, how):
 
     if not given:
         raise UserError("an empty list of images: at least one is expected.")
-    if listed["ids"] is None and not any(hasattr(one, "getexif") for one in given):
+    if listed["ids"] is None and all(isinstance(one, str | Path) for one in given):
         listed["ids"] = [Path(one).as_posix() for one in given]
     stand_in = Features(
         np.zeros((len(given), 1), np.float32), **listed, seed=how["seed"]
     )  # labels, ids, split: checked
     told = {"ids": stand_in.ids, "labels": stand_in.labels, "split": stand_in.split, "exif": how.pop("exif")}
     imageset = given_images(given, **told, class_names=stand_in.class_names, name=NAME)
-    return run(model, imageset, skip_unreadable=how.pop("on_error") == "skip", **how)
+    found = run(model, imageset, skip_unreadable=how.pop("on_error") == "skip", **how)
+    found.labelled = stand_in.labelled
+    return found
 
 
 def probe(

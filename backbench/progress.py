@@ -7,6 +7,7 @@ person to the logger ``backbench``.
 import io
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
@@ -36,7 +37,7 @@ def silenced(call: Callable[[str, int, int], None] | None = None, *, stderr: boo
     """
     token = _silenced.set(call or (lambda label, done, total: None))
     try:
-        with redirect_stderr(_Log()) if stderr else nullcontext():
+        with redirect_stderr(_Log(sys.stderr)) if stderr else nullcontext():
             yield
     finally:
         _silenced.reset(token)
@@ -51,11 +52,20 @@ def tell(line: str) -> None:
 
 
 class _Log(io.TextIOBase):
-    """A stream whose lines are logged."""
+    """A stream whose lines are logged. What a handler writes to stderr meanwhile goes to ``stderr`` itself."""
+
+    def __init__(self, stderr):
+        self.stderr, self.here = stderr, threading.local()
 
     def write(self, text: str) -> int:
-        for line in filter(None, map(str.strip, text.splitlines())):
-            logging.getLogger("backbench").info(line)
+        if getattr(self.here, "logging", False):
+            return self.stderr.write(text)
+        self.here.logging = True
+        try:
+            for line in filter(None, map(str.strip, text.splitlines())):
+                logging.getLogger("backbench").info(line)
+        finally:
+            self.here.logging = False
         return len(text)
 
 

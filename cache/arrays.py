@@ -94,7 +94,7 @@ class Features:
         """What an open feature file holds, brought into memory, with the file's own identity; rows left out are not."""
         rows = np.flatnonzero(file.done == schema.DONE)
         found = cls.__new__(cls)
-        found.path, found.labelled = IN_MEMORY, len(file.class_names) > 1
+        found.path, found.labelled = IN_MEMORY, True
         found.features, found.labels, found.split = file.features[rows], file.labels[rows], file.split[rows]
         found.ids, found.class_names = [file.ids[i] for i in rows], file.class_names
         found.identity, found.measured = file.identity, file.measured

@@ -7,8 +7,8 @@ from pathlib import Path
 from backbench.cache import arrays, features
 from backbench.devices import pick_device
 from backbench.extract import backbones, names
-from backbench.extract.extraction import Settings
 from backbench.extract.feature_tap import tap
+from backbench.extract.plan import Settings
 from backbench.extract.run import extract_one
 
 
@@ -17,7 +17,7 @@ def extract(
 ) -> arrays.Features:
     """Run ``model`` over an image set and give its features, with the identity that a file of them would have.
 
-    The options mean what they mean to the command; ``settings`` are ``extract.extraction.Settings``'. Raises UsageError
+    The options mean what they mean to the command; ``settings`` are ``extract.plan.Settings``'. Raises UsageError
     for a name that isn't known and UserError where images, weights or features can't be had.
     """
     (name,) = names.resolve([model])

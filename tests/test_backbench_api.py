@@ -15,7 +15,7 @@ from backbench import details, identity, rows
 from backbench.cache.features import open_file
 from backbench.probe.classifier import Classifier
 from backbench.probe.predict import predict
-from backbench.progress import silenced
+from backbench.progress import silenced, tell
 from tests.test_extract_run import MODEL, extract, images  # noqa: F401 - fixtures
 from tests.test_probe_cli import probe, toy  # noqa: F401 - probe is a fixture
 
@@ -266,3 +266,22 @@ def test_a_list_without_labels_is_enough_to_predict(images, tmp_path):  # noqa: 
         bb.extract(MODEL, [Image.open(paths[0]), 3, "none.png"], **QUICK)
     with pytest.raises(bb.UserError, match="an empty list"):
         bb.extract(MODEL, [], **QUICK)
+
+
+def test_a_handler_that_writes_to_stderr_hears_each_line_once(capfd):
+    class Echo(logging.Handler):
+        def emit(self, record):
+            print(record.getMessage(), file=sys.stderr)
+
+    logger, echo = logging.getLogger("backbench"), Echo(logging.INFO)
+    before = logger.level
+    logger.addHandler(echo)
+    logger.setLevel(logging.INFO)
+    try:
+        with silenced(stderr=True):
+            print("one\ntwo", file=sys.stderr)
+            tell("three")
+    finally:
+        logger.removeHandler(echo)
+        logger.setLevel(before)
+    assert capfd.readouterr().err.split() == ["one", "two", "three"]
