@@ -21,7 +21,7 @@ EXTRACT = {
     "pool": "default", "input_scale": 1.0, "precision": "auto", "compile": "auto", "batch_size": None, "threads": None,
     "dtype": "float32", "input_guard": True, "views": 1, "views_as": "mean", "overwrite": False,
 }  # fmt: skip
-"""Options of ``extract`` and their defaults: the command's, by the same names."""
+"""Options of ``extract`` and their defaults: the command's, by its names. ``dtype`` is its --feature-dtype."""
 
 
 def open(path):
@@ -41,15 +41,16 @@ def extract(
 ):  # fmt: skip
     """Run the frozen backbone ``model`` once over ``images`` and give their features, as ``open`` or ``Features`` does.
 
-    ``images`` is the name of a data set (``"digits"``, ``"folder:PATH"``), whose features are kept in ``cache_dir`` and
-    not computed twice; a row of it is written only to a ``results_dir``. Or it is a list of N PIL images or paths,
-    whose features are in memory alone; ``labels``, ``split``, ``class_names`` and ``ids``, for paths the paths
-    themselves, are then as ``Features`` takes them. Other options are the command's, see ``EXTRACT``.
+    ``images`` is the name of a data set, ``"digits"``, ``"folder:PATH"`` or that Path: its features are kept in
+    ``cache_dir`` and not computed twice, and a row is written only to a ``results_dir``. Or it is a list of N PIL
+    images or paths, whose features are in memory alone; ``labels``, ``split``, ``class_names`` and ``ids``, for paths
+    the paths themselves, are then as ``Features`` takes them. Other options are the command's, see ``EXTRACT``.
 
     Raises UsageError for what isn't known, and UserError, which names all of them, for images that can't be read.
     """
     _known(options, EXTRACT, "extract")
     how, listed = EXTRACT | options, {"labels": labels, "ids": ids, "class_names": class_names, "split": split}
+    images = f"folder:{images}" if isinstance(images, Path) else images
     with silenced(progress, stderr=True):  # what torch and the hub write, too
         if isinstance(images, str):
             if given := [name for name, value in listed.items() if value is not None]:
@@ -88,9 +89,8 @@ def _extract_list(model, given, listed, how):
         raise UserError("an empty list of images: at least one is expected.")
     if listed["ids"] is None and all(isinstance(one, str | Path) for one in given):
         listed["ids"] = [Path(one).as_posix() for one in given]
-    stand_in = Features(
-        np.zeros((len(given), 1), np.float32), **listed, seed=how["seed"]
-    )  # labels, ids, split: checked
+    # Checks labels, ids and split, and makes the split where there is none.
+    stand_in = Features(np.zeros((len(given), 1), np.float32), **listed, seed=how["seed"])
     told = {"ids": stand_in.ids, "labels": stand_in.labels, "split": stand_in.split, "exif": how.pop("exif")}
     imageset = given_images(given, **told, class_names=stand_in.class_names, name=NAME)
     found = run(model, imageset, skip_unreadable=how.pop("on_error") == "skip", **how)
@@ -126,6 +126,7 @@ def probe(
     _known(options, _options_of(METHODS[method]), method)
     if not getattr(features, "labelled", True):
         raise UserError("these features have no labels to fit a head on: give labels=.")
+    asked = {"seed": seed, "shots": shots, "curve": tuple(curve) or None, **options}
     if method == "logistic":
         options = {"device": "auto", "class_weight": "none"} | options  # as the command has them
     settings = {"seed": seed, "options": {method: options}, "curve": tuple(curve), "intervals": intervals}
@@ -136,7 +137,8 @@ def probe(
         row, beside, linear = run.probe(
             features, run.Task(features.path, method, seed, shots), run.Settings(**settings)
         )
-        row["command"] = f"backbench.probe({str(features.path)!r}, {method!r}, seed={seed})"
+        told = [f"{name}={value!r}" for name, value in asked.items() if value is not None]
+        row["command"] = f"backbench.probe({', '.join([repr(str(features.path)), repr(method), *told])})"
         if results_dir is not None:
             details.keep(results_dir, row, beside)
     saved = linear and Saved(linear, features.class_names, features.identity, method, row)
@@ -146,8 +148,8 @@ def probe(
 def compare(found):
     """Which of these ``Result``s can't be told from the one that val chose: a pandas DataFrame, a line a head.
 
-    As ``report compare``: McNemar's exact test on the same test images, Holm-corrected over all pairs. Raises UserError
-    where no two can be compared.
+    As ``report compare``: McNemar's exact test on the same test images, Holm-corrected over all pairs; of one thing
+    measured at several seeds the newest counts. Raises UserError where no two can be compared.
     """
     import pandas as pd
 
@@ -155,9 +157,10 @@ def compare(found):
     from backbench.report import compare as comparison
 
     with tempfile.TemporaryDirectory(prefix="backbench-") as folder, silenced(stderr=True):
-        rows = [dict(result.row) for result in found]
-        for row, result in zip(rows, found, strict=True):
-            details.keep(folder, row, result.details)
+        rows = []
+        for result in found:
+            rows.append(dict(result.row))
+            details.keep(folder, rows[-1], result.details)
         return pd.DataFrame(comparison.compare(rows, Path(folder)))
 
 

@@ -44,7 +44,7 @@ def images(given: Sequence, *, ids, labels, split, class_names: list[str], name:
     labels, split = np.asarray(labels), np.asarray(split, np.int8)
 
     def stored(i: int) -> bytes:
-        return _encoded(given[i]) if isinstance(given[i], Image.Image) else Path(given[i]).read_bytes()
+        return _bytes(given[i])
 
     contents = [_content(one, id) for one, id in zip(given, ids, strict=True)]
     told = imageset.digests(ids, labels, split, class_names, sizes=contents)
@@ -53,11 +53,11 @@ def images(given: Sequence, *, ids, labels, split, class_names: list[str], name:
 
 def _content(image, id: str) -> str:
     with decode.reading(id):
-        if isinstance(image, Image.Image):
-            told = f"{image.mode} {image.size}".encode() + image.tobytes()
-        else:
-            told = Path(image).read_bytes()
-    return hashlib.sha256(told).hexdigest()
+        return hashlib.sha256(_bytes(image)).hexdigest()
+
+
+def _bytes(image) -> bytes:
+    return _encoded(image) if isinstance(image, Image.Image) else Path(image).read_bytes()
 
 
 def _encoded(image: Image.Image) -> bytes:

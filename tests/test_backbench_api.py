@@ -107,6 +107,9 @@ def test_a_row_is_written_where_a_folder_is_named_and_only_there(tmp_path, monke
     (row,) = rows.read("results")
     assert row["command"] == "backbench.probe('features in memory', 'ridge', seed=42)"
     assert details.of("results", row)["predicted"] == result.details["predicted"]
+    bb.probe(features, "logistic", shots=2, class_weight="balanced", results_dir="results")
+    command = "backbench.probe('features in memory', 'logistic', seed=42, shots=2, class_weight='balanced')"
+    assert rows.read("results")[1]["command"] == command
     bb.probe(features, "centroid", results_dir="results")
     table = bb.results()
     assert isinstance(table, pd.DataFrame)
@@ -215,9 +218,7 @@ def test_extract_keeps_a_data_sets_features_and_tells_its_progress(tmp_path, ima
         result = bb.probe(file, "centroid")
         assert result.row["model"] == MODEL
     heard.clear()
-    with bb.extract(
-        MODEL, f"folder:{images}", **how, progress=lambda *told: heard.append(told), results_dir="r"
-    ) as file:
+    with bb.extract(MODEL, images, **how, progress=lambda *told: heard.append(told), results_dir="r"):
         assert not heard  # it was there
     (row,) = rows.read("r")
     assert row["stage"] == "extract"

@@ -48,6 +48,14 @@ def test_labels_may_be_numbers_or_names(labels, class_names, expected, names):
     assert (found.labels.tolist(), found.class_names) == (expected, names)
 
 
+def test_float16_and_arrays_that_are_not_contiguous_are_taken():
+    half = Features(X.astype("f2"), LABELS, split=SPLIT)
+    assert half.features.dtype == np.float16
+    assert half.identity["arrays_digest"] != Features(X, LABELS, split=SPLIT).identity["arrays_digest"]
+    turned = Features(np.asfortranarray(X.astype(">f8")), LABELS, split=SPLIT)
+    assert turned.identity["arrays_digest"] == Features(X, LABELS, split=SPLIT).identity["arrays_digest"]
+
+
 def test_without_a_split_the_rule_of_caltech_by_ids_and_seed():
     rng = np.random.default_rng(0)
     labels, ids = np.arange(60) % 3, [f"{i}.jpg" for i in range(60)]

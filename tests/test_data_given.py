@@ -44,6 +44,10 @@ def test_transparency_is_laid_on_white_and_orientation_applied_where_it_is_asked
 def test_the_digest_is_of_what_is_seen(tmp_path):
     black, white = Image.new("RGB", (4, 4)), Image.new("RGB", (4, 4), "white")
     assert given(black).images_digest == given(black.copy()).images_digest != given(white).images_digest
+    of_colours = [Image.new("P", (4, 4)) for _ in range(2)]
+    for image, palette in zip(of_colours, ([0, 0, 0], [255, 0, 0]), strict=True):
+        image.putpalette(palette)
+    assert given(of_colours[0]).images_digest != given(of_colours[1]).images_digest
     black.save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())
     assert given(tmp_path / "a.png").images_digest == given(str(tmp_path / "b.png")).images_digest
