@@ -19,7 +19,7 @@ COMMANDS = {
 
 
 @click.group(cls=options.Group, later={name: (f"backbench.{name}.cli", help) for name, help in COMMANDS.items()})
-@click.version_option(version(), "--version")
+@click.version_option(version(), "--version", prog_name="backbench")
 def main() -> None:
     """Find out which pretrained backbone suits your images.
 
