@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TypeGuard
 
 from backbench import UserError
 from backbench.files import write_whole
@@ -166,7 +167,7 @@ def _is_count(value) -> bool:
     return type(value) is int and value >= 0
 
 
-def _is_share(value) -> bool:
+def _is_share(value) -> TypeGuard[float]:
     return type(value) in (int, float) and 0 <= value <= 1
 
 
@@ -178,7 +179,7 @@ def _are_counts(values, *, below: float = float("inf")) -> bool:
     return _are(values, lambda value: _is_count(value) and value < below)
 
 
-def _are_shares(values) -> bool:
+def _are_shares(values) -> TypeGuard[list]:
     return _are(values, lambda value: value is None or _is_share(value))
 
 

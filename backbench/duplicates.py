@@ -41,7 +41,7 @@ def _contradicting(group: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Which rows equal one of another class, (N,) bool."""
     order = np.lexsort((labels, group))
     first = np.flatnonzero(np.diff(group[order], prepend=-2))  # where each group begins, by ascending label
-    least = np.repeat(labels[order][first], np.diff([*first, len(order)]))
+    least = np.repeat(labels[order][first], np.diff(first, append=len(order)))
     found = np.zeros(len(labels), bool)
     found[order] = (group[order] >= 0) & (labels[order] != least)
     return (group >= 0) & np.isin(group, group[found])

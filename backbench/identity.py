@@ -5,6 +5,7 @@ Like ``report.rows`` this is for the stages too, and needs nothing but the stand
 
 import hashlib
 import json
+from typing import Any
 
 FEATURES = {"pooling": None, "layer": "last", "pool": "default", "views": "plain", "dtype": None, "precision": None,
             "input_scale": 1.0, "transform": None}  # fmt: skip
@@ -88,7 +89,7 @@ def key(row: dict) -> str:
     return digest(identity(row))
 
 
-def images(rows: list[dict]) -> dict[str, str]:
+def images(rows: list[dict]) -> dict[Any, str]:
     """The digest of the images by that of the data set, as far as ``rows`` tell."""
     told = [row["features"] or {} for row in rows]
     return {of.get("dataset_digest"): of["images_digest"] for of in told if of.get("images_digest")}

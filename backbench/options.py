@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from backbench import UserError
+from backbench import UserError, packages
 
 PATH = click.Path(path_type=Path)
 
@@ -42,8 +42,8 @@ def _raise_terminated(signum, frame):
     raise _Terminated
 
 
-class _Clean:
-    """UserErrors become one message and an exit code; Ctrl-C and SIGTERM stop cleanly."""
+class _Clean(click.Command):
+    """UserErrors and missing packages become one message and an exit code; Ctrl-C and SIGTERM stop cleanly."""
 
     def invoke(self, ctx):
         before = signal.signal(signal.SIGTERM, _raise_terminated)
@@ -52,6 +52,11 @@ class _Clean:
         except UserError as error:
             click.echo(f"Error: {error}", err=True)
             sys.exit(error.exit_code)
+        except ImportError as error:
+            if (lacking := packages.missing(error)) is None:
+                raise
+            click.echo(f"Error: {lacking}", err=True)
+            sys.exit(lacking.exit_code)
         except KeyboardInterrupt as stop:
             terminated = isinstance(stop, _Terminated)
             click.echo("Stopped. What was computed is kept: the same command goes on.", err=True)
@@ -96,16 +101,16 @@ class Group(_Clean, click.Group):
         super().__init__(*args, **settings)
         self.later, self.renamed = later or {}, renamed or {}
 
-    def list_commands(self, context) -> list[str]:
-        return [*self.later, *super().list_commands(context)]
+    def list_commands(self, ctx) -> list[str]:
+        return [*self.later, *super().list_commands(ctx)]
 
-    def get_command(self, context, name: str):
-        name = self.renamed.get(name, name)
+    def get_command(self, ctx, cmd_name: str):
+        name = self.renamed.get(cmd_name, cmd_name)
         if name in self.later:
             return importlib.import_module(self.later[name][0]).main
-        return super().get_command(context, name)
+        return super().get_command(ctx, name)
 
-    def format_commands(self, context, formatter) -> None:
+    def format_commands(self, ctx, formatter) -> None:
         lines = [(name, sentence) for name, (_, sentence) in self.later.items()]
         lines += [(name, command.get_short_help_str(80)) for name, command in sorted(self.commands.items())]
         with formatter.section("Commands"):

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from backbench import UserError, __version__, version
 from backbench.progress import tell
@@ -241,7 +242,7 @@ def refuse(constant: str):
     raise ValueError(f"{constant} is not a JSON number")
 
 
-def plain(value):
+def plain(value) -> Any:
     """``value`` as plain JSON types: numpy's numbers and arrays unpacked, NaN and infinity null, paths as text."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
@@ -269,7 +270,7 @@ def _command() -> str:
     return shlex.join([program.parent.name if program.name == "__main__.py" else program.name, *sys.argv[1:]])
 
 
-def _unwritten(path: Path, reason: str) -> str:
+def _unwritten(path: Path, reason: str | None) -> str:
     return (
         f"{path}: the result row was not written: {reason}. The result itself is in the output above. "
         "Make room there, or choose another folder with --results-dir, and run the command again."

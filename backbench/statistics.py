@@ -154,10 +154,10 @@ def _ratio(a, n, b, m, phi: float = 0.0) -> tuple[float, float]:
 
 def holm(ps: Sequence[float]) -> np.ndarray:
     """p-values of a family of tests, each corrected for all of them. S. Holm (1979), Scand. J. Stat. 6."""
-    ps = np.asarray(ps, float)
-    order = np.argsort(ps, kind="stable")
-    stepped = np.maximum.accumulate(ps[order] * np.arange(len(ps), 0, -1))
-    corrected = np.empty_like(ps)
+    found = np.asarray(ps, float)
+    order = np.argsort(found, kind="stable")
+    stepped = np.maximum.accumulate(found[order] * np.arange(len(found), 0, -1))
+    corrected = np.empty_like(found)
     corrected[order] = np.minimum(stepped, 1.0)
     return corrected
 
@@ -211,4 +211,5 @@ def auroc(known: np.ndarray, unknown: np.ndarray) -> tuple[float, float, float]:
     a = float(shares[0].mean())
     variance = sum(of.var(ddof=1) / len(of) if len(of) > 1 else a * (1 - a) for of in shares)
     size = effective(a, variance, 2 * min(n, m), min(a, 1 - a) * min(n, m))
-    return a, *map(float, interval(a * size, size))
+    low, high = interval(a * size, size)
+    return a, float(low), float(high)

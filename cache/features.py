@@ -240,7 +240,7 @@ def _wrong_values(h5, *, partial: bool) -> str | None:
 def verify(path: str | Path) -> str | None:
     """Read a finished file to its last byte: None where it is whole, else what is wrong with it and what mends it."""
     try:
-        with open_file(path, partial=schema.is_finished_shard(path)) as file:
+        with open_file(path, partial=schema.is_finished_shard(Path(path))) as file:
             broken = file.not_finite()
             return broken_rows(file, broken) if len(broken) else None
     except FeatureFileError as error:

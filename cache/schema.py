@@ -24,6 +24,7 @@ import json
 import mmap
 import re
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -134,10 +135,10 @@ def blocks(array: np.ndarray):
     if not (isinstance(array.base, mmap.mmap) and len(array)):  # of a part of a mapped array numpy forgets the offset
         yield from np.array_split(array, n)
         return
-    ends = np.linspace(0, len(array), n + 1).astype(int)
+    mapped, ends = cast(Any, array), np.linspace(0, len(array), n + 1).astype(int)
     for start, stop in itertools.pairwise(ends):
-        offset = array.offset + start * array[0].nbytes
-        yield np.memmap(array.filename, array.dtype, "r", int(offset), (stop - start, *array.shape[1:]))
+        offset = mapped.offset + start * array[0].nbytes
+        yield np.memmap(mapped.filename, array.dtype, "r", int(offset), (stop - start, *array.shape[1:]))
 
 
 def differences(wanted: dict, found: dict, *, versions: bool, than: str = "this run") -> list[str]:

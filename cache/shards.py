@@ -23,7 +23,7 @@ class Family(NamedTuple):
     """What is there of the ``count`` shards of the feature file ``whole``: by number, finished or ``.part``."""
 
     whole: Path
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]  of a tuple's methods we use none
     files: dict[int, Path]
 
     def done(self) -> int:
@@ -36,9 +36,16 @@ def path_of(whole: Path, number: int, count: int) -> Path:
     return whole.with_name(f"{whole.name}.shard-{number:0{len(str(count))}}-of-{count}")
 
 
+def _parts(path: Path) -> re.Match[str]:
+    """What a shard's name says."""
+    found = NAME.fullmatch(path.name)
+    assert found, f"{path} is no shard"
+    return found
+
+
 def whole_of(path: Path) -> Path:
     """The file that a shard is a part of."""
-    return path.with_name(NAME.fullmatch(path.name)["whole"])
+    return path.with_name(_parts(path)["whole"])
 
 
 def span(n: int, number: int, count: int, *, batch_size: int) -> tuple[int, int]:
@@ -57,12 +64,12 @@ def families(path: Path) -> list[Family]:
         match = NAME.fullmatch(path.name)
         name = match["whole"] if match else path.name
         found = (p for p in path.parent.glob("*.shard-*-of-*") if p.name.startswith(f"{name}.shard-"))
-    made: dict[tuple, Family] = {}
+    made: dict[tuple[Path, int], Family] = {}
     for file in sorted(found, reverse=True):  # so that of a shard and its '.part' the finished one stays
         if match := NAME.fullmatch(file.name):
             key = file.with_name(match["whole"]), int(match["count"])
             made.setdefault(key, Family(*key, {})).files[int(match["number"])] = file
-    return [Family(*key, dict(sorted(made[key].files.items()))) for key in sorted(made)]
+    return [family._replace(files=dict(sorted(family.files.items()))) for _, family in sorted(made.items())]
 
 
 def rows_done(path: Path) -> int:
@@ -126,7 +133,7 @@ def otherwise(file: Path, lines: list[str]) -> FeatureFileError:
 
 def _begun(path: Path, wanted: dict, *, strict: bool) -> dict | None:
     """Identity of a shard of the same family that was made as ``wanted``; ``strict``: refuse one that was not."""
-    count = int(NAME.fullmatch(path.name)["count"])
+    count = int(_parts(path)["count"])
     for family, file, identity, lines in relatives(path, wanted):
         if family.count == count and not lines:
             return identity

@@ -10,6 +10,7 @@ import contextlib
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +75,7 @@ class Writer:
             self._offset = {name: h5[name].id.get_offset() for name in schema.DATASETS}
             self.dtype, self.dim = h5["features"].dtype, h5["features"].shape[1]
             self.done = file.done
-            self.running = dict(file.running)
+            self.running: dict[Any, float] = dict(file.running)
         self._unmarked = np.zeros_like(self.done)
         self._synced = time.monotonic()
 
@@ -149,7 +150,7 @@ class Writer:
 
     def _write(self, dataset: str, position: int, values: np.ndarray) -> None:
         self._raw.seek(self._offset[dataset] + int(position) * values.itemsize)
-        left = memoryview(values.reshape(-1).view(np.uint8))
+        left = values.reshape(-1).view(np.uint8).data
         while left:  # an unbuffered write may take less than all
             left = left[self._raw.write(left) :]
 

@@ -87,7 +87,7 @@ def _neighbours(queries: Part, bank: Part, k: int) -> Iterator[tuple[slice, np.n
             near = _largest(best, k)
             best, labels = (np.take_along_axis(a, near, axis=1) for a in (best, labels))
         order = np.argsort(-best, axis=1, kind="stable")
-        yield at, *(np.take_along_axis(a, order, axis=1) for a in (best, labels))
+        yield at, np.take_along_axis(best, order, axis=1), np.take_along_axis(labels, order, axis=1)
 
 
 def _largest(values: np.ndarray, k: int) -> np.ndarray:

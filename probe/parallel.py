@@ -3,11 +3,15 @@
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
-from backbench import UserError, cluster
+from backbench import UserError, cluster, packages
 from backbench.allocator import keep_freed_memory
 from backbench.cache import features
 from backbench.probe.run import probe
+
+AT_ONCE: Any = 1
+"""Tasks that a process takes at a time: they differ much in length. joblib's own annotations know only "auto"."""
 
 ALONE = 256 << 20
 """Bytes of features, all tasks together, below which starting processes costs more than it saves."""
@@ -34,14 +38,17 @@ def run(tasks, settings, *, jobs: int | None, scheduler: str | None) -> Iterator
     settings = replace(settings, memory_limit=settings.memory_limit // jobs)
     threads = max(1, cores // jobs)
     with joblib.parallel_config("loky", inner_max_num_threads=threads):
-        results = joblib.Parallel(n_jobs=jobs, return_as="generator", batch_size=1)(
+        results = joblib.Parallel(n_jobs=jobs, return_as="generator", batch_size=AT_ONCE)(
             joblib.delayed(one)(task, settings) for task in tasks
         )
         yield from zip(tasks, results, strict=True)
 
 
 def one(task, settings):
-    """Run one task, in any process. A UserError is returned as a result, so that it does not stop other tasks."""
+    """Run one task, in any process. A UserError is returned as a result, so that it does not stop other tasks.
+
+    So is a method whose package is not installed.
+    """
     keep_freed_memory()
     try:
         written = task.state is None or features.state(task.path) != task.state
@@ -49,11 +56,15 @@ def one(task, settings):
             return probe(file, task, settings)
     except UserError as error:
         return error
+    except ImportError as error:
+        if (lacking := packages.missing(error)) is None:
+            raise
+        return lacking
 
 
 def _on_cluster(tasks, settings, scheduler: str) -> Iterator[tuple]:
     import joblib
 
     with cluster.connected(scheduler):
-        results = joblib.Parallel(batch_size=1)(joblib.delayed(one)(task, settings) for task in tasks)
+        results = joblib.Parallel(batch_size=AT_ONCE)(joblib.delayed(one)(task, settings) for task in tasks)
     yield from zip(tasks, results, strict=True)

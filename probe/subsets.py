@@ -1,7 +1,7 @@
 """Rows of a feature file as the heads read them: in blocks, from memory where they fit, else from the mapped file."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,8 @@ class Part:
     """
 
     def __init__(self, features: np.ndarray, labels: np.ndarray, rows=None, *, memory_limit: int = MEMORY_LIMIT):
-        self.features, self.labels, self.rows, self.memory_limit = features, labels, rows, memory_limit
+        self.features, self.labels, self.memory_limit = features, labels, memory_limit
+        self.rows: Any = rows
 
     def __len__(self) -> int:
         return len(self.labels)

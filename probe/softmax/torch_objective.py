@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from backbench.devices import has_bfloat16, pick_device
+from backbench.packages import has
 from backbench.probe.softmax.array_backends import Numpy, Torch, numpy
 from backbench.probe.softmax.lbfgs_memory import dot
 from backbench.probe.softmax.objective import Objective, Point, Rows
@@ -41,10 +42,10 @@ ROUNDING = 16 * 2**-9
 def objective(rows: Rows, n_classes: int, *, device: str) -> Objective:
     """For ``device`` as on the command line. auto: a GPU for large problems; a CPU's bfloat16 units where it has them.
 
-    Raises UsageError for a device that isn't there.
+    Without torch: numpy's. Raises UsageError for a device that isn't there.
     """
     small = len(rows) * rows.dim * n_classes < WORTH_TORCH
-    if device in ("auto", "cpu") and (small or (device == "cpu" and not has_bfloat16())):
+    if device in ("auto", "cpu") and (small or not has("torch") or (device == "cpu" and not has_bfloat16())):
         return Objective(rows, n_classes)
     chosen = pick_device(device)
     if chosen.type == "cpu" and not has_bfloat16():
