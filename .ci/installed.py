@@ -47,7 +47,8 @@ class Commands:
     def __init__(self, bin: Path, folder: Path):
         self.bin, self.folder = bin, folder
         self.around = {**os.environ, "PATH": f"{bin}:{os.environ['PATH']}"}
-        self.around.pop("PYTHONPATH", None)
+        for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE"):
+            self.around.pop(name, None)
 
     def __call__(self, *words, code: int = 0) -> subprocess.CompletedProcess:
         done = subprocess.run(
