@@ -19,8 +19,8 @@ UNPACK = ROOT.parent / "shared" / "data" / "unpack"
 # A shell that starts the tests in the background has them ignore Ctrl-C, and every process that they start with them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The same examples in every run: what fails, fails for all.
-hypothesis.settings.register_profile("fixed", derandomize=True)
+# The same examples in every run, however busy the machine is: what fails, fails for all.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("fixed")
 
 # On a GPU's machine too tests run on its CPU: runs are compared to the bit, which a GPU doesn't promise, and forked,
