@@ -15,6 +15,7 @@ FEATURES = Path("cache", "digits", f"{MODEL}.h5")
 
 def wheel(folder: Path) -> Path:
     """The wheel of this checkout, made in ``folder``."""
+    shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)  # else files that were removed since stay in it
     pip(MAIN / "python", "wheel", "--no-deps", "--wheel-dir", folder, ROOT)
     (made,) = folder.glob("*.whl")
     return made

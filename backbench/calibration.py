@@ -24,7 +24,9 @@ def assess(scored: Scored, *, val: Scored | None = None, t: float | None = None,
     train+val is too sure of itself there. Instead of val ``t``, a temperature found before. ``unscaled`` are the scores
     before scaling, where those to be scaled are others.
     """
-    t = temperature(val.scores, val.labels) if t is None else t
+    if t is None:
+        assert val is not None, "a temperature is given, or found on val"
+        t = temperature(val.scores, val.labels)
     unscaled = scored if unscaled is None else unscaled
     accuracy, n = per_class(scored.predicted, scored.labels, n_classes=scored.n_classes)
     figures = {
