@@ -15,7 +15,7 @@ test: .venv/.test
 	$(BIN)/python -m pytest $(ALL)
 
 quick: .venv/.test
-	$(BIN)/python -m pytest -n 2 --dist loadfile $$(sed '/^\#/d' tests/quick.txt)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $$(sed '/^#/d' tests/quick.txt)
 
 check: .venv/.test
 	$(BIN)/ruff check .
