@@ -85,6 +85,7 @@ def _nothing(total, label, unit, already):
 @contextmanager
 def _called(total, label, unit, already):
     call, done = _silenced.get(), already
+    assert call
 
     def advance(n: int) -> None:
         nonlocal done

@@ -10,6 +10,7 @@ import zipfile
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -177,14 +178,15 @@ def open_npz(path: Path) -> Features:
     except Exception as error:  # of any kind: in a damaged file anything may stand in place of what zipfile expects
         told = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{path} can't be read as .npz ({told}). Write it again with numpy.savez.") from None
-    return Features(**arrays, model=path.stem, path=path)
+    given: dict[str, Any] = arrays
+    return Features(**given, model=path.stem, path=path)
 
 
 def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     """One array of the archive, whose size is known to be bearable before it is read."""
     from numpy.lib import format
 
-    stored = min(entry.compress_size, Path(archive.filename).stat().st_size)
+    stored = min(entry.compress_size, Path(str(archive.filename)).stat().st_size)
     if entry.file_size > MOST_BYTES or entry.file_size > max(SMALL, MOST_RATIO * stored):
         raise UserError(
             f"{archive.filename}: {entry.filename} takes {stored:,} bytes and would fill {entry.file_size:,}: not read."

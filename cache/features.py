@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -130,12 +131,12 @@ def state(path: str | Path) -> tuple | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def open_file(path: str | Path, *, partial: bool = False, check: bool = True) -> FeatureFile | arrays.Features:
+def open_file(path: str | Path, *, partial: bool = False, check: bool = True) -> Any:
     """Open a finished feature file, or with ``partial`` an unfinished one or a shard too.
 
     The file is read to its last byte and compared with its checksum, unless its name says that it is unfinished. This
     takes about 0.2 s for 150 MB. ``check=False`` leaves it out: that is for listing files, never for using features.
-    An .npz file of one's own features is read whole, see ``cache.arrays``, and used like a feature file.
+    A FeatureFile; an .npz file of one's own features is read whole, as an ``arrays.Features``, and used like one.
 
     Raises FeatureFileError where the file is missing, truncated, not one of ours, of another schema, unfinished,
     damaged, a shard, or points at other files (external links, external storage, virtual datasets).

@@ -4,6 +4,7 @@ Unlike the rest of this room it needs scikit-learn, and is imported only where i
 """
 
 import warnings
+from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -83,7 +84,8 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         if not val.any():
             raise ValueError(f"n_samples={len(X)}: no class has two rows, so there is none to choose a penalty on")
         order = np.concatenate([np.flatnonzero(~val), np.flatnonzero(val)])
-        final, n = Part(X[order], labels[order]), int((~val).sum())
+        rows: Any = X
+        final, n = Part(rows[order], labels[order]), int((~val).sum())
         data = Data(final[:n], final[n:], final)
         weight = "none"
         if self.class_weight is not None:
@@ -108,7 +110,8 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
 
     def _scores(self, X) -> np.ndarray:
         check_is_fitted(self)
-        return self.head_.scores(validate_data(self, X, dtype=np.float32, reset=False))
+        rows: Any = validate_data(self, X, dtype=np.float32, reset=False)
+        return self.head_.scores(rows)
 
 
 def _val(labels: np.ndarray, share: float, random) -> np.ndarray:
