@@ -66,7 +66,7 @@ def measure(model: str, n: int, rounds: int) -> dict:
     def direct():
         reduced = settings.precision != "float32"
         with torch.inference_mode(), torch.autocast(device.type, getattr(torch, settings.precision), enabled=reduced):
-            batches = evaluate.pictures(there, backbone, np.arange(n), device)
+            batches = evaluate.image_batches(there, backbone, np.arange(n), device)
             features = [backbone.model(batch).float().cpu().numpy() for _, batch in batches]
         return head.saved.head.scores(np.concatenate(features))
 

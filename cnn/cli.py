@@ -1,4 +1,4 @@
-"""``cnn``: train the CIFAR network from scratch, and use what came of it."""
+"""``cnn``: train the CIFAR network from scratch, and use its checkpoints."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ SIZES = ("small", "base", "large", "reference")
 
 @click.group(cls=options.Group)
 def main():
-    """A small convolutional network for small pictures, from scratch: what transfer learning is compared with.
+    """Train a small convolutional network for small images from scratch, as a baseline for transfer learning.
 
     \b
     Examples:
@@ -26,47 +26,65 @@ def main():
 
 
 @main.command()
-@click.option("--dataset", "datasets", multiple=True, required=True, help="An image set or folder:PATH. Repeat.")
+@click.option(
+    "--dataset",
+    "datasets",
+    multiple=True,
+    required=True,
+    help="A registered data set or folder:PATH. Repeat for several.",
+)
 @click.option(
     "--size",
     type=click.Choice(SIZES),
     default="base",
     show_default=True,
-    help="Of the network and its recipe. reference: airbench94's, to compare with.",
+    help="Size of the network, with its recipe. reference is airbench94, to compare with.",
 )
-@click.option("--epochs", type=click.IntRange(1), help="Times that train is gone through.  [default: the size's]")
-@click.option("--batch-size", type=click.IntRange(2), help="Pictures a step.  [default: the size's]")
-@click.option("--runs", type=click.IntRange(1), default=1, show_default=True, help="Of the seeds from --seed on.")
+@click.option("--epochs", type=click.IntRange(1), help="Number of passes over train.  [default: the size's]")
+@click.option("--batch-size", type=click.IntRange(2), help="Number of images in each step.  [default: the size's]")
+@click.option(
+    "--runs",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Number of runs, with seeds that count up from --seed.",
+)
 @click.option(
     "--train-share",
     type=click.FloatRange(0, 1, min_open=True),
     default=1.0,
     show_default=True,
-    help="Of each class's train pictures, in more epochs.",
+    help="Share of each class's train images to train on, in more epochs.",
 )
 @click.option(
     "--split",
     type=click.Choice(["study", "usual"]),
     default="study",
     show_default=True,
-    help="study: chosen on val. usual: val is trained on too, and nothing chosen.",
+    help="study: the weights are chosen on val. usual: val is trained on as well, and the last weights are kept.",
 )
-@click.option("--pixels", type=int, help="A side, to which pictures are brought.  [default: 32]")
-@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Any other setting of cnn/recipe.py.")
+@click.option("--pixels", type=int, help="Side in pixels to which images are resized.  [default: 32]")
+@click.option(
+    "--set",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Change any other setting of cnn/recipe.py. Repeat for several.",
+)
 @precision
 @click.option(
     "--compile",
     type=click.Choice(["on", "off"]),
     default="off",
     show_default=True,
-    help="Takes a minute or two, and has not paid on any machine measured.",
+    help="Compile the network. This takes a minute or two, and saved no time on any machine measured.",
 )
 @click.option(
     "--save-every",
     type=click.FloatRange(0),
     default=30.0,
     show_default=True,
-    help="Seconds between savings; 0: after every step.",
+    help="Seconds between saves of the training state; 0 saves after every step.",
 )
 @download
 @options.data_root
@@ -78,9 +96,11 @@ def main():
 @options.as_json
 def train(
     datasets, size, epochs, batch_size, runs, train_share, split, pixels, settings, precision, device, results_dir,
-    data_root, download, out, seed, as_json, **how,
+    data_root, download, out, seed, as_json, **options,
 ):  # fmt: skip
-    """Train the network: chosen on val, tested once. Killed at any moment, the same command goes on.
+    """Train the network. The weights are chosen on val and tested once.
+
+    If the run is killed at any moment, the same command continues it.
 
     \b
     Examples:
@@ -115,7 +135,7 @@ def train(
                 download=download,
                 device=device,
                 precision=precision,
-                **how,
+                **options,
             )
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -129,15 +149,17 @@ def train(
 @main.command()
 @checkpoint
 @one_dataset
-@click.option("--views", type=click.Choice(["none", "flip", "all"]), help="At test time.  [default: the run's]")
+@click.option(
+    "--views", type=click.Choice(["none", "flip", "all"]), help="Test-time augmentation.  [default: the run's]"
+)
 @precision
 @download
 @options.data_root
 @options.results_dir
 @options.device
 @options.as_json
-def evaluate(checkpoint, dataset, precision, device, as_json, **how):
-    """The row of a checkpoint again, or on another set of the same classes.
+def evaluate(checkpoint, dataset, precision, device, as_json, **settings):
+    """Evaluate a checkpoint again on its test images, or on another data set with the same classes.
 
     \b
     Example:
@@ -150,7 +172,7 @@ def evaluate(checkpoint, dataset, precision, device, as_json, **how):
     if precision == "auto":
         precision = checkpoints.read_about(checkpoints.folder_of(checkpoint))["precision"]
     accelerator, _ = setup.accelerator(device, precision)
-    found = [reuse_checkpoint.row(checkpoint, dataset, accelerator, **how)]
+    found = [reuse_checkpoint.row(checkpoint, dataset, accelerator, **settings)]
     click.echo(json.dumps(found, indent=2) if as_json else table(found))
 
 
@@ -164,8 +186,8 @@ def evaluate(checkpoint, dataset, precision, device, as_json, **how):
 @options.device
 @options.overwrite
 @options.as_json
-def features(checkpoint, dataset, device, as_json, **how):
-    """A feature file of the network's penultimate layer: all that probe does works on it.
+def features(checkpoint, dataset, device, as_json, **settings):
+    """Write a feature file of the network's penultimate layer, which probe takes like any other.
 
     \b
     Example:
@@ -174,6 +196,6 @@ def features(checkpoint, dataset, device, as_json, **how):
     from backbench.devices import pick_device
     from backbench.training import reuse_checkpoint
 
-    figures = reuse_checkpoint.features(checkpoint, dataset, device=pick_device(device), **how)
+    figures = reuse_checkpoint.features(checkpoint, dataset, device=pick_device(device), **settings)
     shown = f"{figures['n']:,} images x {figures['dim']:,} features  {figures['path']}"
     click.echo(json.dumps(figures, indent=2) if as_json else shown)

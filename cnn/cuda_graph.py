@@ -1,15 +1,17 @@
-"""Work on a GPU, launched once for all: these networks' steps take less time there than launching their kernels."""
+"""Training steps as CUDA graphs. On a GPU, launching the kernels of these small networks takes longer than the work."""
 
 import torch
 
 
 class Replay:
-    """``replay(kind, given)`` is ``work(given)``, for a tensor ``given`` whose shape and meaning ``kind`` decides.
+    """``replay(kind, given)`` returns ``work(given)``; ``kind`` decides the shape and meaning of the tensor ``given``.
 
-    On CUDA the first of a kind is done as it is, which leaves what lasts in its place: the optimizer's state, the
-    libraries' workspaces. The second is captured as a CUDA graph, and from then on that is played, on the same memory:
-    what comes back is overwritten by the next. Elsewhere every one is done as it is. ``work`` must read nothing from
-    the device, and everything that changes between two of a kind must lie in tensors that stay where they are.
+    On CUDA the first call of a kind runs directly, which allocates lasting memory such as the optimizer's state and the
+    libraries' workspaces. The second call is captured as a CUDA graph. Later calls replay it on the same memory, so
+    that each overwrites the result of the one before. On other devices every call runs directly.
+
+    ``work`` must read nothing from the device. Everything that changes between two calls of a kind must lie in tensors
+    that keep their memory.
     """
 
     def __init__(self, work, device: torch.device):

@@ -1,19 +1,18 @@
-"""Which pictures an epoch shows: those that are learnt already are left out more often than not.
+"""Data pruning: each epoch skips a random part of the images that had the lowest loss when they were last seen.
 
-Dynamic data pruning after Z. Qin et al. (2024), InfoBatch, arXiv:2303.04947: a picture whose loss was low when it was
-last seen is left out of an epoch by chance, the first epoch and the last ones show all. Unlike there, easy are those
-below a quantile, so that a run's work is known before it, and the loss of those that stay isn't raised to make up for
-the others, which changed nothing on val.
+This follows Z. Qin et al. (2024), InfoBatch, arXiv:2303.04947. The first epoch and the last ones use every image. There
+are two differences. Images are easy below a quantile of the loss, so that the work of a run is known in advance. The
+loss of the easy images that stay isn't scaled up to make up for the skipped ones, which changed nothing on val.
 """
 
 import numpy as np
 
 WHOLE = 8
-"""The last 1/8 of the epochs, and at least one, show every picture, as InfoBatch has it."""
+"""The last 1/8 of the epochs, and at least one, use every image, as in InfoBatch."""
 
 
 def left_out(recipe, epoch: int, n: int) -> tuple[int, int]:
-    """Of ``n`` pictures, how many are easy, and how many of these an epoch leaves out."""
+    """Return how many of ``n`` images are easy, and how many of these an epoch skips."""
     if epoch == 0 or epoch >= recipe.epochs - max(1, recipe.epochs // WHOLE):
         return 0, 0
     easy = round(recipe.prune_easy * n)
@@ -21,7 +20,7 @@ def left_out(recipe, epoch: int, n: int) -> tuple[int, int]:
 
 
 def shown(losses: np.ndarray, recipe, epoch: int, draw: np.random.Generator) -> np.ndarray:
-    """The pictures of an epoch, from ``losses`` (N,): of each when it was last seen, infinite where it never was."""
+    """Return the images of an epoch. ``losses`` (N,) holds each image's last loss, infinite where it was never seen."""
     easy, out = left_out(recipe, epoch, len(losses))
     easiest = np.argsort(losses, kind="stable")[:easy]
     return np.setdiff1d(np.arange(len(losses)), draw.choice(easiest, out, replace=False) if out else [])

@@ -1,4 +1,4 @@
-"""One network on one image set: trained from scratch, chosen on val, tested once. finetune's job with another loop."""
+"""One run of the CIFAR network on one data set: it is trained from scratch, chosen on val and tested once."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,28 +17,29 @@ from backbench.training.setup import LEAST_VAL, check
 from backbench.training.views import Views
 
 AT_A_TIME = 500
-"""Pictures of a forward pass where none are trained on."""
+"""Number of images in a forward pass of an evaluation."""
 
 LEAST_A_CLASS = 2
-"""Training pictures a class, on average, below which there is nothing to learn classes from."""
+"""Smallest mean number of training images for each class."""
 
 
 @dataclass(frozen=True)
 class Settings(job.Settings):
-    """How to run, apart from the recipe.
+    """The settings of a run apart from its recipe.
 
-    ``compile`` is on or off. On a CPU nearly all time is oneDNN's, which compiling leaves as it is: on 2 cores steps
-    were 6 % faster (Zen 4, busy) or a fifth slower (AMX), after a minute for each kind. On a GPU a run takes seconds.
+    ``compile`` is on or off. On a CPU oneDNN takes nearly all the time, and compiling doesn't change it. On 2 cores
+    steps were 6 % faster (Zen 4, busy) or a fifth slower (AMX), after a minute of compiling for each kind of step. On
+    a GPU a run takes seconds anyway.
     """
 
     compile: str = "off"
 
 
 def prepared(imageset, *, split: str, share: float):
-    """The set as it is to be trained on: ``usual`` gives val to train; a ``share`` of each class's train, at least one.
+    """Return the data set with the split to train on. The split ``usual`` adds val to train.
 
-    Who that is depends on the names alone, as the splits do, so that a tenth lies within three tenths. Raises UserError
-    where nothing could be learnt from it.
+    ``share`` keeps that part of each class's train images, at least one. Which ones depends on their names alone, as
+    the splits do, so that a tenth is part of three tenths. Raises UserError where too little is left to train on.
     """
     codes = imageset.split.copy()
     if split == "usual":
@@ -52,21 +53,21 @@ def prepared(imageset, *, split: str, share: float):
             if len(of := order[imageset.labels[order] == k])
         ]
         left = np.setdiff1d(train, np.concatenate(keep) if keep else train)
-        codes[left] = len(SPLITS)  # in none of them
+        codes[left] = len(SPLITS)  # in none of the splits
     made = replace(imageset, split=codes)
     counted = replace(imageset, split=codes[codes < len(SPLITS)], labels=imageset.labels[codes < len(SPLITS)])
     check(counted, least_val=0 if split == "usual" else LEAST_VAL)
     n, k = int((codes == splits.TRAIN).sum()), len(imageset.class_names)
     if n < LEAST_A_CLASS * k:
         raise UserError(
-            f"{imageset.name}: {n:,} training pictures of {k:,} classes are too few to train a network from scratch; "
-            f"at least {LEAST_A_CLASS} a class are expected. probe --shots is for so few."
+            f"{imageset.name}: {n:,} training images of {k:,} classes are too few to train a network from scratch; "
+            f"at least {LEAST_A_CLASS} for each class are expected. For so few images, use probe --shots."
         )
     return made
 
 
 class Job(job.Job):
-    """``held`` are the pictures of the whole set in memory, as ``cnn.pictures.read`` gives them."""
+    """The training of one network. ``held`` are all images of the data set, as ``cnn.images.read`` returns them."""
 
     stage = "cnn"
 
@@ -80,11 +81,11 @@ class Job(job.Job):
 
     @property
     def compiled(self) -> bool:
-        """Whether the network is: it is part of a run's identity, since it changes the last bits."""
+        """Whether the network is compiled. This is part of a run's identity, since it changes the last bits."""
         return self.settings.compile == "on"
 
     def flops(self) -> int:
-        """Of the whole training: forward and backward passes, as torch counts them, kind of step by kind of step."""
+        """Return the floating point operations of all forward and backward passes in training, as torch counts them."""
         made, n = self.backbone.model, len(self.rows["train"])
         total = 0
         for (side, bias), steps in recipe.kinds(self.recipe, n).items():
@@ -100,11 +101,11 @@ class Job(job.Job):
         made = self.backbone.model
         mean, std = (torch.tensor(self.backbone.config[key]).view(3, 1, 1) for key in ("mean", "std"))
         train = self.rows["train"]  # in the order of classes
-        sample = self.held[train[:: -(-len(train) // whitening.PICTURES)]].permute(0, 3, 1, 2)
+        sample = self.held[train[:: -(-len(train) // whitening.IMAGES)]].permute(0, 3, 1, 2)
         whitening.put(made, (sample / 255 - mean) / std)
         made.to(self.accelerator.device, memory_format=torch.channels_last)
-        said = {"weights": "random; the first layer from patches of train"}
-        return made, {"num_classes": len(self.imageset.class_names)}, said
+        start = {"weights": "random; the first layer from patches of train"}
+        return made, {"num_classes": len(self.imageset.class_names)}, start
 
     def _trainer(self, identity: dict) -> Trainer:
         train, device = self.rows["train"], self.accelerator.device
@@ -125,7 +126,7 @@ class Job(job.Job):
         )
 
     def _val_of_epoch(self, made, check) -> tuple[float, float] | None:
-        """Of single views, which are enough to see where a run goes."""
+        """Return top-1 and cross-entropy on val without test-time augmentation, or None where there is no val."""
         if not len(self.rows["val"]):
             return None
         scores, labels = self._scores(made, "val", check), self.imageset.labels[self.rows["val"]]
@@ -135,7 +136,7 @@ class Job(job.Job):
         return self._scores(Views(tuned, self.recipe.views), split, check)
 
     def _scores(self, scorer, split: str, check=lambda: None) -> np.ndarray:
-        """(N, K) float32 of the pictures in memory, prepared as ``finetune.evaluate`` prepares those it reads."""
+        """Return logits (N, K) float32 of the images in memory, preprocessed as by ``training.evaluate``."""
         scorer.eval()
         found, device = [np.empty((0, len(self.imageset.class_names)), np.float32)], self.accelerator.device
         with torch.inference_mode(), self.accelerator.autocast():
@@ -148,8 +149,8 @@ class Job(job.Job):
     def _choose(self, trainer: Trainer, initial: dict) -> tuple[dict, dict]:
         return trainer.at.best | {"wise": None}, trainer.best
 
-    def _row(self, figures, identity, chosen, at, said, earlier) -> dict:
-        row = super()._row(figures, identity, chosen, at, said, earlier)
+    def _row(self, figures, identity, chosen, at, start, earlier) -> dict:
+        row = super()._row(figures, identity, chosen, at, start, earlier)
         row["protocol"] |= {
             "chosen_on": "val top-1 of single views, ties to the lower val cross-entropy"
             if len(self.rows["val"])
@@ -165,13 +166,13 @@ class Job(job.Job):
         }
 
 
-def network(of: recipe.Recipe, n_classes: int, seed: int, *, mean=networks.MEAN, std=networks.STD) -> Backbone:
-    """The network of a recipe with fresh weights, and what it expects of pictures."""
+def network(settings: recipe.Recipe, n_classes: int, seed: int, *, mean=networks.MEAN, std=networks.STD) -> Backbone:
+    """Return the network of a recipe with random weights, and its preprocessing."""
     import timm
 
     torch.manual_seed(seed)
-    name = f"{networks.PREFIX}{of.name}"
-    made = timm.create_model(name, num_classes=n_classes, momentum=of.norm_momentum)
+    name = f"{networks.PREFIX}{settings.name}"
+    made = timm.create_model(name, num_classes=n_classes, momentum=settings.norm_momentum)
     config = timm.data.resolve_data_config({}, model=made)
-    config |= {"input_size": (3, of.pixels, of.pixels), "mean": mean, "std": std}
+    config |= {"input_size": (3, settings.pixels, settings.pixels), "mean": mean, "std": std}
     return Backbone(name, "from scratch", "", made, config)

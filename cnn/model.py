@@ -1,8 +1,8 @@
-"""The CIFAR network, by name in timm: ``cnn_small``, ``cnn_base``, ``cnn_large`` and ``cnn_reference``.
+"""The CIFAR network under its names in timm: ``cnn_small``, ``cnn_base``, ``cnn_large`` and ``cnn_reference``.
 
-Importing this module is what makes timm know them. README has the figure of the layers and the reason for each.
-After K. Jordan (2024), 94 % on CIFAR-10 in 3.29 seconds on a single GPU, arXiv:2404.00498, and its repository
-KellerJordan/cifar10-airbench; written anew, for pictures of any size and with timm's interface.
+Importing this module registers them with timm. README has the figure of the layers and the reason for each. The network
+follows K. Jordan (2024), 94 % on CIFAR-10 in 3.29 seconds on a single GPU, arXiv:2404.00498, and its repository
+KellerJordan/cifar10-airbench. It is written anew, for images of any size and with timm's interface.
 """
 
 import copy
@@ -13,24 +13,27 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import nn
 
 PREFIX = "cnn_"
-"""Of the names of these networks."""
+"""The prefix of these networks' names."""
 
 WHITENING = 2
-"""Side in pixels of the patches that the first layer decorrelates; 2 x 3 x 2 x 2 = 24 filters, each component twice."""
+"""Side in pixels of the patches that the first layer decorrelates. It has 24 filters, two for each of 12 components."""
 
 LEAST_SIDE = 9
-"""Pixels a side below which the third block is left without any."""
+"""Smallest side of an image in pixels. Below it the third block has no pixels left."""
 
 FEWEST, ROW = 4, 40
-"""Pictures that it pays to lay side by side, and pixels that a row of them has at most, see ``Convolution``."""
+"""Smallest number of images laid side by side, and largest width of their row in pixels, see ``Convolution``."""
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-"""Of CIFAR-10's channels: what a network built without data expects. A trained one has its own set's."""
+"""Mean and standard deviation of CIFAR-10's channels, for networks without a data set. Trained ones have their own."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """``widths`` channels of the three blocks; ``depth`` convolutions in each, from 3 on with a residual."""
+    """The size of a network: ``widths`` are the channels of its three blocks, ``depth`` the convolutions in each.
+
+    From depth 3 on, blocks have a residual connection.
+    """
 
     widths: tuple[int, int, int]
     depth: int = 2
@@ -46,11 +49,11 @@ SIZES = {
 
 
 class Convolution(nn.Conv2d):
-    """3x3, no bias; begins as the identity on as many channels as it has from below.
+    """A 3x3 convolution without bias, which starts as the identity on as many channels as its input has.
 
-    In bfloat16 on a CPU small pictures are laid side by side in wide ones, a zero column between. The result is the
-    same. oneDNN's kernels for Intel's AMX take the pixels of one row together, 32 for a gradient of weights: of
-    pictures 3 pixels wide they reach a tenth of what the processor can, ten side by side four times that.
+    In bfloat16 on a CPU, small images are laid side by side with a zero column between, which gives the same result.
+    oneDNN's kernels for Intel's AMX take the pixels of one row together, 32 for a gradient of weights. With images 3
+    pixels wide they reach a tenth of the processor's peak, and with ten side by side four times that.
     """
 
     def __init__(self, inside: int, outside: int):
@@ -71,16 +74,16 @@ class Convolution(nn.Conv2d):
 
 
 def norm(width: int, momentum: float) -> nn.BatchNorm2d:
-    """Batch normalisation with a bias only: the scale of what follows is set by the optimizer's weight norms."""
+    """Return batch normalisation with a bias only. A learnt scale is not needed, since Muon fixes the filters' norms."""
     layer = nn.BatchNorm2d(width, momentum=momentum)
     layer.weight.requires_grad_(False)
     return layer
 
 
 class Block(nn.Module):
-    """(B, C, H, W) to (B, width, H // 2, W // 2): convolution, pooling, norm, GELU; then convolution, norm, GELU.
+    """Maps (B, C, H, W) to (B, width, H // 2, W // 2): convolution, pooling, norm, GELU; convolution, norm, GELU.
 
-    A third convolution has the block's second activation added to it before its own.
+    With depth 3 a third convolution and norm follow, and the block's first activation is added before the last GELU.
     """
 
     def __init__(self, inside: int, width: int, depth: int, momentum: float):
@@ -98,9 +101,9 @@ class Block(nn.Module):
 
 
 class CifarNet(nn.Module):
-    """(B, 3, H, W) normalised pictures to (B, K) logits, for H, W from ``LEAST_SIDE`` on.
+    """Maps normalised images (B, 3, H, W), with sides of at least ``LEAST_SIDE``, to logits (B, K).
 
-    The first layer is fixed by ``cnn.whitening``; only its bias trains. Features are each channel's greatest value.
+    The first layer's filters are fixed by ``cnn.whitening``, and only its bias trains. The features are max-pooled.
     """
 
     global_pool = "max"
@@ -117,7 +120,7 @@ class CifarNet(nn.Module):
     ):
         super().__init__()
         if (in_chans, global_pool) != (3, "max"):
-            raise ValueError("this network takes colour pictures and pools by the greatest value")
+            raise ValueError("this network takes colour images and uses max pooling only")
         filters = 2 * in_chans * WHITENING**2
         self.num_classes, self.num_features = num_classes, widths[-1]
         self.head_hidden_size = self.num_features
@@ -132,21 +135,24 @@ class CifarNet(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None):
-        """A fresh linear layer to ``num_classes``; 0: none, ``forward`` gives the features."""
+        """Replace the head by a new linear layer to ``num_classes``; with 0, ``forward`` returns the features."""
         self.num_classes = num_classes
         self.head = nn.Linear(self.num_features, num_classes, bias=False) if num_classes else nn.Identity()
         if num_classes:
             nn.init.normal_(self.head.weight)
 
     def forward_features(self, x):
-        """(B, 3, H, W) to (B, D, H', W')."""
+        """Map images (B, 3, H, W) to feature maps (B, D, H', W')."""
         return self.blocks(nn.functional.gelu(self.whiten(x)))
 
     def forward_head(self, x, pre_logits: bool = False):
-        """(B, D, H', W') to (B, K) logits, or (B, D) features. Logits are divided by D, so that rates fit any width."""
-        # By its place, not by its value as amax: compiled in bfloat16, amax's backward compares a value with one that
-        # was rounded elsewhere, finds it nowhere and divides by zero (torch 2.14).
-        # Channels last, as they lie in memory, or the gradients above would be taken in strides.
+        """Map feature maps (B, D, H', W') to logits (B, K) or, with ``pre_logits``, to features (B, D).
+
+        The logits are divided by D, so that the same learning rate fits any width.
+        """
+        # max keeps the position of the maximum. Compiled in bfloat16, amax's backward looks for the value instead,
+        # which was rounded differently, and divides by zero where it finds none (torch 2.14).
+        # Channels stay last, as they lie in memory, since the gradients would be slow otherwise.
         x = x.permute(0, 2, 3, 1).flatten(1, 2).max(1).values
         return x if pre_logits or not self.num_classes else self.head(x) / self.num_features
 
@@ -173,8 +179,8 @@ default_cfgs = generate_default_cfgs({f"{PREFIX}{size}.untrained": _cfg() for si
 
 
 def _make(size: str, pretrained: bool, **arguments):
-    how = SIZES[size]
-    arguments = {"widths": how.widths, "depth": how.depth} | arguments
+    shape = SIZES[size]
+    arguments = {"widths": shape.widths, "depth": shape.depth} | arguments
     return build_model_with_cfg(CifarNet, f"{PREFIX}{size}", pretrained, **arguments)
 
 
@@ -199,12 +205,15 @@ def cnn_reference(pretrained: bool = False, **arguments):
 
 
 def forward_macs(model, side: int) -> int:
-    """Multiply-adds of one picture of ``side`` pixels in eval mode, as torch counts them."""
+    """Return the multiply-adds for one image of ``side`` pixels in eval mode, as torch counts them."""
     return training_flops(model, side, backward=False) // 2
 
 
 def training_flops(model, side: int, *, backward: bool = True) -> int:
-    """Floating point operations a picture, forward and backward, of convolutions and products. Counted, not run."""
+    """Return the floating point operations for one image, forward and backward, of convolutions and matrix products.
+
+    They are counted on the meta device, without computing anything.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     ghost, images = copy.deepcopy(model).to("meta").train(backward), 2

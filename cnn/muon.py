@@ -1,16 +1,17 @@
-"""The optimizer: Muon for filters, Nesterov's momentum for everything else."""
+"""The optimizer: Muon for filters, and SGD with Nesterov's momentum for everything else."""
 
 import torch
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic a x + b x^3 + c x^5, whose iterates bring every x in (0, 1] near 1 fastest: K. Jordan (2024), Muon: An
-optimizer for hidden layers in neural networks. They settle within about 0.7 and 1.2 of it, which does no harm."""
+"""The coefficients a, b, c of the quintic a x + b x^3 + c x^5, whose iterates bring every x in (0, 1] near 1 fastest:
+K. Jordan (2024), Muon: An optimizer for hidden layers in neural networks. The iterates end between about 0.7 and 1.2,
+which does no harm."""
 
 
 def orthogonal(matrices, *, steps: int = 3, dtype=torch.float32):
-    """U V^T, nearly, for each U S V^T of ``matrices`` (G, M, N), by Newton-Schulz iteration in ``dtype``.
+    """Return approximately U V^T for each U S V^T of ``matrices`` (G, M, N), by Newton-Schulz iteration in ``dtype``.
 
-    Singular values end near 1 where they weren't below a hundredth of the largest; see ``COEFFICIENTS``.
+    Singular values of at least a hundredth of the largest end near 1; see ``COEFFICIENTS``.
     """
     a, b, c = COEFFICIENTS
     x = matrices.to(dtype)
@@ -24,12 +25,13 @@ def orthogonal(matrices, *, steps: int = 3, dtype=torch.float32):
 
 
 class Muon(torch.optim.Optimizer):
-    """Groups with ``filters=True`` are convolutions' weights (O, I, H, W), taken as O rows.
+    """Muon for groups with ``filters=True``, and SGD with Nesterov's momentum for the other groups.
 
-    Their step is the momentum's nearest orthogonal matrix, and before it each weight is brought to the norm sqrt(O), so
-    that ``lr`` is the share of a weight that changes. Other groups: SGD with Nesterov's momentum, whose
-    ``weight_decay`` is a share a step, not multiplied by ``lr``, but falling with it. A group's ``lr`` is a tensor on
-    its weights' device, so that a CUDA graph reads it anew; ``rates`` changes it.
+    Filters are convolution weights (O, I, H, W), taken as matrices of O rows. Their step is the orthogonal matrix
+    nearest to the momentum. Each weight is scaled to the norm sqrt(O) before the step, so that ``lr`` is the share of
+    it that changes. For the other groups ``weight_decay`` is the share that one step removes at the initial ``lr``; it
+    falls with ``lr``. A group's ``lr`` is a tensor on its weights' device, which a CUDA graph reads at each replay;
+    ``rates`` changes it.
     """
 
     def __init__(self, groups, *, dtype=torch.float32):
@@ -46,7 +48,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """One update from the gradients that are there; weights without one stay."""
+        """Make one update from the gradients; weights without a gradient stay."""
         for group in self.param_groups:
             moved = [weight for weight in group["params"] if weight.grad is not None]
             pushes = [self._nesterov(weight, group) for weight in moved]
@@ -67,7 +69,7 @@ class Muon(torch.optim.Optimizer):
 
     def _turn(self, weights, pushes, group) -> None:
         shapes = dict.fromkeys(weight.shape for weight in weights)
-        for shape in shapes:  # those of one shape together
+        for shape in shapes:  # weights of one shape are updated together
             some = [k for k, weight in enumerate(weights) if weight.shape == shape]
             turned = torch.stack([pushes[k].flatten(1) for k in some])
             for k, turn in zip(some, orthogonal(turned, steps=group["steps"], dtype=self.dtype), strict=True):

@@ -1,4 +1,4 @@
-"""How to train the CIFAR network: every setting of a run, the presets, and what of them a user may change."""
+"""The recipe of the CIFAR network: every setting of a run, the presets, and the checks of what a user changes."""
 
 from collections import Counter
 from dataclasses import dataclass, fields, replace
@@ -12,39 +12,39 @@ from backbench.training.views import VIEWS
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of one run. Rates of SGD are for the sum of a batch's losses, so that they fit any batch size."""
+    """The settings of one run. SGD's rates are for the sum of a batch's losses, so that they fit any batch size."""
 
     name: str
-    strategy: str = "scratch"  # what it is trained on: scratch, all of train; share-0.1, a tenth; usual, val as well
-    images: int = 250_000  # pictures of all epochs together, from which their number follows
-    epochs: int = 0  # 0: from ``images``, at most MOST_EPOCHS
+    strategy: str = "scratch"  # training images: scratch, all of train; share-0.1, a tenth; usual, val as well
+    images: int = 250_000  # images seen in all epochs together, which decides the number of epochs
+    epochs: int = 0  # 0: decided by ``images``, at most MOST_EPOCHS
     batch_size: int = 500
-    lr: float = 0.12  # of filters: the share of a weight's norm that one step changes, at the start
+    lr: float = 0.12  # for filters: the share of a weight's norm that one step changes, at the start
     momentum: float = 0.75
-    lr_bias: float = 0.053  # of the norms' and the first layer's biases
+    lr_bias: float = 0.053  # for the biases of the norms and of the first layer
     lr_head: float = 0.67
     momentum_sgd: float = 0.85
-    weight_decay: float = 2e-6  # of biases and head, a picture
-    warmup: float = 0.0  # share of the run in which rates rise from 0; after it they fall to 0 in a line
+    weight_decay: float = 2e-6  # for biases and head, per image
+    warmup: float = 0.0  # share of the run in which rates rise from 0; they then fall linearly to 0
     smoothing: float = 0.2
-    norm_momentum: float = 0.1  # share of a batch in the running statistics
+    norm_momentum: float = 0.1  # weight of each batch in the running statistics
     whiten_bias: float = 0.375  # share of the run in which the first layer's bias trains
-    translate: int = 2  # pixels each way, at the full size
+    translate: int = 2  # largest move in pixels, at the full size
     flip: bool = True
-    cutout: int = 0  # pixels a side; 0: none
-    pixels: int = 32  # a side, at which all pictures are brought to the network
-    early_scale: float = 0.75  # of that, in the first part of the run; 1: the full size from the start
-    early_share: float = 0.5  # of the epochs that are made at that size
-    prune: float = 0.7  # of the easy pictures, the share that an epoch leaves out, see cnn.pruning
-    prune_easy: float = 0.5  # share of all pictures that is easy: those of the lowest loss
-    views: str = "all"  # at test time, see cnn.views
+    cutout: int = 0  # side in pixels; 0: none
+    pixels: int = 32  # side of the network's input
+    early_scale: float = 0.75  # side in the first part of the run, as a share of ``pixels``
+    early_share: float = 0.5  # share of the epochs in that first part
+    prune: float = 0.7  # share of the easy images that an epoch skips, see cnn.data_pruning
+    prune_easy: float = 0.5  # share of all images that counts as easy: those with the lowest loss
+    views: str = "all"  # test-time augmentation, see training.views
 
 
 PRESETS = {
     "small": Recipe("small", images=250_000),
     "base": Recipe("base", images=700_000, batch_size=2000, lr=0.24, momentum=0.6, norm_momentum=0.4),
     "large": Recipe("large", images=2_000_000, translate=4, cutout=12),
-    # airbench94, its Muon version of 2024: eight epochs of 50,000, batch 2,000.
+    # airbench94 in its Muon version of 2024: eight epochs of 50,000 images in batches of 2,000.
     "reference": Recipe(
         "reference", images=400_000, batch_size=2000, lr=0.24, momentum=0.6, norm_momentum=0.4, early_scale=1, prune=0
     ),
@@ -52,7 +52,7 @@ PRESETS = {
 
 """Measured on CIFAR-10 re-encoded as JPEG, val of the study's split with all views, one run each, so that half a point
 tells nothing. Channels 64, 192, 384 in batches of 500, which ``base`` had, in eight epochs, 0.13 to 0.14 PFLOP: 89.6 %;
-lr 0.08 89.7; five epochs all at 32 pixels 89.5; crops of 24 pixels for pictures shrunk to 24 89.5; brightness and
+lr 0.08 89.7; five epochs all at 32 pixels 89.5; crops of 24 pixels for images shrunk to 24 89.5; brightness and
 contrast varied by 0.15 89.6; 20 pixels for 0.6 of eight epochs 89.1; translate 4 and cutout 8 89.0. ``small`` at 0.015
 PFLOP: 84.8 %; lr 0.24 83.3.
 
@@ -64,7 +64,7 @@ work.
 What pruning brings, the same way. ``small`` without it, at 0.026 PFLOP: 86.2 %. Half of those below the mean loss left
 out, the others' gradients raised to make up for them (InfoBatch), at 0.028: 87.5; not raised 87.5; 0.7 of the lower
 half, at 0.033: 88.2; 0.7 of the lower seven tenths, at 0.032: 88.0. The former base in 16 epochs, at 0.24: 90.4; with
-translate 4 90.6. Few pictures, seen often: a tenth pruned 77.3, as much work without 77.5 (means of 4); three tenths
+translate 4 90.6. Few images, seen often: a tenth pruned 77.3, as much work without 77.5 (means of 4); three tenths
 84.2 and 84.4 (of 2). Structure, at 0.028, not pruned: pooled before a block's first convolution, and wider, 86.2; that
 convolution in strides of 2 86.5, and pruned, wider, at 7 % more work, no better than pooling and a sixth slower.
 
@@ -74,10 +74,10 @@ convolution in strides of 2 86.5, and pruned, wider, at 7 % more work, no better
 """
 
 MOST_EPOCHS = 60
-"""However few pictures there are."""
+"""Largest number of epochs that ``images`` may ask for, however few training images there are."""
 
 LEAST_STEPS = 8
-"""Of an epoch: where fewer batches fit, they are smaller."""
+"""Smallest number of steps in an epoch. With fewer images, batches are smaller."""
 
 _RANGES = {
     "images": (1, 10**9), "epochs": (0, 10_000), "batch_size": (2, 65_536), "lr": (0, 10), "momentum": (0, 0.999),
@@ -86,11 +86,14 @@ _RANGES = {
     "early_scale": (0.1, 1), "early_share": (0, 1), "prune": (0, 1), "prune_easy": (0, 0.8),
     "pixels": (LEAST_SIDE, 256),
 }  # fmt: skip
-"""Least and largest value of every number."""
+"""Smallest and largest value of every numeric setting."""
 
 
 def make(size: str, settings: tuple[str, ...] = (), **changes) -> Recipe:
-    """The preset with ``KEY=VALUE`` settings and ``changes`` that are not None. Raises UsageError with every fault."""
+    """Return the preset with ``KEY=VALUE`` settings and those ``changes`` that are not None applied.
+
+    Raises UsageError that lists every invalid setting.
+    """
     recipe = PRESETS[size]
     known = {field.name: field.type for field in fields(Recipe) if field.name not in ("name", "strategy")}
     changes, faults = parsed(settings, known, {key: value for key, value in changes.items() if value is not None})
@@ -99,7 +102,7 @@ def make(size: str, settings: tuple[str, ...] = (), **changes) -> Recipe:
         raise UsageError(*faults)
     recipe = replace(recipe, **changes)
     if recipe.translate >= recipe.pixels // 2:
-        raise UsageError(f"translate={recipe.translate}: less than half of pixels={recipe.pixels} was expected.")
+        raise UsageError(f"translate={recipe.translate}: a move below half of pixels={recipe.pixels} was expected.")
     return recipe
 
 
@@ -112,32 +115,35 @@ def _fault(key: str, kind, value) -> str | None:
 
 
 def fitted(recipe: Recipe, n: int) -> Recipe:
-    """The recipe for ``n`` training pictures: its epochs, and a batch of which a few fit."""
+    """Return the recipe for ``n`` training images, with its number of epochs and a batch size that fits."""
     epochs = recipe.epochs or max(1, min(MOST_EPOCHS, round(recipe.images / n)))
     batch = max(2, min(recipe.batch_size, n // LEAST_STEPS))
     return replace(recipe, epochs=epochs, images=epochs * n, batch_size=batch)
 
 
 def rate(recipe: Recipe, done: float) -> float:
-    """Factor of all rates when the share ``done`` (0..1) of the run is over."""
+    """Return the factor of all learning rates when the share ``done`` (0..1) of the run is over."""
     if done < recipe.warmup:
         return done / recipe.warmup
     return (1 - done) / (1 - recipe.warmup)
 
 
 def bias_rate(recipe: Recipe, done: float) -> float:
-    """Factor of the first layer's bias's rate, which falls to 0 sooner."""
+    """Return the factor of the learning rate of the first layer's bias, which falls to 0 sooner."""
     return max(0.0, 1 - done / recipe.whiten_bias) if recipe.whiten_bias else 0.0
 
 
 def side(recipe: Recipe, epoch: int) -> int:
-    """Pixels a side in an epoch."""
+    """Return the side in pixels of an epoch's images."""
     early = epoch < round(recipe.early_share * recipe.epochs)
     return max(LEAST_SIDE, round(recipe.early_scale * recipe.pixels)) if early else recipe.pixels
 
 
 def kinds(recipe: Recipe, n: int) -> Counter:
-    """Steps of a run on ``n`` pictures, by what they cost: side in pixels, whether the first layer's bias trains."""
+    """Count the steps of a run on ``n`` images by side in pixels and whether the first layer's bias trains.
+
+    These two decide the cost of a step.
+    """
     found = Counter()
     for epoch in range(recipe.epochs):
         steps = (n - data_pruning.left_out(recipe, epoch, n)[1]) // recipe.batch_size

@@ -1,4 +1,4 @@
-"""Several seeds of one recipe on one image set, which is read once for all."""
+"""Runs of one recipe with several seeds on one data set, whose images are read once."""
 
 from pathlib import Path
 
@@ -14,28 +14,31 @@ from backbench.training.setup import accelerator
 
 
 def strategy(split: str, share: float) -> str:
-    """The word for what of a set is trained on; see ``cnn.recipe.Recipe``."""
+    """Return the recipe's ``strategy``, which names the images that are trained on; see ``cnn.recipe.Recipe``."""
     words = (["usual"] if split == "usual" else []) + ([f"share-{share:g}"] if share < 1 else [])
     return "-".join(words) or "scratch"
 
 
 def default_out(runs_dir: Path, dataset: str, recipe: Recipe, seed: int) -> Path:
-    """``<runs_dir>/<dataset>/cnn_<size>-<seed>``, with the strategy where it isn't ``scratch``."""
+    """Return ``<runs_dir>/<dataset>/cnn_<size>-<seed>``, with the strategy where it isn't ``scratch``."""
     words = [f"cnn_{recipe.name}", *([] if recipe.strategy == "scratch" else [recipe.strategy]), str(seed)]
     return default_path(runs_dir, dataset, "-".join(words)).with_suffix("")
 
 
 def train(
     name: str, recipe: Recipe, *, seeds, split: str, share: float, place, results_dir, data_root, download, device,
-    precision, **how,
+    precision, **options,
 ) -> list[dict]:  # fmt: skip
-    """The rows of a recipe on a set, one for each of ``seeds``; ``place(dataset, recipe, seed)`` names the folder.
+    """Train a recipe on a data set, and return one row for each of ``seeds``.
 
-    The seed decides the split too, where the set's rule draws one, as everywhere. Raises UserError.
+    ``place(dataset, recipe, seed)`` gives the folder of a run. Where the data set's split is drawn at random, the seed
+    decides the split too. Raises UserError where data set, settings or folder don't allow the run.
     """
     accelerated, precision = accelerator(device, precision)
     if accelerated.num_processes > 1:
-        raise UsageError("cnn trains in one process: pictures of 32 pixels don't fill several. Leave accelerate out.")
+        raise UsageError(
+            "cnn trains in one process, since images of 32 pixels don't fill several. Run it without accelerate."
+        )
     keep_freed_memory()
     held, ids, found = None, None, []
     for seed in seeds:
@@ -43,14 +46,14 @@ def train(
         imageset = job.prepared(imageset, split=split, share=share)
         if held is None or ids != imageset.ids:
             held, ids = images.read(imageset, job.network(recipe, 2, 0)), imageset.ids
-        settings = job.Settings(accelerated, precision, seed=seed, **how)
+        settings = job.Settings(accelerated, precision, seed=seed, **options)
         folder = Path(place(imageset.name, recipe, seed))
         found.append(job.Job(imageset, recipe, settings, folder, held=held).row(results_dir))
     return found
 
 
 def means(rows: list[dict]) -> list[str]:
-    """A line for each data set: mean and standard deviation over its runs."""
+    """Return a line for each data set with the mean and standard deviation over its runs."""
     lines = []
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
         tops = [100 * row["top1"] for row in rows if row["dataset"] == dataset]

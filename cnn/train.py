@@ -1,7 +1,7 @@
-"""The loop for pictures that fit into memory, from wherever it was stopped to the last epoch.
+"""The training loop for images that fit into memory, which a stopped run resumes.
 
-Everything random is drawn from seeds made of run, epoch and step, so that a run that was killed and goes on makes the
-same steps as an unbroken one.
+Random numbers come from seeds made of run, epoch and step, so that a run that was killed and resumed makes the same
+steps as an uninterrupted one.
 """
 
 import sys
@@ -25,31 +25,32 @@ from backbench.training.stopping import Stopped, Stopper
 
 
 def optimizer(model, recipe: recipes.Recipe, *, dtype) -> Muon:
-    """Muon for the blocks' filters, SGD for what else trains; the first layer's bias is the first group."""
+    """Return Muon for the blocks' filters with SGD for the other weights; the first layer's bias is the first group."""
     filters = [weight for weight in model.blocks.parameters() if weight.ndim == 4]
     biases = [weight for name, weight in model.blocks.named_parameters() if name.endswith("bias")]
     decay = recipe.weight_decay * recipe.batch_size
-    how = {"momentum": recipe.momentum_sgd, "weight_decay": decay}
+    sgd = {"momentum": recipe.momentum_sgd, "weight_decay": decay}
     groups = [
-        {"params": [model.whiten.bias], "lr": recipe.lr_bias, **how},
-        {"params": biases, "lr": recipe.lr_bias, **how},
-        {"params": [model.head.weight], "lr": recipe.lr_head, **how},
+        {"params": [model.whiten.bias], "lr": recipe.lr_bias, **sgd},
+        {"params": biases, "lr": recipe.lr_bias, **sgd},
+        {"params": [model.head.weight], "lr": recipe.lr_head, **sgd},
         {"params": filters, "lr": recipe.lr, "momentum": recipe.momentum, "filters": True},
     ]
     return Muon(groups, dtype=dtype)
 
 
 class Trainer:
-    """``pictures`` (N, H, W, 3) uint8 and ``labels`` (N,), both on the device, are what is trained on.
+    """Trains ``model`` on ``images`` (N, H, W, 3) uint8 with ``labels`` (N,), both on the device.
 
-    ``evaluate(model, check)`` gives val top-1 and NLL, or None where there is no val: then the last weights are kept.
+    ``evaluate(model, check)`` returns val top-1 and NLL. It returns None where there is no val, and then the last
+    weights are kept.
     """
 
     def __init__(
         self,
         model,
         recipe: recipes.Recipe,
-        pictures: torch.Tensor,
+        images: torch.Tensor,
         labels: torch.Tensor,
         accelerator,
         *,
@@ -62,7 +63,7 @@ class Trainer:
         compiled: bool = False,
         save_every: float = 30.0,
     ):
-        self.model, self.recipe, self.pictures, self.labels = model, recipe, pictures, labels
+        self.model, self.recipe, self.images, self.labels = model, recipe, images, labels
         self.accelerator, self.mean, self.std, self.evaluate = accelerator, mean, std, evaluate
         self.folder, self.identity, self.seed, self.save_every = folder, identity, seed, save_every
         self.low = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
@@ -71,8 +72,8 @@ class Trainer:
         self.compiled = compiled
         self.at = Progress()
         self.best: dict = {}
-        self.losses = torch.full((len(labels),), torch.inf, device=labels.device)  # of each picture, when last seen
-        self.order = torch.arange(len(labels))  # of this epoch's pictures
+        self.losses = torch.full((len(labels),), torch.inf, device=labels.device)  # each image's last loss
+        self.order = torch.arange(len(labels))  # this epoch's images
         self.earlier = 0.0  # seconds of training before this process
         self.warm: set = set()
         self.saved, self.cost = time.monotonic(), 0.0
@@ -80,18 +81,18 @@ class Trainer:
 
     @property
     def steps(self) -> int:
-        """Of this epoch."""
+        """Number of steps in this epoch."""
         return len(self.order) // self.recipe.batch_size
 
     @property
     def done(self) -> float:
-        """Share of the run that is over; epochs count alike, however many pictures they show."""
+        """Share of the run that is over. All epochs count alike, however many images they use."""
         return (self.at.epoch + self.at.step / self.steps) / self.recipe.epochs
 
     def run(self) -> Progress:
-        """Train to the end. Ctrl-C and SIGTERM finish the step, save, and stop as they do elsewhere.
+        """Train to the end. Ctrl-C and SIGTERM finish the step, save the state and then stop the process.
 
-        Raises UserError: no memory for the batch, a full disk.
+        Raises UserError for a batch that doesn't fit into memory, a failed device and a full disk.
         """
         if found := state.about(self.folder):
             self._resume(found)
@@ -110,8 +111,8 @@ class Trainer:
             except RuntimeError as error:
                 if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
                     raise UserError(
-                        f"no memory for {self.recipe.batch_size} pictures at a time on {self.accelerator.device}. "
-                        "What was saved is kept; a smaller --batch-size is another run."
+                        f"{self.recipe.batch_size} images at a time don't fit into the memory of "
+                        f"{self.accelerator.device}. The saved state is kept. A smaller --batch-size starts a new run."
                     ) from error
                 device_failed(error, self.accelerator.device)
                 raise
@@ -122,16 +123,16 @@ class Trainer:
         try:
             self.at = Progress(**found["progress"])
         except TypeError:
-            raise UserError(f"{self.folder / state.FILE} is of another version. --overwrite begins anew.") from None
+            raise UserError(f"{self.folder / state.FILE} is from another version. --overwrite starts again.") from None
         kept = state.read(self.folder, model=self.model, optimizer=self.optimizer, ema=None)
         self.best = kept["best"]
         self.losses, self.order = kept["seen"]["losses"].to(self.labels.device), kept["seen"]["order"]
         self.earlier = self.at.seconds
         if not self.at.ended:
-            print(f"going on with epoch {self.at.epoch + 1}, step {self.at.step + 1}", file=sys.stderr)
+            print(f"resuming at epoch {self.at.epoch + 1}, step {self.at.step + 1}", file=sys.stderr)
 
     def save(self) -> None:
-        """Keep where the run is."""
+        """Save the training state."""
         started = time.monotonic()
         about = {"identity": self.identity, "progress": asdict(self.at)}
         kept = {"best": self.best, "seen": {"losses": self.losses, "order": self.order}}
@@ -171,7 +172,7 @@ class Trainer:
         return time.monotonic() - self.saved > (max(self.save_every, self.cost / SAVING) if self.save_every else 0)
 
     def step(self, rows: np.ndarray) -> torch.Tensor:
-        """One update from the pictures ``rows`` (B,); gives their mean loss, still on the device."""
+        """Make one update from the images ``rows`` (B,), and return their mean loss, still on the device."""
         bias = self._rates(self.done)
         draw = np.random.default_rng((self.seed, self.at.epoch, self.at.step))
         return self.replay((self.varied.side, bias), self.varied.draw(rows, self.at.epoch, draw))
@@ -184,7 +185,7 @@ class Trainer:
         return losses.mean()
 
     def _gradients(self, x, y) -> torch.Tensor:
-        """Of the sum of the losses (B,), which it gives."""
+        """Compute the gradients of the sum of the losses, and return the losses (B,)."""
         with self.accelerator.autocast():
             logits = self.forward(x)
         losses = torch.nn.functional.cross_entropy(
@@ -194,24 +195,24 @@ class Trainer:
         return losses.detach()
 
     def _rates(self, done: float) -> bool:
-        """Set them; whether the first layer's bias still trains."""
+        """Set the learning rates, and return whether the first layer's bias still trains."""
         bias, others = recipes.bias_rate(self.recipe, done), recipes.rate(self.recipe, done)
         self.optimizer.rates([bias, *[others] * (len(self.optimizer.param_groups) - 1)])
-        # Without it, no gradient need come down to the first layer: a ninth of the work at 32 pixels.
+        # Once it is frozen, no gradient reaches the first layer, which saves a ninth of the work at 32 pixels.
         self.model.whiten.bias.requires_grad_(bias > 0)
         return bias > 0
 
     def show(self, side: int) -> None:
-        """From now on pictures are of ``side`` pixels."""
+        """Use images of ``side`` pixels from now on."""
         if self.varied is None or self.varied.side != side:
             moves = round(self.recipe.translate * side / self.recipe.pixels)
             cutout = round(self.recipe.cutout * side / self.recipe.pixels)
-            how = {"seed": self.seed, "translate": moves, "cutout": cutout, "flip": self.recipe.flip, "dtype": self.low}
-            self.varied = Varied(resized(self.pictures, side), self.mean, self.std, **how)
-            self.replay = Replay(self._update, self.pictures.device)
+            options = {"translate": moves, "cutout": cutout, "flip": self.recipe.flip, "dtype": self.low}
+            self.varied = Varied(resized(self.images, side), self.mean, self.std, seed=self.seed, **options)
+            self.replay = Replay(self._update, self.images.device)
 
     def _warm_up(self) -> None:
-        """Compile, outside the clock, what the next step is the first to need; leaves no trace in the model."""
+        """Compile what the next step needs for the first time. This isn't timed, and leaves the model unchanged."""
         need = self.varied.side, self._rates(self.done)
         if not self.compiled or need in self.warm:
             return
@@ -226,12 +227,12 @@ class Trainer:
         print(f"compiled for {need[0]} pixels in {time.monotonic() - started:.0f} s", file=sys.stderr)
 
     def _judge(self, loss: float) -> None:
-        """The end of an epoch: val, and the best so far."""
+        """Evaluate on val after an epoch, and keep the best weights."""
         at = self.at
         if not np.isfinite(loss):
             raise Diverged(f"the loss is not finite in epoch {at.epoch + 1}")
         found = self.evaluate(self.model, self.stopper.check)
-        # From here on nothing stops: either all of what follows is done, or val is read again.
+        # Nothing below can be interrupted: either all of it is done, or val is evaluated again.
         top1, nll = found or (None, None)
         if not found or not at.best or (top1, -nll) > (at.best["val_top1"], -at.best["val_nll"]):
             at.best = {"epoch": at.epoch + 1, "weights": "tuned", "val_top1": top1, "val_nll": nll, "scale": 1.0}
@@ -249,8 +250,8 @@ class Trainer:
                 "images_per_second": shown / at.epoch_seconds,
             }
         )
-        said = f", val top-1 {top1:.1%}" if found else ""
-        print(f"epoch {at.epoch + 1}/{self.recipe.epochs}: loss {loss:.3f}{said}", file=sys.stderr)
+        val = f", val top-1 {top1:.1%}" if found else ""
+        print(f"epoch {at.epoch + 1}/{self.recipe.epochs}: loss {loss:.3f}{val}", file=sys.stderr)
         at.epoch, at.step, at.loss, at.epoch_seconds = at.epoch + 1, 0, 0.0, 0.0
         if at.epoch >= self.recipe.epochs:
             at.ended = "all epochs"

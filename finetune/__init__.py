@@ -1,1 +1,1 @@
-"""End-to-end training of a backbone on a data set: Phases 2 and 3."""
+"""End-to-end fine-tuning of a backbone on a data set (Phases 2 and 3)."""

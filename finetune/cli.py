@@ -1,4 +1,4 @@
-"""``finetune``: train backbones end to end, and use what came of it."""
+"""``finetune``: train backbones end to end, and use the checkpoints."""
 
 import json
 from pathlib import Path
@@ -9,12 +9,12 @@ from backbench import UsageError, options
 from backbench.finetune.options import training
 from backbench.training.options import checkpoint, dataset, download, precision
 
-GENERALIZE = "Test everything that was trained on other data sets and on corrupted images."
+GENERALIZE = "Test all heads and checkpoints on other data sets and on corrupted images."
 
 
 @click.group(cls=options.Group, later={"generalize": ("backbench.generalize.cli", GENERALIZE)})
 def main():
-    """Train backbones end to end on an image set: chosen on val, tested once.
+    """Train backbones end to end on a data set. The weights are chosen on val and tested once.
 
     \b
     Examples:
@@ -30,7 +30,7 @@ def main():
 @main.command()
 @training
 def simple(**given):
-    """One short recipe, the same for every architecture, so that they compare (Phase 2).
+    """Train by one short recipe that is the same for every architecture, so that results compare (Phase 2).
 
     \b
     Examples:
@@ -43,7 +43,7 @@ def simple(**given):
 @main.command()
 @training
 def full(**given):
-    """Everything that raises accuracy, at three times the epochs (Phase 3).
+    """Train by the recipe with everything that raises accuracy, at three times the epochs (Phase 3).
 
     \b
     Example:
@@ -54,7 +54,7 @@ def full(**given):
 
 def _train(
     name, *, models, datasets, preset, strategy, epochs, lr, batch_size, wise, settings, device, precision, tracker,
-    out, results_dir, as_json, data_root, download, exif, **how,
+    out, results_dir, as_json, data_root, download, exif, **options,
 ):  # fmt: skip
     missing = [f"{flag} is missing." for flag, given in (("--model", models), ("--dataset", datasets)) if not given]
     if missing:
@@ -75,8 +75,8 @@ def _train(
         models,
         datasets,
         recipe,
-        run.Settings(accelerator, precision, tracker=tracker, **how),
-        place=lambda *pair: out or run.default_out(Path("runs"), *pair, recipe, how["seed"]),
+        run.Settings(accelerator, precision, tracker=tracker, **options),
+        place=lambda *pair: out or run.default_out(Path("runs"), *pair, recipe, options["seed"]),
         results_dir=results_dir,
         data_root=data_root,
         download=download,
@@ -96,8 +96,8 @@ def _train(
 @options.results_dir
 @options.device
 @options.as_json
-def evaluate(checkpoint, dataset, precision, device, as_json, **how):
-    """The row of a checkpoint again, or on another set of the same classes.
+def evaluate(checkpoint, dataset, precision, device, as_json, **settings):
+    """Evaluate a checkpoint again on its test images, or on another data set with the same classes.
 
     \b
     Example:
@@ -109,7 +109,7 @@ def evaluate(checkpoint, dataset, precision, device, as_json, **how):
     if precision == "auto":
         precision = checkpoints.read_about(checkpoints.folder_of(checkpoint))["precision"]
     accelerator, _ = setup.accelerator(device, precision)
-    _show([reuse_checkpoint.row(checkpoint, dataset, accelerator, **how)], as_json)
+    _show([reuse_checkpoint.row(checkpoint, dataset, accelerator, **settings)], as_json)
 
 
 @main.command()
@@ -122,8 +122,8 @@ def evaluate(checkpoint, dataset, precision, device, as_json, **how):
 @options.device
 @options.overwrite
 @options.as_json
-def features(checkpoint, dataset, device, as_json, **how):
-    """A feature file of the tuned backbone: all that probe does works on it.
+def features(checkpoint, dataset, device, as_json, **settings):
+    """Write a feature file of the fine-tuned backbone, which probe takes like any other.
 
     \b
     Example:
@@ -132,7 +132,7 @@ def features(checkpoint, dataset, device, as_json, **how):
     from backbench.devices import pick_device
     from backbench.training import reuse_checkpoint
 
-    figures = reuse_checkpoint.features(checkpoint, dataset, device=pick_device(device), **how)
+    figures = reuse_checkpoint.features(checkpoint, dataset, device=pick_device(device), **settings)
     if as_json:
         click.echo(json.dumps(figures, indent=2))
     else:

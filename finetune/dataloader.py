@@ -1,6 +1,6 @@
-"""Training pictures: timm's augmentation, every one seeded by run, epoch and image, in an order that can be taken up.
+"""Training images: timm's augmentation, seeded by run, epoch and image, in an order that a resumed run continues.
 
-So a batch is the same whichever worker, process or second start makes it.
+A batch is therefore the same whichever worker or process makes it, and after a restart.
 """
 
 import os
@@ -16,12 +16,12 @@ from backbench.signals import held_back
 
 
 def seeded(*numbers: int) -> int:
-    """A seed of 32 bits from several numbers, as unlike its neighbours' as numpy can make it."""
+    """Return a 32-bit seed made from several numbers by numpy's SeedSequence, which keeps near seeds unrelated."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def transform(config: dict, recipe: Recipe, *, scale: float = 1.0):
-    """timm's training transform of the recipe at ``scale`` times the backbone's input size."""
+    """Return timm's training transform for the recipe, at ``scale`` times the backbone's input size."""
     from timm.data import create_transform
 
     return create_transform(
@@ -40,7 +40,10 @@ def transform(config: dict, recipe: Recipe, *, scale: float = 1.0):
 
 
 class Images:
-    """As torch's Dataset: ``images[epoch, i]`` is image i's tensor (3, H, W), label, and why it can't be read ('')."""
+    """A map-style dataset for torch: ``images[epoch, i]`` is (tensor (3, H, W), label, error text) of image ``i``.
+
+    The error text says why the image can't be read, and is empty where it can.
+    """
 
     def __init__(self, imageset, config: dict, recipe: Recipe, *, seed: int):
         self.imageset, self.seed = imageset, seed
@@ -63,14 +66,14 @@ class Images:
 
 
 def grows_at(recipe: Recipe) -> int:
-    """The epoch from which pictures are larger."""
+    """Return the first epoch with larger images, or the number of epochs where no epoch has them."""
     return recipe.epochs - recipe.final_epochs if recipe.final_scale != 1 else recipe.epochs
 
 
 class Batches:
-    """Batch sampler from ``epoch``, ``step`` to the last epoch: lists of (epoch, image). All of one size.
+    """A batch sampler from ``epoch`` and ``step`` to the last epoch, which yields lists of (epoch, image) of one size.
 
-    An epoch is a permutation of ``rows`` by seed and epoch; what doesn't fill a batch is left out of that epoch.
+    Each epoch permutes ``rows`` by seed and epoch, and leaves out the images that don't fill a last batch.
     """
 
     drop_last = True
@@ -81,7 +84,7 @@ class Batches:
 
     @property
     def steps(self) -> int:
-        """Of one epoch."""
+        """Number of steps in one epoch."""
         return len(self.rows) // self.batch_size
 
     def __len__(self) -> int:
@@ -96,7 +99,7 @@ class Batches:
 
 
 def loader(images: Images, batches: Batches, accelerator, *, workers: int):
-    """This process's share of every batch, (images, labels), made by ``workers`` others, ahead of time.
+    """Yield this process's share of every batch as (images, labels), which ``workers`` processes make ahead of time.
 
     Raises UserError for images that can't be read.
     """
@@ -114,25 +117,27 @@ def loader(images: Images, batches: Batches, accelerator, *, workers: int):
     )
     with held_back(signal.SIGTERM):  # until the workers are ``_quiet``; torch would have them end at once
         found = iter(found)
-    for pictures, labels, faults in found:
+    for batch, labels, faults in found:
         if faults:
             raise UserError(*faults)
-        yield pictures, labels
+        yield batch, labels
 
 
 def _collate(samples):
     from torch.utils.data import default_collate
 
-    faults = [f"{fault} Mend it or take it out, then run the same command again." for *_, fault in samples if fault]
+    faults = [f"{fault} Repair or remove it, then run the same command again." for *_, fault in samples if fault]
     if faults:
         return None, None, faults
-    pictures, labels = default_collate([sample[:2] for sample in samples])
-    return pictures, labels, faults
+    images, labels = default_collate([sample[:2] for sample in samples])
+    return images, labels, faults
 
 
 def _quiet(_):
-    """Ctrl-C reaches every process of a terminal, and a batch system's SIGTERM every one of a job: the main one decides
-    what follows. From the second SIGTERM on it is meant."""
+    """Let a worker ignore Ctrl-C and the first SIGTERM, so that the main process decides what follows.
+
+    A terminal sends Ctrl-C to all its processes, and a batch system sends SIGTERM to all processes of a job.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     if hasattr(signal, "pthread_sigmask"):
@@ -140,10 +145,10 @@ def _quiet(_):
 
 
 class Mixing:
-    """timm's mixup and cutmix between neighbours 2j and 2j+1 of a batch, by one draw for the whole of it.
+    """timm's mixup and cutmix between the neighbours 2j and 2j+1 of a batch, with one random draw for each batch.
 
-    timm mixes image i with image n-1-i; the order in which they are given makes neighbours of those, so that a batch
-    cut in pieces, over processes or for want of memory, is mixed as it would be whole.
+    timm mixes image i with image n-1-i. The batch is reordered so that these two are neighbours. A batch that is split
+    over processes, or to save memory, is therefore mixed in the same way as a whole one.
     """
 
     def __init__(self, recipe: Recipe, n_classes: int):
@@ -159,19 +164,23 @@ class Mixing:
                 num_classes=n_classes,
             )
 
-    def __call__(self, pictures, labels, *, seed: int):
-        """Pictures (B, 3, H, W), B even, and labels (B,) to pictures and targets (B, K), or what came if it is off."""
+    def __call__(self, images, labels, *, seed: int):
+        """Mix images (B, 3, H, W), B even, with labels (B,); returns images and targets (B, K).
+
+        Where mixing is off, the images and labels are returned unchanged.
+        """
         if not self.on:
-            return pictures, labels
+            return images, labels
         import torch
 
         n = len(labels)
         order = torch.cat([torch.arange(0, n, 2), torch.arange(n - 1, 0, -2)]).to(labels.device)
         np.random.seed(seed)
-        pictures, targets = self.mix(pictures[order].contiguous(), labels[order])
+        images, targets = self.mix(images[order].contiguous(), labels[order])
         back = order.argsort()
-        return pictures[back], targets[back]
+        return images[back], targets[back]
 
 
 def cores() -> int:
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,7 +1,7 @@
-"""What training starts from: the backbone with a fresh head, or for lp-ft with the probe's, on the cached features.
+"""The start of fine-tuning: the backbone with a blank head or, for lp-ft, with the probe's head on the cached features.
 
-Kumar et al. (2022), Fine-tuning can distort pretrained features: a fresh head's first gradients spoil the backbone; one
-that is already right doesn't. How surely it begins is ``strategies.soften``'s.
+Kumar et al. (2022), Fine-tuning can distort pretrained features: the first gradients of a random head distort the
+backbone, and those of a fitted head don't. ``strategies.soften`` decides how confident the head is at the start.
 """
 
 import sys
@@ -22,13 +22,13 @@ from backbench.probe.run import check, part
 from backbench.probe.subsets import Data
 
 CHECKED = 8
-"""Pictures on which the model's logits must be the head's."""
+"""Number of images on which the model's logits are checked against the head's."""
 
 
 def fitting(backbone, recipe: Recipe) -> Recipe:
-    """The recipe, without the larger pictures of its last epochs where the architecture takes one size only.
+    """Return the recipe, without the larger images of its last epochs where the architecture takes one size only.
 
-    Tried without weights, on torch's device that computes shapes alone.
+    A model without weights is tried on torch's meta device, which computes shapes alone.
     """
     import torch
 
@@ -40,18 +40,21 @@ def fitting(backbone, recipe: Recipe) -> Recipe:
             model, _ = models.create(backbone.name, 2, any_size=True)
             model.eval()(torch.zeros(1, *size))
     except (AssertionError, RuntimeError):
-        print(f"{backbone.name} takes pictures of one size only: the last epochs' are no larger", file=sys.stderr)
+        print(f"{backbone.name} takes images of one size only, so the last epochs use no larger ones.", file=sys.stderr)
         return replace(recipe, final_scale=1.0, final_epochs=0)
     return recipe
 
 
 def grows(recipe: Recipe) -> bool:
-    """Whether the pictures of the last epochs are of another size."""
+    """Whether the images of the last epochs are of another size."""
     return recipe.final_epochs > 0 and recipe.final_scale != 1
 
 
 def checkpointing(tuned, name: str) -> None:
-    """Gradient checkpointing: activations are computed again instead of kept. Raises UserError where timm has none."""
+    """Turn on gradient checkpointing, which computes activations again instead of keeping them.
+
+    Raises UserError where timm has none for the architecture.
+    """
     try:
         tuned.set_grad_checkpointing(True)
     except (AssertionError, AttributeError) as error:
@@ -59,10 +62,10 @@ def checkpointing(tuned, name: str) -> None:
 
 
 def probed(imageset, backbone, path: Path, settings: Settings):
-    """The probe's head and what it says of itself; the features at ``path`` are extracted where they aren't there.
+    """Return the probe's head and how it was chosen. Missing features are extracted to ``path`` first.
 
-    Unlike the probe's own it is fitted on train alone: fitted on val too, it would win every choice made there.
-    Raises UserError where features or images are of no use, as extract and probe do.
+    Unlike in ``probe``, the head is fitted on train alone: fitted on val too, it would win every choice made there.
+    Raises UserError for unusable features or images, as extract and probe do.
     """
     extract_one(imageset, backbone, path, settings)
     with open_file(path) as file:
@@ -75,17 +78,17 @@ def probed(imageset, backbone, path: Path, settings: Settings):
 
 
 def put(imageset, backbone, tuned, path: Path, settings: Settings) -> dict:
-    """Put that head into ``tuned``, checked on a few pictures. Gives what is to be said of it."""
+    """Put the probe's head into ``tuned`` and check it on a few images. Returns how the head was chosen."""
     import torch
 
-    from backbench.training.evaluate import pictures
+    from backbench.training.evaluate import image_batches
 
     models.linear(tuned)
-    head, said = probed(imageset, backbone, path, settings)
+    head, details = probed(imageset, backbone, path, settings)
     models.fold(head, tuned)
     backbone.model.float().to(settings.device)
     tuned.to(settings.device)
     rows = np.flatnonzero(imageset.split == 1)[:CHECKED]
     with torch.inference_mode():
-        models.check_head(head, tuned, backbone, next(pictures(imageset, backbone, rows, settings.device))[1])
-    return said
+        models.check_head(head, tuned, backbone, next(image_batches(imageset, backbone, rows, settings.device))[1])
+    return details

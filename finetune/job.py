@@ -1,4 +1,4 @@
-"""One fine-tuning: what it starts from, how it trains, and the choice on val, mixed with the start."""
+"""One fine-tuning run: its initial weights, its training, and the choice of weights on val."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from backbench.training import job as training
 from backbench.training.job import Settings
 
 SHARES = (0.2, 0.4, 0.6, 0.8)
-"""Of the tuned weights, that ``wise="auto"`` tries beside 1."""
+"""Shares of the fine-tuned weights that ``wise="auto"`` tries besides 1."""
 
 
 class Job(training.Job):
@@ -31,25 +31,25 @@ class Job(training.Job):
         super().__init__(imageset, initialize.fitting(backbone, recipe), settings, folder, backbone)
 
     def _start(self):
-        """The model with its head at the start, the arguments that make it, and what is to be said of the start."""
+        """Return the model with its initial head, the arguments that make it, and a description of the start."""
         import torch
 
         settings, recipe = self.settings, self.recipe
-        how = {"seed": settings.seed, "drop_path": recipe.drop_path, "any_size": initialize.grows(recipe)}
-        tuned, arguments = model.build(self.backbone, len(self.imageset.class_names), **how)
-        said = {"head": "fresh"}
+        options = {"seed": settings.seed, "drop_path": recipe.drop_path, "any_size": initialize.grows(recipe)}
+        tuned, arguments = model.build(self.backbone, len(self.imageset.class_names), **options)
+        start = {"head": "fresh"}
         if recipe.strategy == "lp-ft":
-            said = {"head": "the probe's logistic, fitted on train"}
+            start = {"head": "the probe's logistic, fitted on train"}
             model.linear(tuned)
-            if not state.about(self.folder):  # which holds that head
-                how = plan.Settings(device=self.accelerator.device, seed=settings.seed)
+            if not state.about(self.folder):  # a saved state holds that head already
+                plan_settings = plan.Settings(device=self.accelerator.device, seed=settings.seed)
                 path = default_path(settings.cache_dir, self.imageset.name, self.backbone.name)
                 with self.accelerator.main_process_first():
-                    said |= initialize.put(self.imageset, self.backbone, tuned, path, how)
+                    start |= initialize.put(self.imageset, self.backbone, tuned, path, plan_settings)
         if settings.grad_checkpointing:
             initialize.checkpointing(tuned, self.backbone.name)
         tuned.requires_grad_(True)
-        return tuned.to(self.accelerator.device, memory_format=torch.channels_last), arguments, said
+        return tuned.to(self.accelerator.device, memory_format=torch.channels_last), arguments, start
 
     def _trainer(self, identity: dict) -> Trainer:
         settings, on_epoch = self.settings, None
@@ -85,20 +85,26 @@ class Job(training.Job):
         return evaluate.logits(tuned, self.imageset, prepared, self.rows[split], self.accelerator, check=check)
 
     def _val(self, tuned, scale: float, check=lambda: None) -> tuple[float, float]:
-        """Top-1, and what the choice goes by: the cross-entropy once a temperature is fitted.
+        """Return top-1 on val, and the cross-entropy at its best temperature, by which the weights are chosen.
 
-        Of top-1, noisy in a small val, the best of eleven epochs is the luckiest; label smoothing makes the plain
-        cross-entropy worse than the start's (Berta et al. 2025, Rethinking early stopping, arXiv:2501.19195).
+        Top-1 is noisy on a small val, so that the best of eleven epochs by top-1 is often only the luckiest. Label
+        smoothing makes the plain cross-entropy worse than at the start (Berta et al. 2025, Rethinking early stopping,
+        arXiv:2501.19195).
         """
         scores, labels = self._logits(tuned, "val", scale, check), self.imageset.labels[self.rows["val"]]
         finite = np.nan_to_num(scores, posinf=0.0, neginf=0.0)
         return evaluate.top1(scores, labels), calibration.nll(finite / calibration.temperature(finite, labels), labels)
 
     def _choose(self, trainer: Trainer, initial: dict) -> tuple[dict, dict]:
-        """What is said of the weights taken, and those: the best epoch's on val, mixed with the start where asked."""
+        """Return a description of the chosen weights, and the weights.
+
+        They are those of the epoch that is best on val, mixed with the initial weights where ``wise`` asks for it.
+        """
         best, weights, wise = trainer.at.best, trainer.best, self.recipe.wise
         if wise is None or not best["epoch"]:
-            return best | {"wise": None}, weights if best["epoch"] else weights | trainer.start  # as the probe had it
+            return best | {"wise": None}, weights if best[
+                "epoch"
+            ] else weights | trainer.start  # the head as the probe fitted it
         first, found = initial | trainer.start, []
         for share in SHARES if wise == "auto" else (wise,):
             mixed = model.mixed(first, weights, float(share))

@@ -1,4 +1,4 @@
-"""The options of finetune's commands that are many, or shared with cnn."""
+"""The options that the two training commands of finetune share."""
 
 import click
 
@@ -7,45 +7,73 @@ from backbench.training.options import download, precision
 
 
 def training(command):
-    """The options of both presets' commands."""
+    """Add the options of ``finetune simple`` and ``finetune full``."""
     for option in reversed(
         (
-            click.option("--model", "models", multiple=True, help="A name as extract knows it, or phase2. Repeat."),
-            click.option("--dataset", "datasets", multiple=True, help="A registered image set or folder:PATH. Repeat."),
+            click.option(
+                "--model",
+                "models",
+                multiple=True,
+                help="A backbone's name, as for extract, or phase2. Repeat for several.",
+            ),
+            click.option(
+                "--dataset",
+                "datasets",
+                multiple=True,
+                help="A registered data set or folder:PATH. Repeat for several.",
+            ),
             click.option(
                 "--strategy",
                 type=click.Choice(["lp-ft", "full", "gradual", "discriminative"]),
-                help="lp-ft: all weights, from the probe's head. full: all weights, from a fresh head. gradual: the "
-                "head, then stage by stage from the top. discriminative: lower rates towards the stem.  "
+                help="Which weights train, and from which head. lp-ft: all weights, from the probe's head. full: all "
+                "weights, from a blank head. gradual: the head first, then one stage after another from the top. "
+                "discriminative: all weights, with lower learning rates towards the stem.  "
                 "[default: lp-ft; published: full]",
             ),
-            click.option("--preset", type=click.Choice(["published"]), help="The published study's settings instead."),
-            click.option("--epochs", type=int, help="Passes over train.  [default: the preset's]"),
+            click.option(
+                "--preset", type=click.Choice(["published"]), help="Use the published study's settings instead."
+            ),
+            click.option("--epochs", type=int, help="Number of passes over train.  [default: the preset's]"),
             click.option("--lr", type=float, help="Learning rate.  [default: the preset's]"),
-            click.option("--batch-size", type=int, help="Images a step.  [default: the preset's]"),
+            click.option("--batch-size", type=int, help="Number of images in each step.  [default: the preset's]"),
             click.option(
-                "--wise", metavar="SHARE", help="WiSE-FT: weights are SHARE tuned, the rest the start's; auto: by val."
+                "--wise",
+                metavar="SHARE",
+                help="WiSE-FT: mix the initial and the fine-tuned weights. SHARE is the fine-tuned part, 0 to 1; auto "
+                "chooses it on val.",
             ),
             click.option(
-                "--set", "settings", metavar="KEY=VALUE", multiple=True, help="Any other setting of finetune/recipe.py."
+                "--set",
+                "settings",
+                metavar="KEY=VALUE",
+                multiple=True,
+                help="Change any other setting of finetune/recipe.py. Repeat for several.",
             ),
-            click.option("--weights", default="auto", show_default=True, help="As of extract."),
-            click.option("--micro-batch", type=click.IntRange(2), help="Images at a time.  [default: as many as fit]"),
-            click.option("--grad-checkpointing", is_flag=True, help="Less memory, about a third more work."),
+            click.option("--weights", default="auto", show_default=True, help="Pretrained weights, as for extract."),
+            click.option(
+                "--micro-batch",
+                type=click.IntRange(2),
+                help="Number of images that go through the model at a time.  [default: as many as fit]",
+            ),
+            click.option(
+                "--grad-checkpointing",
+                is_flag=True,
+                help="Compute activations again instead of keeping them: less memory for about a third more work.",
+            ),
             precision,
-            click.option("--workers", type=click.IntRange(0), help="Processes that make pictures."),
+            click.option("--workers", type=click.IntRange(0), help="Number of processes that load and augment images."),
             click.option(
                 "--save-every",
                 type=click.FloatRange(0),
                 default=30.0,
                 show_default=True,
-                help="Seconds between savings; 0: after every step.",
+                help="Seconds between saves of the training state; 0 saves after every step.",
             ),
-            click.option("--tracker", help="tensorboard, or another that accelerate knows and is installed."),
-            click.option("--onnx", is_flag=True, help="Write model.onnx too, checked against PyTorch."),
+            click.option("--tracker", help="tensorboard, or another installed tracker that accelerate knows."),
+            click.option("--onnx", is_flag=True, help="Write model.onnx as well, and check it against PyTorch."),
             click.option(
                 "--exif", type=click.Choice(["ignore", "apply"]), default="ignore", show_default=True,
-                help="EXIF orientation.",
+                help="Whether images are turned as their EXIF orientation says.",
             ),
             download,
             options.data_root,

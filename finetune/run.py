@@ -1,4 +1,4 @@
-"""Many models on many image sets: all that a request names is checked before the first step."""
+"""Fine-tuning of several models on several data sets. The whole request is checked before the first step."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from backbench.training.setup import check
 
 
 def default_out(runs_dir: Path, dataset: str, name: str, recipe: Recipe, seed: int) -> Path:
-    """``<runs_dir>/<dataset>/<model>-<preset>-<strategy>-<seed>``, with ``-wise0.5`` where that was asked for."""
+    """Return ``<runs_dir>/<dataset>/<model>-<preset>-<strategy>-<seed>``, with ``-wise0.5`` where a share was given."""
     words = [name, recipe.name, recipe.strategy, checkpoint_kind.wise_of(asdict(recipe)).replace(" ", ""), str(seed)]
     return default_path(runs_dir, dataset, "-".join(filter(None, words))).with_suffix("")
 
@@ -27,10 +27,10 @@ def default_out(runs_dir: Path, dataset: str, name: str, recipe: Recipe, seed: i
 def finetune_all(
     asked, datasets, recipe: Recipe, settings: Settings, *, place, results_dir, data_root, download, exif
 ) -> tuple[list[dict], Faults]:
-    """Tune every model on every data set; ``place(dataset, model)`` names the folder.
+    """Fine-tune every model on every data set; ``place(dataset, model)`` gives the folder of a run.
 
-    Gives the rows, and the faults met on the way: one request that fails doesn't stop the others. Raises UsageError or
-    UserError, before any work, with everything that is wrong in the request itself.
+    Returns the rows and the faults of failed runs, since one failed run doesn't stop the others. Raises UsageError or
+    UserError before any work, with everything that is wrong in the request itself.
     """
     faults, imagesets, found = Faults(), [], []
     with faults.collect():

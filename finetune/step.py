@@ -1,4 +1,4 @@
-"""One update of the weights from a batch, in pieces that fit into memory, over as many processes as there are."""
+"""One update of the weights from a batch, which is split over processes and into pieces that fit into memory."""
 
 import contextlib
 import sys
@@ -10,10 +10,10 @@ from backbench.finetune.strategies import head_names
 
 
 class Step:
-    """``step(pictures, labels, epoch, number)`` gives the batch's mean loss, after one update.
+    """``step(images, labels, epoch, number)`` makes one update and returns the batch's mean loss.
 
-    ``micro`` is how many images go through the model at a time; halved for good where memory is too small. A batch
-    weighs the same in pieces as whole: neighbours are mixed, and BatchNorm's statistics are the recipe's business.
+    ``micro`` is the number of images that go through the model at a time. It is halved for the rest of the run where
+    memory is too small. A batch in pieces gives the same gradient as a whole one, apart from BatchNorm in train mode.
     """
 
     def __init__(self, model, optimizer, ema, recipe: Recipe, accelerator, *, n_classes: int, seed: int, micro: int):
@@ -23,17 +23,17 @@ class Step:
         self.wrapped = model
 
     def wrap(self) -> None:
-        """For several processes, which must know anew which weights train."""
+        """Prepare the model again for several processes, which must know which weights train."""
         if self.accelerator.num_processes > 1:
             self.wrapped = self.accelerator.prepare_model(self.model)
 
-    def __call__(self, pictures, labels, epoch: int, number: int) -> float:
+    def __call__(self, images, labels, epoch: int, number: int) -> float:
         import torch
 
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             try:
-                loss = self._gradients(pictures, labels, epoch, number)
+                loss = self._gradients(images, labels, epoch, number)
                 break
             except RuntimeError as error:
                 if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
@@ -45,7 +45,7 @@ class Step:
             self.ema.update(self.model)
         return float(self.accelerator.reduce(loss, "mean"))
 
-    def _gradients(self, pictures, labels, epoch: int, number: int):
+    def _gradients(self, images, labels, epoch: int, number: int):
         import torch
 
         from backbench.finetune.depthwise import FastDepthwise
@@ -55,7 +55,7 @@ class Step:
         for first in range(0, n, self.micro):
             piece = slice(first, first + self.micro)
             torch.manual_seed(seeded(self.seed, epoch, number, rank * n + first))  # dropout, stochastic depth
-            x = pictures[piece].to(self.accelerator.device, memory_format=torch.channels_last, non_blocking=True)
+            x = images[piece].to(self.accelerator.device, memory_format=torch.channels_last, non_blocking=True)
             y = labels[piece].to(self.accelerator.device, non_blocking=True)
             x, y = self.mixing(x, y, seed=seeded(self.seed, epoch, number))
             last = first + self.micro >= n
@@ -64,7 +64,7 @@ class Step:
                     logits = self.wrapped(x)
                 loss = torch.nn.functional.cross_entropy(logits.float(), y, label_smoothing=smoothing)
                 loss = loss * (len(x) / n)
-                # Elsewhere every operation would pass by Python for nothing.
+                # On other devices the context would only slow every operation down.
                 with FastDepthwise() if self.accelerator.device.type == "cpu" else contextlib.nullcontext():
                     self.accelerator.backward(loss)
             total = total + loss.detach()
@@ -81,7 +81,10 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
         if device.type == "cuda":
             torch.cuda.empty_cache()
-        print(f"out of memory on {device}: going on with {fewer} images at a time, steps as before", file=sys.stderr)
+        print(
+            f"{device} ran out of memory. Training continues with {fewer} images at a time and the same batch size.",
+            file=sys.stderr,
+        )
 
     def _clip(self) -> None:
         from timm.utils import dispatch_clip_grad

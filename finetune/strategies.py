@@ -1,4 +1,4 @@
-"""Which weights train, when, and at what learning rate: by timm's own grouping of parameters, never by model name."""
+"""Which weights train, when, and at what learning rate. This follows timm's grouping of parameters, not model names."""
 
 from itertools import pairwise
 
@@ -6,17 +6,17 @@ from backbench import UserError
 from backbench.finetune.recipe import Recipe
 
 BODY = 4
-"""Most stages between stem and head. Where timm's coarse groups are more (the blocks of a ViT), neighbours are joined:
-as many steps of unfreezing for every architecture, so that they compare. Four, as a ResNet has."""
+"""Largest number of stages between stem and head; a ResNet has four. Where timm has more coarse groups (the blocks of a
+ViT), neighbours are joined. All architectures are then unfrozen in as many steps, so that they compare."""
 
 STEM_SCALE = 0.1
-"""Learning rate of the stem as a share of the head's under ``discriminative``; the published study's."""
+"""Learning rate of the stem as a share of the head's under ``discriminative``, as in the published study."""
 
 
 def stages(model) -> list[list[str]]:
-    """Names of all parameters by stage: stem, up to four of body, head. Only the classifier itself is head.
+    """Return the names of all parameters by stage: the stem, up to four stages of the body, and the head.
 
-    Raises UserError where timm doesn't say how the architecture is grouped.
+    The head is the classifier alone. Raises UserError where timm doesn't say how the architecture is grouped.
     """
     from timm.models import group_parameters
 
@@ -25,7 +25,7 @@ def stages(model) -> list[list[str]]:
     head = head_names(model)
     groups = group_parameters(model, model.group_matcher(coarse=True))
     groups = [groups[key] for key in sorted(groups)]
-    if head & {*groups[-1]} and len(groups) > 1:  # a norm between body and classifier is no stage of its own
+    if head & {*groups[-1]} and len(groups) > 1:  # a norm between body and classifier joins the last stage
         groups[-2:] = [groups[-2] + groups[-1]]
     groups = [kept for group in groups if (kept := [name for name in group if name not in head])]
     stem, body = groups[0], groups[1:]
@@ -36,7 +36,7 @@ def stages(model) -> list[list[str]]:
 
 
 def head_names(model) -> set[str]:
-    """Names of the classifier's parameters."""
+    """Return the names of the classifier's parameters."""
     found = model.get_classifier()
     modules = found if isinstance(found, tuple | list) else [found]
     theirs = {id(parameter) for module in modules for parameter in module.parameters()}
@@ -44,11 +44,11 @@ def head_names(model) -> set[str]:
 
 
 def scales(model, recipe: Recipe) -> dict[str, float]:
-    """Every parameter's learning rate as a share of the recipe's.
+    """Return every parameter's learning rate as a share of the recipe's.
 
-    ``discriminative``: from 0.1 at the stem by equal factors a stage to 1 at the head (Howard & Ruder 2018). Otherwise
-    ``layer_decay`` to the power of timm's layers above (Bao et al. 2021, BEiT), which is 1 where that is 1. The head
-    has ``head_scale`` of that: it has farther to go than pretrained weights.
+    Under ``discriminative`` the share rises by equal factors from 0.1 at the stem to 1 at the head (Howard & Ruder
+    2018). Otherwise it is ``layer_decay`` to the power of the number of timm's layers above (Bao et al. 2021, BEiT).
+    The head's share is multiplied by ``head_scale``, since a new head must change more than pretrained weights.
     """
     head = head_names(model)
     return {
@@ -57,10 +57,10 @@ def scales(model, recipe: Recipe) -> dict[str, float]:
 
 
 def soften(model, recipe: Recipe) -> None:
-    """Under ``lp-ft``, shrink the probe's head to ``probe_scale``: it says the same, less surely.
+    """Under ``lp-ft``, multiply the probe's head by ``probe_scale``: its predictions stay, with less confidence.
 
-    Y. Ren et al. (2023), How to prepare your task head for finetuning: a head that is sure of all of train gives the
-    backbone no gradient to adapt by.
+    Y. Ren et al. (2023), How to prepare your task head for finetuning: a head that is confident on all of train gives
+    the backbone no gradient to adapt by.
     """
     import torch
 
@@ -85,9 +85,9 @@ def _by_depth(model, recipe: Recipe) -> dict[str, float]:
 
 
 def groups(model, recipe: Recipe) -> list[dict]:
-    """Parameter groups for timm's optimizers: ``params``, their ``names``, ``lr`` and ``weight_decay``.
+    """Return parameter groups for timm's optimizers: ``params``, their ``names``, ``lr`` and ``weight_decay``.
 
-    Biases, norms and what the model names in ``no_weight_decay`` aren't decayed. Stem first.
+    Biases, norms and the parameters in the model's ``no_weight_decay`` aren't decayed. The stem comes first.
     """
     rates, exempt = scales(model, recipe), getattr(model, "no_weight_decay", set)()
     found: dict[tuple, dict] = {}
@@ -102,16 +102,16 @@ def groups(model, recipe: Recipe) -> list[dict]:
 
 
 def open_stages(model, n: int | None) -> None:
-    """Let the last ``n`` stages train, or all; the others are frozen."""
+    """Let the last ``n`` stages train and freeze the others; None or 0 lets all stages train."""
     names = {name for stage in stages(model)[-n:] for name in stage} if n else None
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(names is None or name in names)
 
 
 def train_mode(model, recipe: Recipe) -> None:
-    """Train mode, but for BatchNorm whose weights are frozen, or all of it where the recipe keeps its statistics.
+    """Set train mode, except for BatchNorm layers that are frozen or whose statistics the recipe keeps.
 
-    By mode, not by ``timm.utils.freeze``: that puts modules of another kind in place, whose checkpoints don't load.
+    ``timm.utils.freeze`` is not used, since it replaces modules by others, whose checkpoints don't load.
     """
     from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -123,9 +123,10 @@ def train_mode(model, recipe: Recipe) -> None:
 
 
 class Gradual:
-    """How many stages train, from one epoch to the next; ``full``, where all do from the start.
+    """The number of stages that train in each epoch. Without the strategy ``gradual``, all train from the start.
 
-    ``opened`` of ``n`` stages since epoch ``at``, and ``since`` epochs without progress: what a checkpoint keeps.
+    ``opened`` of ``n`` stages have been trained since epoch ``at``, and ``since`` epochs brought no progress. A saved
+    training state keeps these three.
     """
 
     def __init__(self, model, recipe: Recipe):
@@ -137,7 +138,7 @@ class Gradual:
         return {"opened": self.opened, "at": self.at, "since": self.since}
 
     def after(self, epoch: int, *, progress: bool) -> tuple[bool, bool]:
-        """Epoch ``epoch`` (from 0) is over: whether another stage opens now, and whether training stops."""
+        """Return whether another stage opens, and whether training stops, after epoch ``epoch`` (counted from 0)."""
         self.since = 0 if progress else self.since + 1
         stuck = bool(self.recipe.patience) and self.since >= self.recipe.patience
         if self.opened == self.n:

@@ -1,7 +1,7 @@
-"""The training loop: one model, one recipe, from wherever it was stopped to its last epoch.
+"""The training loop of one model and one recipe, which a stopped run resumes.
 
-Random numbers are drawn from seeds made of run, epoch, step and place in the batch, so that no generator's state has to
-be kept: a run that was killed and goes on makes the same steps as an unbroken one.
+Random numbers come from seeds made of run, epoch, step and position in the batch, so no generator's state is kept.
+A run that was killed and resumed makes the same steps as an uninterrupted one.
 """
 
 import contextlib
@@ -24,14 +24,15 @@ from backbench.training.loop import SAVING, Diverged, Progress, device_failed
 from backbench.training.stopping import Stopped, Stopper
 
 COLLAPSED = 2
-"""Epochs in a row with less than half the best val top-1 after which training is taken to have diverged."""
+"""Number of epochs in a row with less than half the best val top-1 that count as divergence."""
 
 
 class Trainer:
-    """``evaluate(model, scale, check)`` gives val top-1, for progress, and the NLL that the choice goes by; ``check()``
-    is called between its batches.
+    """Trains ``model`` on the images ``rows``.
 
-    ``on_epoch`` is called with the history's row after every epoch. ``start`` is the classifier as it was.
+    ``evaluate(model, scale, check)`` returns val top-1, by which progress is judged, and the NLL, by which weights are
+    chosen. It calls ``check()`` between batches. ``on_epoch`` is called with the history's row after every epoch.
+    The attribute ``start`` holds the classifier's initial weights.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Trainer:
         processes = accelerator.num_processes
         self.batch_size = min(recipe.batch_size, len(rows)) // (2 * processes) * 2 * processes
         if not self.batch_size:
-            raise UserError(f"{len(rows)} images in train; at least {2 * processes} are needed.")
+            raise UserError(f"train has {len(rows)} images, but at least {2 * processes} are needed.")
         local = self.batch_size // processes
         self.steps = steps = len(rows) // self.batch_size
         self.optimizer = create_optimizer_v2(
@@ -75,7 +76,7 @@ class Trainer:
             self.optimizer,
             sched="cosine" if recipe.schedule == "cosine" else "step",
             num_epochs=recipe.epochs,
-            decay_epochs=10 * recipe.epochs,  # of constant: never
+            decay_epochs=10 * recipe.epochs,  # the constant schedule never decays
             warmup_epochs=warmup,
             warmup_lr=recipe.lr / 100,
             step_on_epochs=False,
@@ -85,17 +86,17 @@ class Trainer:
         self.ema = ModelEmaV3(model, decay=1 - 1 / memory) if memory > 1 else None
         self.gradual = strategies.Gradual(model, recipe)
         micro = min(micro_batch or local, local)
-        how = {"n_classes": n_classes, "seed": seed, "micro": micro + micro % 2}
-        self.step = Step(model, self.optimizer, self.ema, recipe, accelerator, **how)
+        options = {"n_classes": n_classes, "seed": seed, "micro": micro + micro % 2}
+        self.step = Step(model, self.optimizer, self.ema, recipe, accelerator, **options)
         self.at = Progress()
         self.best: dict = {}
         self.earlier = 0.0  # seconds of training before this process
         self.saved, self.cost = time.monotonic(), 0.0
 
     def run(self) -> Progress:
-        """Train to the end. Ctrl-C and SIGTERM finish the step, save, and stop as they do elsewhere.
+        """Train to the end. Ctrl-C and SIGTERM finish the step, save the state and then stop the process.
 
-        Raises UserError: a device that fails, memory too small for two images, images that can't be read, a full disk.
+        Raises UserError for a failed device, memory too small for two images, unreadable images and a full disk.
         """
         if found := state.about(self.folder):
             self._resume(found)
@@ -135,15 +136,15 @@ class Trainer:
         try:
             self.at = Progress(**found["progress"])
         except TypeError:
-            raise UserError(f"{self.folder / state.FILE} is of another version. --overwrite begins anew.") from None
+            raise UserError(f"{self.folder / state.FILE} is from another version. --overwrite starts again.") from None
         kept = state.read(self.folder, model=self.model, optimizer=self.optimizer, ema=self.ema)
         self.best, self.start, self.earlier = kept["best"], kept["start"], self.at.seconds
         vars(self.gradual).update(self.at.gradual)
         if not self.at.ended:
-            print(f"going on with epoch {self.at.epoch + 1}, step {self.at.step + 1}", file=sys.stderr)
+            print(f"resuming at epoch {self.at.epoch + 1}, step {self.at.step + 1}", file=sys.stderr)
 
     def save(self) -> None:
-        """Keep where the run is. Only the first of several processes writes."""
+        """Save the training state. Of several processes only the main one writes."""
         if not self.accelerator.is_main_process:
             return
         started = time.monotonic()
@@ -155,7 +156,7 @@ class Trainer:
         self.cost = self.saved - started
 
     def _open(self) -> None:
-        """Let the stages train that are open, and wrap the model for several processes, which must know of it."""
+        """Let the open stages train, and wrap the model again for several processes, which must know of it."""
         strategies.open_stages(self.model, self.gradual.opened)
         self.step.wrap()
 
@@ -182,13 +183,16 @@ class Trainer:
         self._judge(loss=at.loss / self.steps)
 
     def _judge(self, *, loss: float | None) -> None:
-        """The end of an epoch (None: the start): val, the best so far, and what comes next."""
+        """Evaluate on val after an epoch, or before the first where ``loss`` is None, and keep the best weights.
+
+        This also decides whether a stage opens and whether training ends.
+        """
         at, recipe = self.at, self.recipe
         epoch = 0 if loss is None else at.epoch + 1
         scale = recipe.final_scale if epoch > grows_at(recipe) else 1.0
         models = {"tuned": self.model} | ({"EMA": self.ema.module} if self.ema is not None and epoch else {})
         found = {weights: self.evaluate(model, scale, self.stopper.check) for weights, model in models.items()}
-        # From here on nothing stops: either all of what follows is done, or val is read again.
+        # Nothing below can be interrupted: either all of it is done, or val is evaluated again.
         before = max((v for one in at.history for k, v in one.items() if k.startswith("val_top1_")), default=-1.0)
         for weights, (top1, nll) in found.items():
             if not at.best or (-nll, top1) > (-at.best["val_nll"], at.best["val_top1"]):

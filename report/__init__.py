@@ -1,4 +1,1 @@
-"""Rows in; tables, figures and the page out.
-
-``report.rows`` and ``report.details`` are all that the stages know of this room.
-"""
+"""The reports: tables, paired tests, figures and the page, all made from the result rows."""

@@ -15,20 +15,22 @@ from backbench import UsageError, UserError, options
 from backbench.report.options import output_options, page_options, table_options
 
 ENDINGS = {".md": "md", ".csv": "csv", ".json": "json", ".tex": "latex"}
-"""What --out's ending says of the format."""
+"""The format that each ending of ``--out`` stands for."""
 
 MOST_BYTES = 15_000_000
-"""A page is not meant to be larger."""
+"""Bytes above which ``report page`` advises a smaller page."""
 
 
 @click.group(cls=options.Group, renamed={"elsewhere": "generalization"}, invoke_without_command=True)
 @table_options
 @click.pass_context
 def main(ctx, **given):
-    """Show what was measured: accuracy with its interval and seconds, the published figures beside them.
+    """Show the results: accuracy with its interval, seconds, and the published figures beside them.
+
+    Without a subcommand this prints `report table`.
 
     \b
-    Alone it is `report table`. To paste:
+    Examples:
       report
       report --format md --out table.md
       report compare
@@ -44,10 +46,10 @@ def main(ctx, **given):
 @main.command()
 @table_options
 def table(form: str | None, everything: bool, as_json: bool, out: Path | None, results_dir: Path):
-    """Print the study's table: backbones down, data sets across.
+    """Print the study's table, with one line for each backbone and columns for each data set.
 
     \b
-    To paste:
+    Example:
       report table --format csv --out table.csv
     """
     form = _form(form, as_json, out)
@@ -63,15 +65,17 @@ def table(form: str | None, everything: bool, as_json: bool, out: Path | None, r
 
 
 @main.command()
-@click.option("--dataset", "datasets", multiple=True, help="Repeat for several.  [default: all]")
+@click.option(
+    "--dataset", "datasets", multiple=True, help="A data set to compare on. Repeat for several.  [default: all]"
+)
 @output_options
 def compare(datasets: tuple[str, ...], form: str | None, as_json: bool, out: Path | None, results_dir: Path):
-    """Test each backbone against the one that val chose, on the same test images.
+    """Test each backbone against the one that was chosen on val, on the same test images.
 
-    McNemar's exact test and the paired difference with its 95 % interval.
+    Each comparison gives McNemar's exact test and the paired difference with its 95 % interval.
 
     \b
-    To paste:
+    Examples:
       report compare --dataset caltech256
       report compare --format md --out compare.md
     """
@@ -87,13 +91,15 @@ def compare(datasets: tuple[str, ...], form: str | None, as_json: bool, out: Pat
 
 
 @main.command(renamed={"--shifts": "--corruptions"})
-@click.option("--corruptions", is_flag=True, help="Of pictures made worse, instead of other sets.")
+@click.option("--corruptions", is_flag=True, help="Show the results on corrupted images instead of other data sets.")
 @output_options
 def generalization(corruptions: bool, form: str | None, as_json: bool, out: Path | None, results_dir: Path):
-    """What survives on images from elsewhere: drops with their intervals, effective robustness, calibration.
+    """Show how much accuracy is left on other data sets or on corrupted images.
+
+    The table holds drops with their intervals, effective robustness and calibration.
 
     \b
-    To paste:
+    Examples:
       report generalization
       report generalization --format csv --out elsewhere.csv
     """
@@ -112,15 +118,15 @@ def generalization(corruptions: bool, form: str | None, as_json: bool, out: Path
 
 @main.command()
 @click.argument("model")
-@click.option("--dataset", help="Needed where the model was probed on several.")
-@click.option("--method", help="As the table names it.  [default: the one that val chose]")
+@click.option("--dataset", help="The data set, needed where the model was probed on several.")
+@click.option("--method", help="The method as the table names it.  [default: the one chosen on val]")
 @options.results_dir
 @options.as_json
 def details(model: str, dataset: str | None, method: str | None, results_dir: Path, as_json: bool):
-    """Look at one backbone closely: worst classes, confusions, calibration, learning curve.
+    """Show one backbone in detail: worst classes, confusions, calibration, learning curve.
 
     \b
-    To paste:
+    Examples:
       report details mobilenetv2_100 --dataset digits
       report details mobilenetv2_100 --dataset digits --method knn --json
     """
@@ -139,10 +145,10 @@ def details(model: str, dataset: str | None, method: str | None, results_dir: Pa
 @click.argument("b", type=options.PATH)
 @functools.partial(output_options, results=False)
 def diff(a: Path, b: Path, form: str | None, as_json: bool, out: Path | None):
-    """Compare two results folders: which heads changed, by how much, and whether that is more than chance.
+    """Compare two results folders: which heads changed, by how much, and whether the change is more than chance.
 
     \b
-    To paste:
+    Examples:
       report diff results-old results
       report diff results-old results --json
     """
@@ -155,15 +161,15 @@ def diff(a: Path, b: Path, form: str | None, as_json: bool, out: Path | None):
 
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=options.PATH)
-@click.option("--check", is_flag=True, help="Write nothing; exit 1 if a table is stale.")
+@click.option("--check", is_flag=True, help="Write nothing, and exit with 1 if a table is stale.")
 def embed(files: tuple[Path, ...], check: bool):
-    """Renew the tables in Markdown files: each stands between the command that prints it and an end.
+    """Renew the tables in Markdown files.
 
-    The command, `report table`, `compare` or `diff` with its options, stands in a comment, as in
-    `<!-- report table --format md -->`; the end is `<!-- end -->`.
+    Each table stands between two comments. The first holds the command that prints it, `report table`, `compare` or
+    `diff` with its options, as in `<!-- report table --format md -->`. The second is `<!-- end -->`.
 
     \b
-    To paste:
+    Examples:
       report embed README.md
       report embed README.md docs/published-table.md --check
     """
@@ -174,20 +180,24 @@ def embed(files: tuple[Path, ...], check: bool):
         for command in commands:
             click.echo(f"{path}: {'stale' if check else 'renewed'}: {command}", err=True)
     if check and any(found.values()):
-        raise UserError(f"stale tables. Renew them: report embed {shlex.join(map(str, files))}")
+        raise UserError(f"Some tables are stale. Renew them: report embed {shlex.join(map(str, files))}")
 
 
 @main.command()
-@click.option("--out", type=options.PATH, default=Path("figures"), show_default=True, help="Folder to write to.")
+@click.option("--out", type=options.PATH, default=Path("figures"), show_default=True, help="The folder to write to.")
 @click.option(
-    "--format", "forms", multiple=True, type=click.Choice(["png", "svg", "csv"]), help="Repeat.  [default: all three]"
+    "--format",
+    "forms",
+    multiple=True,
+    type=click.Choice(["png", "svg", "csv"]),
+    help="A file format. Repeat for several.  [default: all three]",
 )
 @options.results_dir
 def figures(out: Path, forms: tuple[str, ...], results_dir: Path):
     """Write the page's charts as PNG, SVG and CSV, for a paper.
 
     \b
-    To paste:
+    Examples:
       report figures --out figures
       report figures --out figures --format svg
     """
@@ -201,46 +211,53 @@ def figures(out: Path, forms: tuple[str, ...], results_dir: Path):
 @main.command()
 @click.option("--out", type=options.PATH, default=Path("report.html"), show_default=True, help="The file to write.")
 @page_options
-def page(out: Path, **how):
-    """Write the study as one HTML file that needs nothing else: answers, table, charts, pictures, origins.
+def page(out: Path, **settings):
+    """Write the study as one HTML file that loads nothing else: answers, table, charts, images, origins.
 
-    Pictures and maps are there where the feature files (--cache-dir) and the images (--data-root) are.
+    The page shows feature maps where it finds the feature files (--cache-dir), and images where it finds the data
+    sets (--data-root).
 
     \b
-    To paste:
+    Examples:
       report page
       report page --out study.html --data-root data/raw
     """
-    html = _build(**how)
+    html = _build(**settings)
     _show(lambda file: file.write(html), out)
     if (size := out.stat().st_size) > MOST_BYTES:
-        click.echo(f"{size / 1e6:.1f} MB: --pictures with a smaller number makes it smaller.", err=True)
+        click.echo(f"The page takes {size / 1e6:.1f} MB. A smaller --pictures makes it smaller.", err=True)
 
 
 @main.command()
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="The port to listen on; 0 takes a free one.",
+)
 @page_options
-def serve(port: int, results_dir: Path, **how):
-    """Show the page at an address of this machine only, renewed while a study runs. Ctrl-C ends it.
+def serve(port: int, results_dir: Path, **settings):
+    """Serve the page to this machine only, and renew it while a study runs. Ctrl-C ends it.
 
     \b
-    To paste:
+    Examples:
       report serve
       report serve --port 8123 --pictures 0
     """
     from backbench.report.serve import Server
 
-    with Server(results_dir, lambda: _build(served=True, results_dir=results_dir, **how), port=port) as server:
+    with Server(results_dir, lambda: _build(served=True, results_dir=results_dir, **settings), port=port) as server:
         click.echo(f"{server.url} shows {results_dir}. Ctrl-C ends it.", err=True)
         server.serve_forever()
 
 
-def _build(*, results_dir: Path, pictures: int, served: bool = False, **how) -> str:
+def _build(*, results_dir: Path, pictures: int, served: bool = False, **settings) -> str:
     from backbench.report import head_panels, study
     from backbench.report import page as pages
 
     found = study.load(results_dir)
-    return pages.build(found, head_panels.gather(found, per_set=pictures, **how), served=served)
+    return pages.build(found, head_panels.gather(found, per_set=pictures, **settings), served=served)
 
 
 def _printed(words: list[str]) -> str:
@@ -253,7 +270,7 @@ def _printed(words: list[str]) -> str:
 
 def _form(form: str | None, as_json: bool, out: Path | None) -> str:
     if as_json and form:
-        raise UsageError("--json is a format of its own: give it or --format, not both.")
+        raise UsageError("--json is a format of its own. Give --json or --format, not both.")
     return "json" if as_json else form or ENDINGS.get(out.suffix.lower() if out else "", "terminal")
 
 

@@ -8,13 +8,13 @@ from backbench import options
 def output_options(command, *, forms=("terminal", "md", "csv"), results=True):
     for option in (
         *([options.results_dir] if results else []),
-        options.out("Write it to this file instead of stdout."),
+        options.out("The file to write to, instead of stdout."),
         options.as_json,
         click.option(
             "--format",
             "form",
             type=click.Choice(forms),
-            help="How to write it.  [default: what --out ends in, else terminal]",
+            help="The output format.  [default: by the ending of --out, else terminal]",
         ),
     ):
         command = option(command)
@@ -23,7 +23,7 @@ def output_options(command, *, forms=("terminal", "md", "csv"), results=True):
 
 def table_options(command):
     everything = click.option(
-        "--all", "everything", is_flag=True, help="Also the published backbones that have no rows here."
+        "--all", "everything", is_flag=True, help="Show the published backbones that have no rows here as well."
     )
     return everything(output_options(command, forms=("terminal", "md", "latex", "csv")))
 
@@ -33,15 +33,19 @@ def page_options(command):
         options.results_dir,
         options.cache_dir,
         options.data_root,
-        click.option("--dataset", "datasets", multiple=True, help="folder:PATH whose pictures to show. Repeat."),
+        click.option("--dataset", "datasets", multiple=True, help="folder:PATH of images to show. Repeat for several."),
         click.option(
             "--pictures",
             type=click.IntRange(0),
             default=1500,
             show_default=True,
-            help="Thumbnails a data set, at most; 0 for none.",
+            help="The largest number of thumbnails for each data set; 0 shows none.",
         ),
-        click.option("--umap", is_flag=True, help="Maps by UMAP instead of PCA: minutes, needs umap-learn."),
+        click.option(
+            "--umap",
+            is_flag=True,
+            help="Draw feature maps by UMAP instead of PCA. This takes minutes and needs umap-learn.",
+        ),
     ):
         command = option(command)
     return command

@@ -1,1 +1,1 @@
-"""What finetune and cnn share: checkpoints, states of stopped runs, evaluation, settings and the loop's parts."""
+"""The code that finetune and cnn share: checkpoints, training states, evaluation, settings and parts of the loop."""

@@ -1,4 +1,9 @@
-"""A trained model, kept as a checkpoint: a folder that may come from a stranger, so that nothing in it is believed."""
+"""Checkpoints: the folders in which trained models are kept.
+
+``model.safetensors`` loads with ``timm.create_model(..., checkpoint_path=...)``. ``model.json`` holds that call's
+arguments, the classes, the preprocessing, the recipe and the result row. A checkpoint may come from a stranger, so
+everything in it is checked.
+"""
 
 import hashlib
 import json
@@ -18,7 +23,7 @@ FORMAT, SCHEMA = "backbench-checkpoint", 1
 
 
 LARGEST = 64 << 20
-"""Bytes of model.json beyond which it is not read."""
+"""Largest size in bytes of a model.json that is read."""
 
 
 KEYS = {
@@ -26,20 +31,20 @@ KEYS = {
     "transform": dict, "pooling": str, "recipe": dict, "seed": int, "precision": str, "dataset": str,
     "dataset_digest": str, "identity": dict, "ended": str, "row": dict,
 }  # fmt: skip
-"""What model.json holds besides its format."""
+"""The keys of model.json besides its format, with their types."""
 
 
 SEALED = ("model", "timm_name", "arguments", "classes", "transform", "dataset_digest")
-"""What model.safetensors repeats of it, so that neither is taken for another's."""
+"""The keys that model.safetensors repeats, so that files of two checkpoints are not mixed up."""
 
 
 ARGUMENTS = {"num_classes": int, "img_size": int, "dynamic_img_size": bool}
-"""What a checkpoint may ask of ``timm.create_model``."""
+"""The arguments of ``timm.create_model`` that a checkpoint may set, with their types."""
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """A checkpoint, loaded: ``about`` is model.json, ``config`` timm's data config."""
+    """A loaded checkpoint: ``about`` is the content of model.json, ``config`` timm's data config."""
 
     folder: Path
     about: dict
@@ -56,11 +61,14 @@ class Tuned:
 
 
 def save(folder: Path, state: dict, about: dict) -> dict:
-    """Write the checkpoint, model.json last; gives it back. Raises UserError where it can't be written."""
+    """Write the checkpoint, model.json last, and return model.json's content.
+
+    Raises UserError where it can't be written.
+    """
     from safetensors.torch import save
 
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
-    # One key: safetensors writes several in any order, and equal weights should be equal files.
+    # One key only: safetensors writes several in any order, and equal weights should give equal files.
     content = save(tensors, {"backbench": _seal(about)})
     about = {"format": FORMAT, "schema": SCHEMA, "sha256": hashlib.sha256(content).hexdigest(), **about}
     try:
@@ -68,8 +76,8 @@ def save(folder: Path, state: dict, about: dict) -> dict:
         write_whole(folder / ABOUT, json.dumps(about, indent=1, allow_nan=False).encode())
     except OSError as error:
         raise UserError(
-            f"{folder} can't be written: {error.strerror}. Make room there, or name another folder with --out; "
-            "the training is kept."
+            f"{folder} can't be written: {error.strerror}. Make room there, or name another folder with --out. "
+            "The training is kept."
         ) from error
     return about
 
@@ -79,29 +87,29 @@ def _seal(about: dict) -> str:
 
 
 def folder_of(checkpoint: Path) -> Path:
-    """The checkpoint's folder, which may be named by a file in it."""
+    """Return the checkpoint's folder, where ``checkpoint`` is that folder or a file in it."""
     return checkpoint.parent if checkpoint.name in (TENSORS, ABOUT) else checkpoint
 
 
 def read_about(folder: Path) -> dict:
-    """model.json, its shape checked. Raises UserError."""
+    """Return the content of model.json. Raises UserError where it is missing, damaged or of another version."""
     path = folder / ABOUT
     try:
         if path.stat().st_size > LARGEST:
-            raise UserError(f"{path} is larger than {LARGEST >> 20} MB: not read.")
+            raise UserError(f"{path} is larger than {LARGEST >> 20} MB, so it is not read.")
         about = json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(
             f"{path} can't be read: {error.strerror}. A checkpoint is a folder with {TENSORS} and {ABOUT}, as finetune "
-            "makes it."
+            "writes it."
         ) from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: not JSON ({error}). Train it again.") from None
+        raise UserError(f"{path} is damaged: it is not JSON ({error}). Train it again.") from None
     if not isinstance(about, dict) or about.get("format") != FORMAT or about.get("schema") != SCHEMA:
-        raise UserError(f"{path} is no checkpoint of backbench that this version reads (schema {SCHEMA}).")
+        raise UserError(f"{path} is not a backbench checkpoint that this version reads (schema {SCHEMA}).")
     wrong = [key for key, kind in KEYS.items() if not isinstance(about.get(key), kind)]
     if wrong or not _sound(about):
-        raise UserError(f"{path} is damaged: {', '.join(wrong) or 'its values'} not as finetune writes it.")
+        raise UserError(f"{path} is damaged: finetune does not write such {', '.join(wrong) or 'values'}.")
     return about
 
 
@@ -125,9 +133,9 @@ def _sound(about: dict) -> bool:
 
 
 def load(checkpoint: Path) -> Tuned:
-    """The checkpoint in a folder, or beside its ``model.safetensors``, in eval mode.
+    """Load the checkpoint in a folder, which may be named by a file in it. The model is in eval mode.
 
-    Raises UserError where a file is missing, damaged, another checkpoint's, or another model's.
+    Raises UserError where a file is missing, is damaged, or belongs to another checkpoint or another model.
     """
     import timm
     from safetensors import SafetensorError
@@ -144,12 +152,12 @@ def load(checkpoint: Path) -> Tuned:
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}.") from None
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no checkpoint of backbench ({error}). Train it again.") from None
+        raise UserError(f"{path} is not a backbench checkpoint ({error}). Train it again.") from None
     if lines := [f"{key}: {TENSORS} has {seal.get(key)!r}, {ABOUT} {about[key]!r}" for key in SEALED
                  if seal.get(key) != about[key]]:  # fmt: skip
         raise UserError(f"{folder}: its two files belong to different checkpoints:\n  " + "\n  ".join(lines))
     if hashlib.sha256(content).hexdigest() != about["sha256"]:
-        raise UserError(f"{path} is not the file that {ABOUT} was written with: copy the two together.")
+        raise UserError(f"{path} is not the file that {ABOUT} was written with. Copy the two together.")
     checkpoint_kind.prepare(about, folder)
     names.resolve([about["model"]])
     if about["timm_name"] != names.timm_name(about["model"]):
@@ -165,7 +173,7 @@ def load(checkpoint: Path) -> Tuned:
 
 
 def as_backbone(tuned: Tuned) -> Backbone:
-    """The tuned model without its classifier, for ``extract``: a backbone named after model and recipe."""
+    """Return the model without its classifier, for ``extract``, as a backbone that is named after model and recipe."""
     from backbench.extract.backbones import digest
 
     about = tuned.about

@@ -1,21 +1,23 @@
-"""Which room trained a checkpoint: a backbone, fine-tuned, or cnn's network, from scratch. Both are kept alike."""
+"""The two kinds of checkpoint: a fine-tuned backbone, and cnn's network trained from scratch."""
 
 from importlib.metadata import entry_points
 
 from backbench import UserError
 
 NETWORKS = "backbench.networks"
-"""Entry points of rooms whose networks timm knows only once they are imported. setup.cfg names them."""
+"""The group of entry points in setup.cfg for modules that register their networks with timm when imported."""
 
 
 def stage(timm_name: str) -> str:
-    """Of its rows: finetune or cnn."""
+    """Return the stage of its rows: finetune or cnn."""
     return "cnn" if timm_name.startswith("cnn_") else "finetune"
 
 
 def method(stage: str, recipe: dict) -> str:
-    """The word for it in rows: ``finetune-simple/lp-ft``, with a share of ``--wise`` that was asked for behind it;
-    ``cnn/base``, ``cnn/base/usual``."""
+    """Return the method's name in rows, such as ``finetune-simple/lp-ft``, ``cnn/base`` or ``cnn/base/usual``.
+
+    A share that was given with ``--wise`` follows: ``finetune-simple/lp-ft, wise 0.5``.
+    """
     name, strategy = recipe["name"], recipe["strategy"]
     if stage == "cnn":
         return f"cnn/{name}" if strategy == "scratch" else f"cnn/{name}/{strategy}"
@@ -23,27 +25,35 @@ def method(stage: str, recipe: dict) -> str:
 
 
 def wise_of(recipe: dict) -> str:
-    """``wise 0.5`` where that share was asked for; nothing where val chose it."""
+    """Return ``wise 0.5`` where that share was given, and an empty string where it was chosen on val."""
     share = recipe.get("wise")
     return f"wise {share:g}" if isinstance(share, int | float) and share != 1 else ""
 
 
 def prepare(about: dict, folder) -> None:
-    """Have timm know cnn's networks where a checkpoint is one. Raises UserError where its recipe lacks the views."""
+    """Register cnn's networks with timm where the checkpoint is one of them.
+
+    Raises UserError where its recipe has no valid ``views``.
+    """
     if stage(about["timm_name"]) == "cnn":
         from backbench.training.views import VIEWS
 
-        for room in entry_points(group=NETWORKS):
-            room.load()
+        for networks in entry_points(group=NETWORKS):
+            networks.load()
         if about["recipe"].get("views") not in VIEWS:
-            raise UserError(f"{folder}: its recipe's views are {about['recipe'].get('views')!r}: none that cnn writes.")
+            raise UserError(
+                f"{folder} is damaged: its recipe has views={about['recipe'].get('views')!r}, which cnn never writes."
+            )
 
 
 def scorer(tuned, views: str | None = None):
-    """A module from pictures to logits: the model, or cnn's, asked for several views of each, or for ``views``."""
+    """Return a module from images to logits. cnn's networks average the views of their recipe, or ``views``.
+
+    Raises UserError where ``views`` is given for a fine-tuned backbone.
+    """
     if tuned.stage != "cnn":
         if views:
-            raise UserError(f"{tuned.folder} is a fine-tuned backbone: --views are for what cnn train made.")
+            raise UserError(f"{tuned.folder} is a fine-tuned backbone. --views is only for checkpoints of cnn train.")
         return tuned.model
     from backbench.training.views import Views
 

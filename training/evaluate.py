@@ -1,4 +1,4 @@
-"""A model's logits, and the figures that come of them: the probe's, with the same intervals."""
+"""A model's logits, and the figures computed from them, which are the same as for a probe."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -11,28 +11,28 @@ from backbench.extract.preprocess import Pixels, Reader
 BATCH = 64
 
 
-def pictures(imageset, backbone, rows: np.ndarray, device):
-    """Row numbers and their normalised pictures (B, 3, H, W) on the device, as extract sees them, in order.
+def image_batches(imageset, backbone, rows: np.ndarray, device):
+    """Yield row numbers and their normalised images (B, 3, H, W) on the device, prepared as by extract, in order.
 
-    Raises UserError naming images that can't be read.
+    Raises UserError that names the images that can't be read.
     """
     import torch
 
-    way = Pixels(backbone)
+    preprocessor = Pixels(backbone)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         reader = Reader(imageset, pool)
         for start in range(0, len(rows), BATCH):
             group = rows[start : start + BATCH]
-            (batch,), faults = reader.read(group, np.zeros(len(group), int), [way])
+            (batch,), faults = reader.read(group, np.zeros(len(group), int), [preprocessor])
             if unreadable := [str(fault) for fault in faults if fault]:
                 raise UserError(*unreadable)
             yield group, backbone.normalise(batch.to(device, memory_format=torch.channels_last))
 
 
 def logits(model, imageset, backbone, rows: np.ndarray, accelerator, *, check=lambda: None) -> np.ndarray:
-    """(N, K) float32 of the images ``rows`` (N,), in eval mode; several processes share the work.
+    """Return the logits (N, K) float32 of the images ``rows`` (N,), in eval mode. Several processes share the work.
 
-    ``backbone`` says how pictures are prepared; ``check()`` is called between batches and may raise.
+    ``backbone`` decides the preprocessing. ``check()`` is called between batches and may raise.
     """
     import torch
     from accelerate.utils import gather_object
@@ -40,7 +40,7 @@ def logits(model, imageset, backbone, rows: np.ndarray, accelerator, *, check=la
     model.eval()
     found = [np.empty((0, 0), np.float32)]
     with accelerator.split_between_processes(rows.tolist()) as share, torch.inference_mode(), accelerator.autocast():
-        for _, batch in pictures(imageset, backbone, np.array(share, int), accelerator.device):
+        for _, batch in image_batches(imageset, backbone, np.array(share, int), accelerator.device):
             found.append(model(batch).float().cpu().numpy())
             check()
     if accelerator.num_processes > 1:
@@ -49,16 +49,16 @@ def logits(model, imageset, backbone, rows: np.ndarray, accelerator, *, check=la
 
 
 def of_main(accelerator, ask):
-    """What ``ask()`` gives in the main process, in all of them: the others may not share its folders."""
+    """Return in all processes what ``ask()`` returns in the main one, since the others may not see its folders."""
     from accelerate.utils import broadcast_object_list
 
     return broadcast_object_list([ask() if accelerator.is_main_process else None])[0]
 
 
 def assess(scores: np.ndarray, val_scores: np.ndarray | None, imageset, rows: dict, *, t: float | None = None):
-    """Figures for the row, and what goes beside it, from logits of test (N, K) and val (M, K), or a temperature ``t``.
+    """Return the row's figures and its details, from the logits of test (N, K) and of val (M, K).
 
-    ``rows`` are the images' numbers by split.
+    A temperature ``t`` takes the place of the logits of val. ``rows`` are the images' numbers by split.
     """
     scored = accuracy.Scored(scores, imageset.labels[rows["test"]])
     val = None if t is not None else accuracy.Scored(val_scores, imageset.labels[rows["val"]])
@@ -82,12 +82,12 @@ def assess(scores: np.ndarray, val_scores: np.ndarray | None, imageset, rows: di
 
 
 def top1(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Accuracy, 0..1."""
+    """Return the top-1 accuracy, 0..1."""
     return float(accuracy.top_k(scores, labels, k=1).mean())
 
 
 def table(rows: list[dict]) -> str:
-    """The rows for people, in percent."""
+    """Return the rows as a table for people, in percent."""
     lines = [["dataset", "model", "method", "top-1 %", "top-5 %", "balanced %", "val %", "train %", "chosen", "s"]]
     for row in rows:
         lines.append(

@@ -1,4 +1,4 @@
-"""A checkpoint as ONNX, checked against PyTorch."""
+"""Export of a checkpoint to ONNX, checked against PyTorch."""
 
 import sys
 from pathlib import Path
@@ -11,13 +11,14 @@ FILE = "model.onnx"
 KEPT = "The checkpoint is complete."
 
 AGREE = 1e-3
-"""How far its logits may lie from PyTorch's, as a share of their spread."""
+"""Largest difference from PyTorch's logits, as a share of their standard deviation or of 1."""
 
 
 def to_onnx(folder: Path) -> Path:
-    """Write ``model.onnx`` beside the checkpoint: ``images`` (B, 3, H, W) normalised to ``logits`` (B, K), any B.
+    """Write ``model.onnx`` into the checkpoint's folder, and return its path.
 
-    Raises UserError where the packages aren't there, the model can't be exported, or its logits differ.
+    It maps normalised ``images`` (B, 3, H, W) to ``logits`` (B, K) for any B. Raises UserError where packages are
+    missing, the model can't be exported, or its logits differ.
     """
     import numpy as np
     import torch
@@ -43,7 +44,7 @@ def to_onnx(folder: Path) -> Path:
         )
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         (theirs,) = session.run(None, {"images": images.numpy()})
-    except Exception as error:  # the exporter's own, of many kinds, for an operation that ONNX doesn't have
+    except Exception as error:  # the exporter raises many kinds of its own
         path.unlink(missing_ok=True)
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{tuned.about['model']} can't be exported to ONNX ({reason}). {KEPT}") from error
@@ -52,6 +53,6 @@ def to_onnx(folder: Path) -> Path:
     off = float(np.abs(ours - theirs).max())
     if not off <= AGREE * max(float(ours.std()), 1.0):
         path.unlink()
-        raise UserError(f"ONNX gives other logits than PyTorch (by up to {off:.3g}): {path} was not kept.")
-    print(f"{path}: logits within {off:.1g} of PyTorch's", file=sys.stderr)
+        raise UserError(f"ONNX gives other logits than PyTorch, by up to {off:.3g}, so {path} was not kept. {KEPT}")
+    print(f"{path}: its logits lie within {off:.1g} of PyTorch's.", file=sys.stderr)
     return path

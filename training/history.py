@@ -1,4 +1,4 @@
-"""The learning curve, as a table and as a picture."""
+"""The history of a run, as a table and as a plot."""
 
 import csv
 import io
@@ -11,7 +11,10 @@ LINES = {"val_top1_tuned": "val", "val_top1_ema": "val, EMA"}
 
 
 def write(folder: Path, history: list[dict]) -> None:
-    """``history.csv``, a line an epoch from 0, the start, and ``history.png``. Raises UserError where they can't be."""
+    """Write ``history.csv``, with one line for each epoch and epoch 0 for the start, and the plot ``history.png``.
+
+    Raises UserError where they can't be written.
+    """
     columns = list(dict.fromkeys(key for row in history for key in row))
     text = io.StringIO()
     lines = csv.DictWriter(text, columns, lineterminator="\n")
@@ -19,12 +22,15 @@ def write(folder: Path, history: list[dict]) -> None:
     lines.writerows(history)
     try:
         write_whole(folder / "history.csv", text.getvalue().encode())
-        write_whole(folder / "history.png", _picture(history))
+        write_whole(folder / "history.png", _plot(history))
     except OSError as error:
-        raise UserError(f"the curve can't be written to {folder}: {error.strerror}. The training is kept.") from error
+        raise UserError(
+            f"the history can't be written to {folder}: {error.strerror}. Make room there and run the same command "
+            "again; the training is kept."
+        ) from error
 
 
-def _picture(history: list[dict]) -> bytes:
+def _plot(history: list[dict]) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.5), layout="constrained")

@@ -1,4 +1,4 @@
-"""One training: the start, the loop, the choice on val, and test, once."""
+"""One training run: the start, the loop, the choice of weights on val, and one evaluation on test."""
 
 import sys
 import time
@@ -16,12 +16,12 @@ from backbench.extract.preprocess import scaled
 from backbench.training import checkpoint, checkpoint_kind, evaluate, export, history, outcome, state
 
 TRAIN_SEEN = 1000
-"""Most images of train on which the finished model's accuracy there is measured."""
+"""Largest number of train images on which the finished model's train accuracy is measured."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run, apart from the recipe; ``None`` where the machine decides."""
+    """The settings of a run apart from its recipe; ``None`` leaves a setting to the machine."""
 
     accelerator: object
     precision: str
@@ -38,15 +38,15 @@ class Settings:
 
 
 class Job:
-    """One model on one data set, in one folder. Its kinds say how it starts, trains, and chooses.
+    """The training of one model on one data set, in one folder. Subclasses define four methods.
 
-    ``_start()`` gives the model, the arguments that make it, and what is to be said of the start;
-    ``_trainer(identity)`` the loop; ``_logits(model, split, scale)`` the logits (N, K) of a split; and
-    ``_choose(trainer, initial)`` what is said of the weights taken, and those.
+    ``_start()`` returns the model, the arguments that make it, and a description of the start. ``_trainer(identity)``
+    returns the loop, ``_logits(model, split, scale)`` the logits (N, K) of a split, and ``_choose(trainer, initial)``
+    a description of the chosen weights, and these weights.
     """
 
     stage: str
-    """Of its rows."""
+    """The stage of its rows."""
 
     def __init__(self, imageset, recipe, settings: Settings, folder: Path, backbone):
         self.imageset, self.recipe, self.settings, self.folder = imageset, recipe, settings, folder
@@ -54,21 +54,21 @@ class Job:
         self.rows = {split: np.flatnonzero(imageset.split == code) for code, split in enumerate(SPLITS)}
 
     def row(self, results_dir: Path) -> dict:
-        """The result row: of the run that is there already, or of this one, taken up where it was stopped."""
+        """Return the result row, of a run that is complete already or of this one, which resumes a stopped run."""
         identity = self.identity()
         if row := self._already(identity):
             if self.settings.onnx and not (self.folder / export.FILE).exists():
                 export.to_onnx(self.folder)
             return row
         print(f"{self.backbone.name} on {self.imageset.name}, {self.method}: {self.folder}", file=sys.stderr)
-        self.tuned, arguments, said = self._start()
+        self.tuned, arguments, start = self._start()
         initial = {key: tensor.detach().cpu().clone() for key, tensor in self.tuned.state_dict().items()}
         trainer = self._trainer(identity)
         at = trainer.run()
         chosen, weights = self._choose(trainer, initial)
         diverged = at.ended.startswith("diverged")
-        # The history, with its speeds, tells this run from every other. Killed between its row and its checkpoint, it
-        # is taken up here again: its row stands, and test must not be read a second time.
+        # The history, with its speeds, identifies this run. A run killed between writing its row and its checkpoint
+        # continues here: its row stands, and test must not be read a second time.
         run = rows.digest(identity, at.history)
         row = evaluate.of_main(self.accelerator, lambda: rows.find(results_dir, run) or {})
         figures, beside = ({}, {}) if diverged or row else self._figures(weights, chosen)
@@ -76,7 +76,7 @@ class Job:
             return {}
         history.write(self.folder, at.history)
         if figures:
-            row = self._row(figures, identity, chosen, at, said, trainer.earlier) | {"id": run}
+            row = self._row(figures, identity, chosen, at, start, trainer.earlier) | {"id": run}
             named = {key: row[key] for key in ("dataset", "model", "method", "seed", "shots")}
             details.keep(results_dir, row, named | beside)
         about = {
@@ -106,7 +106,7 @@ class Job:
         return checkpoint_kind.method(self.stage, asdict(self.recipe))
 
     def identity(self) -> dict:
-        """What decides the weights that come out; a run that was stopped goes on only where all of it is the same."""
+        """Return all that decides the trained weights. A stopped run is resumed only where all of it is the same."""
         import timm
         import torch
 
@@ -127,20 +127,23 @@ class Job:
 
     @cached_property
     def contents(self) -> np.ndarray:
-        """(N,) digests of the images' content, see ``ImageSet.content``."""
+        """The digests (N,) of the images' content, see ``ImageSet.content``."""
         return np.array([self.imageset.content(i) for i in range(len(self.imageset))])
 
     def _transform(self, scale: float) -> dict:
         return {**scaled(self.backbone.config, scale), "exif": self.imageset.exif}
 
     def _already(self, identity: dict) -> dict | None:
-        """The row of a finished run in the folder. Raises UserError where what is there was made otherwise."""
+        """Return the row of a finished run in the folder, or None.
+
+        Raises UserError where the folder holds a run of another identity, or one that diverged.
+        """
         if (self.folder / checkpoint.ABOUT).exists() and not self.settings.overwrite:
             about = checkpoint.read_about(self.folder)
             self._compare(identity, about["identity"], versions=False)
             if about["ended"].startswith("diverged"):
                 raise UserError(outcome.diverged(self, about["ended"], about["chosen"]))
-            print(f"{self.folder}: already complete", file=sys.stderr)
+            print(f"{self.folder} is already complete.", file=sys.stderr)
             return about["row"]
         if found := state.about(self.folder):
             try:
@@ -156,16 +159,16 @@ class Job:
         lines = [line for key in keys for line in state.apart(key, ours[key], theirs.get(key))]
         if lines:
             raise UserError(
-                f"{self.folder} was made otherwise:\n  "
+                f"{self.folder} holds a run with other settings:\n  "
                 + "\n  ".join(lines)
-                + "\n--overwrite makes it again; --out DIR keeps both."
+                + "\n--overwrite replaces that run; --out DIR keeps both."
             )
 
     def _figures(self, weights: dict, chosen: dict) -> tuple[dict, dict]:
-        """The row's figures and details: the one time that test is read."""
+        """Return the row's figures and details. This is the only place where test is read."""
         self.tuned.load_state_dict(weights)
         val, test = (self._logits(self.tuned, split, chosen["scale"]) for split in ("val", "test"))
-        has_val = len(self.rows["val"]) > 0  # or the logits are as they come
+        has_val = len(self.rows["val"]) > 0  # without val the logits are not scaled
         figures, beside = evaluate.assess(test, val, self.imageset, self.rows, t=None if has_val else 1.0)
         self.rows["seen"] = self.rows["train"][:: -(-len(self.rows["train"]) // TRAIN_SEEN)]
         seen = self._logits(self.tuned, "seen", chosen["scale"])
@@ -177,7 +180,7 @@ class Job:
             "train_top1": evaluate.top1(seen, self.imageset.labels[self.rows["seen"]]),
         }, beside
 
-    def _row(self, figures: dict, identity: dict, chosen: dict, at, said: dict, earlier: float) -> dict:
+    def _row(self, figures: dict, identity: dict, chosen: dict, at, start: dict, earlier: float) -> dict:
         n = self.accelerator.num_processes
         speeds = [one["images_per_second"] for one in at.history if one["images_per_second"]]
         return rows.make(
@@ -195,7 +198,7 @@ class Job:
             },
             protocol={
                 **identity["recipe"],
-                "start": said,
+                "start": start,
                 "ended": at.ended,
                 "chosen_on": "val cross-entropy at its best temperature, ties to top-1; epoch 0 is the start",
                 "intervals": statistics.INTERVALS,

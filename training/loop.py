@@ -1,16 +1,16 @@
-"""What every training loop keeps and says: where it is, why it ends, a device that fails."""
+"""The parts that both training loops share: progress, divergence and the error for a failed device."""
 
 from dataclasses import dataclass, field
 
 from backbench import UserError
 
 SAVING = 0.02
-"""Most of the time that saving may take."""
+"""Largest share of the time that saving the state may take."""
 
 
 @dataclass
 class Progress:
-    """Where a run is: all that a state keeps beside tensors. ``step`` of ``epoch`` is the next one."""
+    """The progress of a run: all of its state but the tensors. ``step`` of ``epoch`` is the next step."""
 
     epoch: int = 0
     step: int = 0
@@ -26,14 +26,14 @@ class Progress:
 
 
 class Diverged(Exception):
-    """The loss is no longer finite, or val has collapsed; says where."""
+    """The loss is no longer finite, or accuracy on val has collapsed. The message says where."""
 
 
 def device_failed(error: RuntimeError, device) -> None:
-    """Raise UserError where a GPU is gone: what was saved is kept, and said."""
+    """Raise UserError where the error says that a GPU failed. The message says that the saved state is kept."""
     words = str(error)
     if any(word in words for word in ("CUDA error", "CUDA driver", "HIP error", "MPS backend", "NCCL error")):
         raise UserError(
-            f"{device} failed: {' '.join(words.split())[:200]}. What was saved up to then is kept: the same command "
-            "goes on, on another device with --device."
+            f"{device} failed: {' '.join(words.split())[:200]}. The saved state is kept. The same command resumes the "
+            "run; --device names another device."
         ) from error

@@ -1,4 +1,4 @@
-"""The options that all commands around training share."""
+"""The options that the training commands and those for checkpoints share."""
 
 import click
 
@@ -9,14 +9,14 @@ precision = click.option(
     type=click.Choice(["auto", "float32", "bfloat16"]),
     default="auto",
     show_default=True,
-    help="Of the forward pass. auto: bfloat16 where the device has hardware for it.",
+    help="Number format of the forward pass. auto takes bfloat16 where the device has hardware for it.",
 )
 
 
-download = click.option("--download", is_flag=True, help="Fetch a data set that isn't there.")
+download = click.option("--download", is_flag=True, help="Download the data set if it isn't there.")
 
 
-dataset = click.option("--dataset", required=True, help="A registered image set or folder:PATH.")
+dataset = click.option("--dataset", required=True, help="A registered data set or folder:PATH.")
 
 
-checkpoint = click.option("--checkpoint", type=options.PATH, required=True, help="A run's folder, as training made it.")
+checkpoint = click.option("--checkpoint", type=options.PATH, required=True, help="The folder of a training run.")

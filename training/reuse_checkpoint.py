@@ -1,4 +1,4 @@
-"""A checkpoint on a data set: its figures again, or the tuned backbone's features for ``probe``."""
+"""Uses of a checkpoint on a data set: its result row, or the features of its backbone for ``probe``."""
 
 import sys
 import time
@@ -19,20 +19,21 @@ from backbench.training import checkpoint as checkpoints
 from backbench.training import checkpoint_kind, evaluate
 
 CARRIED = ("chosen", "epochs", "parameters", "macs", "train_flops", "train_seconds", "steps")
-"""Of the row of the training, what its later rows say too."""
+"""The keys that later rows take over from the row of the training."""
 
 
 def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_root: Path, download: bool,
         views: str | None = None) -> dict:  # fmt: skip
-    """The result row of a checkpoint on the test images of ``dataset``, added to the results.
+    """Return the result row of a checkpoint on the test images of ``dataset``, and add it to the results.
 
-    On the very set it was trained on, that is its own row again; ``views`` asks cnn's network for others than then. On
-    any other set the row says ``source`` and ``target``, so that it is never taken for a head of the target. Its
-    ``top1`` is among all classes of the checkpoint, ``top1_mapped_classes`` among those of the set. Test images that
-    the checkpoint has seen in train or val, under whatever name, are left out. The temperature is the checkpoint's.
+    On the data set it was trained on, this is its own row again; ``views`` replaces the test-time views of cnn's
+    network. On any other data set the row has ``source`` and ``target``, so that it is never taken for a head of the
+    target. Its ``top1`` is among all classes of the checkpoint, ``top1_mapped_classes`` among those of the data set.
+    Test images that were in the checkpoint's train or val, by content, are left out. The temperature is the
+    checkpoint's.
 
-    Raises UserError for a damaged checkpoint, for a set without test images that are new to it, and for a set with
-    classes that it doesn't know.
+    Raises UserError for a damaged checkpoint, and for a data set with classes that it doesn't know or without test
+    images that are new to it.
     """
     import torch
 
@@ -43,7 +44,7 @@ def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_
     index = {name: k for k, name in enumerate(about["classes"])}
     if unknown := [name for name in imageset.class_names if name not in index]:
         raise UserError(
-            f"{tuned.folder} was tuned on other classes than those of {imageset.name}: it doesn't know "
+            f"{tuned.folder} was trained on other classes than those of {imageset.name}. It doesn't know "
             f"{len(unknown)} of {len(imageset.class_names)}, {', '.join(unknown[:5])}. It knows: "
             f"{', '.join(about['classes'][:5])}{', ...' if len(index) > 5 else ''}."
         )
@@ -81,8 +82,8 @@ def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_
         figures |= {"source_digest": trained_on.get("images_digest"), "target_digest": imageset.images_digest, **left}
         figures |= {"trained_key": identity.key(found)} if found else {}
         print(
-            f"{imageset.name} is not what {tuned.folder} was trained on ({about['dataset']}): its row says source and "
-            f"target. The drop with its interval: finetune generalize --dataset {dataset}",
+            f"{tuned.folder} was trained on {about['dataset']}, not on {imageset.name}, so its row names both. To get "
+            f"the drop with its interval, run: finetune generalize --dataset {dataset}",
             file=sys.stderr,
         )
     made = rows.make(
@@ -109,18 +110,18 @@ def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_
 
 
 def _leave_out_seen(tuned, imageset, numbers: dict) -> int:
-    """Take the images that the checkpoint was trained or chosen on out of ``numbers["test"]``; gives how many.
+    """Remove the images that the checkpoint was trained or chosen on from ``numbers["test"]``; returns their number.
 
-    Content decides: an image that has moved to test, or got another name, was seen all the same. Raises UserError for
-    the set of the training, changed since, where an older checkpoint doesn't hold what it has seen.
+    Images are compared by content, so that moved and renamed ones are found too. Raises UserError where the data set
+    has changed since the training and an older checkpoint doesn't record which images it has seen.
     """
     seen = tuned.about.get("seen")
     if seen is None:
         if imageset.name == tuned.about["dataset"]:
             raise UserError(
                 f"{tuned.folder} was trained on other images of {imageset.name} than there are in {imageset.root}, or "
-                "on another split, and doesn't hold which it has seen: of these none is sure to be new to it. Train it "
-                "again with --overwrite; checkpoints hold that now."
+                "on another split. It doesn't record which images it has seen, so none is sure to be new to it. Train "
+                "it again with --overwrite; checkpoints record that now."
             )
         return 0
     seen, test = set(seen), numbers["test"]
@@ -130,17 +131,17 @@ def _leave_out_seen(tuned, imageset, numbers: dict) -> int:
 
 def features(checkpoint: Path, dataset: str, *, device, cache_dir: Path, data_root: Path, download: bool, out=None,
              overwrite: bool = False) -> dict:  # fmt: skip
-    """Write the features of the tuned backbone to a feature file, as extract does; gives extract's figures of it.
+    """Write the features of the checkpoint's backbone to a feature file, as extract does; returns its summary.
 
-    Raises UserError where the backbone was trained on test images of the set, so that no probe is tested on them.
+    Raises UserError where the backbone was trained on test images of the data set, so that no probe is tested on them.
     """
     tuned = checkpoints.load(checkpoint)
     imageset = _imageset(tuned, dataset, data_root, download)
     test = {"test": np.flatnonzero(imageset.split == 2)}
     if imageset.digest != tuned.about["dataset_digest"] and (left := _leave_out_seen(tuned, imageset, test)):
         raise UserError(
-            f"{tuned.folder} was trained or chosen on {left:,} test images of {imageset.name}: a probe of its features "
-            "would be tested on what they were made for. Take these images out of test, or train it again."
+            f"{tuned.folder} was trained or chosen on {left:,} test images of {imageset.name}. A probe of its features "
+            "would be tested on images that they were trained on. Take these images out of test, or train it again."
         )
     backbone = checkpoints.as_backbone(tuned)
     path = Path(out) if out else default_path(cache_dir, imageset.name, backbone.name)
@@ -150,7 +151,7 @@ def features(checkpoint: Path, dataset: str, *, device, cache_dir: Path, data_ro
 
 
 def _imageset(tuned, dataset: str, data_root: Path, download: bool):
-    """The set as the checkpoint would have split and turned it."""
+    """Load the data set with the checkpoint's split seed and EXIF setting."""
     about = tuned.about
     return registry.load(
         dataset, data_root=data_root, seed=about["seed"], download=download, exif=about["transform"]["exif"]

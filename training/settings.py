@@ -1,4 +1,4 @@
-"""Settings as they are typed, KEY=VALUE, and what is wrong with them."""
+"""Parsing and checking of settings that are typed as KEY=VALUE."""
 
 import json
 
@@ -6,7 +6,7 @@ from backbench import suggest
 
 
 def parsed(settings: tuple[str, ...], known, changes: dict) -> tuple[dict, list[str]]:
-    """``changes`` and the ``KEY=VALUE`` settings as one dict, and what is wrong with those."""
+    """Return ``changes`` and the ``KEY=VALUE`` settings as one dict, and a list of faults in the latter."""
     changes, faults = dict(changes), []
     for setting in settings:
         key, _, text = setting.partition("=")
@@ -18,7 +18,7 @@ def parsed(settings: tuple[str, ...], known, changes: dict) -> tuple[dict, list[
 
 
 def value(text: str):
-    """A setting as typed: JSON where it is that, else text."""
+    """Return a typed value as parsed JSON, or as text where it is no JSON."""
     try:
         return json.loads(text)
     except ValueError:
@@ -26,7 +26,7 @@ def value(text: str):
 
 
 def fault(key: str, kind, value, limits: tuple[float, float]) -> str | None:
-    """Why ``value`` is no number (int: whole) within ``limits``; None where it is."""
+    """Return why ``value`` is not a number of type ``kind`` within ``limits``, or None where it is."""
     low, high = limits
     whole = "a whole number" if kind is int else "a number"
     if not _is_number(value) or (kind is int and value != int(value)) or not low <= value <= high:

@@ -1,4 +1,4 @@
-"""What every training begins with: accelerate, and a data set that can be learnt from."""
+"""The first steps of every training run: setting up accelerate, and checking the data set."""
 
 import numpy as np
 
@@ -6,11 +6,11 @@ from backbench import SPLITS, Faults, UserError
 from backbench.devices import has_bfloat16, pick_device
 
 LEAST_VAL = 10
-"""Images of val below which nothing is chosen on it: one image more or less would be a tenth and more."""
+"""Smallest number of val images for choosing weights. With fewer, one image would change accuracy by over a tenth."""
 
 
 def accelerator(device: str, precision: str, tracker: str | None = None):
-    """accelerate's, on ``device`` and in ``precision``, auto or named, and the precision it came to.
+    """Return accelerate's Accelerator for ``device`` and ``precision``, and the precision that auto stands for.
 
     Raises UsageError for a device that isn't there or a tracker that isn't installed.
     """
@@ -24,7 +24,7 @@ def accelerator(device: str, precision: str, tracker: str | None = None):
     with faults.collect():
         if tracker and tracker not in map(str, get_available_trackers()):
             raise UserError(
-                f"--tracker {tracker}: not installed here, or not one of {', '.join(map(str, LOGGER_TYPE_TO_CLASS))}."
+                f"--tracker {tracker} is not installed, or is not one of {', '.join(map(str, LOGGER_TYPE_TO_CLASS))}."
             )
     faults.stop()
     if place is not None and place.type == "cuda" and place.index is not None:
@@ -41,19 +41,19 @@ def accelerator(device: str, precision: str, tracker: str | None = None):
 
 
 def check(imageset, *, least_val: int = LEAST_VAL) -> None:
-    """Raise UserError, with all faults at once, where no training on this set would mean anything."""
+    """Raise UserError, with all faults at once, where the data set is not fit for training."""
     counts = np.zeros((3, len(imageset.class_names)), int)
     np.add.at(counts, (imageset.split, imageset.labels), 1)
     n, faults = dict(zip(SPLITS, counts.sum(axis=1).tolist(), strict=True)), []
     if empty := [split for split in ("train", "test") if not n[split]]:
-        faults.append(f"no images in {' and '.join(empty)}. All of train, val, test are needed.")
+        faults.append(f"there are no images in {' and '.join(empty)}. All of train, val and test are needed.")
     if n["val"] < least_val:
         faults.append(
-            f"val has {n['val']} images, too few to choose on; at least {least_val} are needed. Move some of train's "
-            "there: with train/, val/ and test/ folders the split is yours."
+            f"val has {n['val']} images, too few to choose weights on; at least {least_val} are needed. Move some "
+            "train images there: with train/, val/ and test/ folders you decide the split."
         )
     if len(imageset.class_names) < 2:
-        faults.append("one class only: at least two are needed.")
+        faults.append("there is only one class; at least two are needed.")
     if n["train"] and (untaught := np.flatnonzero((counts[0] == 0) & (counts[1:].sum(axis=0) > 0))).size:
         named = ", ".join(imageset.class_names[k] for k in untaught[:5])
         faults.append(f"{len(untaught)} classes have no image in train, but some in val or test: {named}.")

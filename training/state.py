@@ -1,6 +1,6 @@
-"""What a stopped run goes on from: one safetensors file, replaced whole, with everything else as JSON in its header.
+"""The training state from which a stopped run resumes: one safetensors file with JSON in its header, replaced whole.
 
-No pickle: it may be copied between machines.
+It holds no pickle, so that it may be copied between machines.
 """
 
 import contextlib
@@ -16,9 +16,9 @@ FORMAT = "backbench-training 1"
 
 
 def write(folder: Path, *, model, optimizer, ema, kept: dict, about: dict) -> None:
-    """Tensors of the model, its optimizer, its moving average (or None) and state dicts to keep; ``about`` is JSON.
+    """Write the tensors of the model, its optimizer, its moving average (or None) and the state dicts ``kept``.
 
-    Raises UserError where it can't be written; what was there before stays.
+    ``about`` is written as JSON. Raises UserError where the file can't be written; the earlier state then stays.
     """
     import torch
     from safetensors import SafetensorError
@@ -35,7 +35,7 @@ def write(folder: Path, *, model, optimizer, ema, kept: dict, about: dict) -> No
                 tensors[f"optimizer.{i}.{key}"] = value
             else:
                 numbers[f"{i}.{key}"] = value
-    # Copies, since safetensors takes no two names for one memory, and the best weights may be the start's.
+    # Copies, since safetensors rejects tensors that share memory, and the best weights may be the initial ones.
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
     header = {"backbench": json.dumps({"format": FORMAT, **about, "optimizer": numbers})}
     path, new = folder / FILE, folder / f".{FILE}.{os.getpid()}.new"
@@ -45,11 +45,11 @@ def write(folder: Path, *, model, optimizer, ema, kept: dict, about: dict) -> No
         with new.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(new, path)
-    except (OSError, SafetensorError) as error:  # the latter says "I/O error" for what the system says
+    except (OSError, SafetensorError) as error:  # safetensors wraps some errors of the system
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{path} can't be written: {reason}. The run stops here; what was saved before is kept. Make room there "
-            "and run the same command again."
+            f"{path} can't be written: {reason}. The run stops here, and the state saved before is kept. Make room "
+            "there and run the same command again."
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -57,7 +57,7 @@ def write(folder: Path, *, model, optimizer, ema, kept: dict, about: dict) -> No
 
 
 def about(folder: Path) -> dict | None:
-    """The JSON of the state in ``folder``; None where there is none. Raises UserError where it is damaged."""
+    """Return the JSON of the state in ``folder``, or None where there is none. Raises UserError where it is damaged."""
     from safetensors import SafetensorError, safe_open
 
     path = folder / FILE
@@ -67,14 +67,14 @@ def about(folder: Path) -> dict | None:
         with safe_open(path, "pt") as file:
             found = json.loads((file.metadata() or {})["backbench"])
         if found["format"] != FORMAT:
-            raise ValueError(f"of format {found['format']!r}")
+            raise ValueError(f"its format is {found['format']!r}")
         return found
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no state of a run ({error}). --overwrite begins anew.") from None
+        raise UserError(f"{path} is not a training state ({error}). --overwrite starts again.") from None
 
 
 def read(folder: Path, *, model, optimizer, ema) -> dict:
-    """Fill model, optimizer and moving average from the state in ``folder``; gives what was kept."""
+    """Load model, optimizer and moving average from the state in ``folder``, and return the kept state dicts."""
     from safetensors.torch import load_file
 
     found: dict[str, dict] = {"model": {}, "ema": {}, "optimizer": {}}
@@ -92,13 +92,13 @@ def read(folder: Path, *, model, optimizer, ema) -> dict:
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     except (RuntimeError, KeyError, ValueError) as error:
         raise UserError(
-            f"{folder / FILE} doesn't fit this run ({' '.join(str(error).split())[:300]}). --overwrite begins anew."
+            f"{folder / FILE} doesn't fit this run ({' '.join(str(error).split())[:300]}). --overwrite starts again."
         ) from error
     return {"best": {}} | found
 
 
 def apart(key: str, ours, theirs) -> list[str]:
-    """A line for each value in which two identities differ."""
+    """Return a line for each value in which two identities differ."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         return [line for k in sorted({*ours, *theirs}) for line in apart(f"{key}.{k}", ours.get(k), theirs.get(k))]
     return [] if ours == theirs else [f"{key}: there it was {theirs!r}, now {ours!r}"]

@@ -1,16 +1,16 @@
-"""Ctrl-C and SIGTERM that let the step under way end."""
+"""Handling of Ctrl-C and SIGTERM that lets the current step end first."""
 
 import signal
 
 
 class Stopped(Exception):
-    """Asked to stop, at a moment when the state may be saved."""
+    """A signal asked the run to stop. It is raised only where the state may be saved."""
 
 
 class Stopper:
-    """A context in which the first SIGINT or SIGTERM is noted, for ``check``; a second one stops at once.
+    """A context in which the first SIGINT or SIGTERM is noted for ``check``, and a second one stops the run at once.
 
-    ``leave`` does what the signal would have done without it.
+    ``leave`` does what the signal would have done without this context.
     """
 
     def __enter__(self):
@@ -19,7 +19,7 @@ class Stopper:
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
                 self.before[number] = signal.signal(number, self._note)
-            except ValueError:  # not in the main thread, where signals don't arrive
+            except ValueError:  # signals arrive in the main thread only
                 break
         return self
 
@@ -29,12 +29,12 @@ class Stopper:
         self.asked = number
 
     def check(self) -> None:
-        """Raise Stopped where a signal came."""
+        """Raise Stopped if a signal has come."""
         if self.asked is not None:
             raise Stopped
 
     def leave(self) -> None:
-        """The way out that the signal takes outside of this context."""
+        """Stop as the signal does outside of this context."""
         before = self.before[self.asked]
         if callable(before):
             before(self.asked, None)

@@ -1,16 +1,16 @@
-"""Test-time views: the mean of the logits of a picture, its mirror image, and both moved by a pixel."""
+"""Test-time augmentation: the mean of the logits of an image, its mirror image, and both moved by a pixel."""
 
 import torch
 
 VIEWS = ("none", "flip", "all")
-"""none: the picture alone; flip: its mirror image as well; all: both also moved a pixel up-left and down-right."""
+"""none: the image alone; flip: its mirror image as well; all: both also moved by a pixel up-left and down-right."""
 
 
 class Views(torch.nn.Module):
-    """``model`` asked for several views; (B, 3, H, W) to (B, K).
+    """The mean of ``model``'s logits over several views: (B, 3, H, W) to (B, K).
 
-    As airbench has it: half of the weight is the unmoved pictures', a quarter each of the moved ones'. What comes in at
-    the edges is the reflection.
+    As in airbench, the unmoved images have half of the weight, and each of the two moves a quarter. Moved images are
+    padded by reflection.
     """
 
     def __init__(self, model, views: str):
