@@ -1,1 +1,1 @@
-"""A small convolutional network for small images, trained from scratch: what the backbones are compared with."""
+"""A small convolutional network for small images, trained from scratch as a baseline for the backbones."""

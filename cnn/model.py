@@ -74,7 +74,7 @@ class Convolution(nn.Conv2d):
 
 
 def norm(width: int, momentum: float) -> nn.BatchNorm2d:
-    """Return batch normalisation with a bias only. A learnt scale is not needed, since Muon fixes the filters' norms."""
+    """Return batch normalisation with a bias only. It needs no learnt scale, since Muon fixes the filters' norms."""
     layer = nn.BatchNorm2d(width, momentum=momentum)
     layer.weight.requires_grad_(False)
     return layer

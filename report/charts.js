@@ -1,14 +1,14 @@
-// Charts by plotly, from the neutral form of report/charts.py. Every point can be clicked, and stands in a table below.
+// Charts by plotly, from the neutral form of report/charts.py. Points can be clicked and are listed in a table below.
 "use strict";
 const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6bb1", "#999933"];
 const DASHES = ["solid", "dash", "dot", "dashdot"];
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon"];
 const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
 
-// plotly reads a few tags in text: names must not be taken for those.
+// plotly interprets a few tags in text, so names are escaped.
 const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
-// The page's colours as plotly takes them: resolved for the theme that is on.
+// Returns one of the page's colours as plotly takes it, for the current theme.
 function colour(name) {
   const probe = make("i", { style: { color: `var(--${name})` } });
   document.body.append(probe);
@@ -36,7 +36,7 @@ function interval(point, name = "") {
   return low === undefined || low === null ? "" : ` [${low.toFixed(1)}, ${high.toFixed(1)}]`;
 }
 
-// Distances to the ends of an interval, as plotly draws them.
+// Returns the distances to the ends of intervals, as plotly draws them.
 function bars(points, at, name = "") {
   if (!points.some((point) => typeof point[`${name}low`] === "number")) return undefined;
   const to = (end, sign) => points.map((point) => point[`${name}${end}`] === null ? 0 : sign * (point[`${name}${end}`] - point[at]));
@@ -48,8 +48,8 @@ function hover(chart, series, point) {
   return `<b>${plain(point.label)}</b><br>${plain(series.name)}<br>${plain(chart.y)}: ${figure(point.y)}${interval(point)}${x}`;
 }
 
-// Where each point's name stands beside its marker: the first of six places where it meets no other name or marker,
-// as far as that can be told before plotly draws; undefined where there is none.
+// Chooses where each point's name stands beside its marker: the first of six places where it overlaps no other name or
+// marker, as estimated before plotly draws. The place is undefined where there is none.
 function places(chart, points, width) {
   const size = { x: width - 100, y: 220 };
   const scale = (at, name) => {
@@ -74,9 +74,9 @@ function places(chart, points, width) {
   }));
 }
 
-const SHOWN = 8; // series that are on at first; the others wait in the legend
+const SHOWN = 8; // number of series visible at first; the others can be switched on in the legend
 
-// 1, 2, 5, 10, ... over less than three decades, where plotly's own labels leave out the power.
+// Returns ticks 1, 2, 5, 10, ... for less than three decades, where plotly's own labels leave out the power.
 function steps(low, high) {
   const found = [];
   for (let power = Math.floor(Math.log10(low)) - 1; power <= Math.log10(high) + 1; power += 1) found.push(...[1, 2, 5].map((n) => n * 10 ** power));
@@ -103,7 +103,7 @@ function trace(chart, series, at, names) {
   };
 }
 
-// The normal quantile of a share in percent, to 0.0005: M. Abramowitz & I. Stegun (1964), 26.2.23.
+// Returns the normal quantile of a share in percent, accurate to 0.0005: M. Abramowitz & I. Stegun (1964), 26.2.23.
 function probit(percent) {
   const share = Math.min(Math.max(percent / 100, 5e-4), 1 - 5e-4), tail = Math.min(share, 1 - share);
   const t = Math.sqrt(-2 * Math.log(tail));
@@ -111,7 +111,7 @@ function probit(percent) {
   return share < 0.5 ? -z : z;
 }
 
-// As charts.probit_ticks, for the points and the ends of their intervals.
+// Returns the ticks of charts.probit_ticks for the points and the ends of their intervals.
 function probitTicks(chart, at, name) {
   const ends = chart.series.flatMap((series) => series.points.flatMap((point) => [point[at], point[`${name}low`], point[`${name}high`]]))
     .filter((value) => typeof value === "number");
@@ -122,7 +122,7 @@ function probitTicks(chart, at, name) {
   return { tickvals: shown.map(probit), ticktext: shown.map(String), zeroline: false };
 }
 
-// A trace with its points, and the ends of their intervals, where a probit axis has them.
+// Moves a trace's points and the ends of their intervals to probit axes.
 function onProbit(drawn, points) {
   const to = (at, name) => ({
     type: "data", symmetric: false, thickness: 1, width: 3,
@@ -193,7 +193,7 @@ function setUp(box) {
   return () => { if (!drawn) draw(); };
 }
 
-// Drawn when they come near the window, and all of them before printing.
+// Draws a chart when it comes near the window, and all charts before printing.
 function whenNear(box, draw) {
   const watch = new IntersectionObserver((entries) => {
     if (entries.some((entry) => entry.isIntersecting)) { watch.disconnect(); draw(); }

@@ -1,9 +1,10 @@
-"""Every chart of a study in one neutral form: the page draws it by plotly, ``report figures`` by matplotlib and as CSV.
+"""The charts of a study in one neutral form. The page draws it by plotly; ``report figures`` by matplotlib and as CSV.
 
-A chart is a dict: ``id``, ``kind``, ``dataset`` or None, ``title``, ``caption``, ``x`` and ``y``, the axes' labels,
-``log`` (of x), and ``series``, each ``name``, ``mode`` (markers, lines, lines+markers) and ``points``: ``x``, ``y``,
-``label``, where known the ends ``low`` and ``high`` (of y), ``x_low``, ``x_high``, and ``rows``, where it comes from.
-Accuracies are in percent. A kind without points is not there; ``NOTHING`` says what to run for it.
+A chart is a dict with ``id``, ``kind``, ``dataset`` (or None), ``title``, ``caption``, the axis labels ``x`` and ``y``,
+``log`` (whether the x axis is logarithmic), and ``series``. A series has ``name``, ``mode`` (markers, lines,
+lines+markers) and ``points``. A point has ``x``, ``y``, ``label``, the ends ``low`` and ``high`` of y's interval where
+known, ``x_low`` and ``x_high``, and ``rows``, the places of the rows it comes from. Accuracies are in percent. Charts
+without points are left out; ``NOTHING`` names the command that would fill them.
 """
 
 from collections import Counter
@@ -15,13 +16,13 @@ from backbench.report.study import Study, pareto
 
 KINDS = {
     "cost": "Accuracy against cost",
-    "methods": "Probe, fine-tuning and CNN side by side",
+    "methods": "Probes, fine-tuning and CNN side by side",
     "sets": "Two data sets against each other",
-    "published": "Published and measured",
+    "published": "Published and measured accuracy",
     "path": "Regularisation paths",
     "curve": "Learning curves",
-    "elsewhere": "Images from elsewhere",
-    "corruption": "Pictures made worse",
+    "elsewhere": "Accuracy on other data sets",
+    "corruption": "Accuracy on corrupted images",
 }
 
 NOTHING = {
@@ -34,12 +35,12 @@ NOTHING = {
     "elsewhere": "finetune generalize --dataset openimages",
     "corruption": "finetune generalize --corruption resolution --corruption blur",
 }
-"""The command that makes what a kind shows."""
+"""The command that makes the rows for each kind of chart."""
 
 COSTS = {
     "extract_seconds": "extraction, seconds",
     "parameters": "parameters, millions",
-    "macs": "multiply-adds an image, billions",
+    "macs": "multiply-adds per image, billions",
 }
 
 UNITS = {"extract_seconds": 1, "parameters": 1e6, "macs": 1e9}
@@ -48,13 +49,13 @@ TOP1 = "top-1 on test, %"
 
 
 def charts(study: Study) -> list[dict]:
-    """All charts that the rows can fill, in the order of ``KINDS``."""
+    """Return all charts for which there are rows, in the order of ``KINDS``."""
     made = [chart for dataset in study.datasets for chart in _of_dataset(study, dataset)]
     made += [_sets(study, *pair) for pair in combinations(study.datasets, 2)]
-    made += _elsewhere(study) + _shift(study)
+    made += _other_data_sets(study) + _corruptions(study)
     found, times = [], Counter()
     for chart in (one for one in made if any(series["points"] for series in one["series"])):
-        times[name := _id(chart)] += 1  # two data sets' names may be one file's name
+        times[name := _id(chart)] += 1  # two data sets may give the same id
         found.append(chart | {"id": f"{name}-{times[name]}" if times[name] > 1 else name})
     return sorted(found, key=lambda chart: list(KINDS).index(chart["kind"]))
 
@@ -71,7 +72,7 @@ def _id(chart: dict) -> str:
 
 def _chart(kind, dataset, *, x, y=TOP1, title, caption, series, log=False, by=(), **more) -> dict:
     shown = printable(dataset) if dataset else None
-    said = {
+    texts = {
         "title": printable(title),
         "caption": caption,
         "x": x,
@@ -79,7 +80,7 @@ def _chart(kind, dataset, *, x, y=TOP1, title, caption, series, log=False, by=()
         "log": log,
         "by": [printable(part) for part in by],
     }
-    return {"kind": kind, "dataset": shown, **said, "series": [one for one in series if one["points"]], **more}
+    return {"kind": kind, "dataset": shown, **texts, "series": [one for one in series if one["points"]], **more}
 
 
 def _series(name: str, points: list[dict], mode: str = "markers") -> dict:
@@ -87,7 +88,7 @@ def _series(name: str, points: list[dict], mode: str = "markers") -> dict:
 
 
 def _point(record: dict, x, **more) -> dict:
-    """Top-1 in percent with its interval, at ``x``."""
+    """Return a point at ``x``, with top-1 in percent and its interval as y."""
     ends = {end: _percent(record.get(f"top1_{end}")) for end in ("low", "high")}
     label = printable(record.get("named") or record["model"])
     return {"x": x, "y": _percent(record["top1"]), **ends, "label": label, "rows": record.get("rows", []), **more}
@@ -109,7 +110,8 @@ def _cost(study: Study, dataset: str, cost: str) -> dict:
         _series("trained from scratch", [_point(record, round(record[cost] / UNITS[cost], 4)) for record in scratch]),
     ]
     caption = (
-        "Each backbone with the head that val chose, 95 % intervals. On the front none is cheaper and higher on test."
+        "Each backbone with its head chosen on val, with 95 % intervals. No backbone is both cheaper and more accurate "
+        "on test than one on the Pareto front."
     )
     return _chart(
         "cost", dataset, x=COSTS[cost], title=f"{dataset}: accuracy against {COSTS[cost].split(',')[0]}",
@@ -127,8 +129,11 @@ def _methods(study: Study, dataset: str) -> dict:
         _series(name, [_point(record, order[record["named"]]) for record in mine if _method(record) == name])
         for name in methods
     ]
-    caption = "Every head on the same test images, 95 % intervals, in the order of val; the table's groups pair them."
-    title = f"{dataset}: probe, fine-tuning and CNN side by side"
+    caption = (
+        "All heads on the same test images, with 95 % intervals, in the order of val. The table's groups are the "
+        "paired tests."
+    )
+    title = f"{dataset}: probes, fine-tuning and CNN side by side"
     ticks = [printable(name) for name in order]
     return _chart("methods", dataset, x="", title=title, caption=caption, series=series, ticks=ticks)
 
@@ -147,7 +152,9 @@ def _sets(study: Study, a: str, b: str) -> dict:
         for name, one in first.items()
         if name in second
     ]
-    caption = "Each backbone with the head that val chose on either set. Whoever is good on both stands top right."
+    caption = (
+        "Each backbone with its head chosen on each data set's val. Backbones accurate on both lie at the top right."
+    )
     return _chart(
         "sets", None, x=f"{printable(a)}: {TOP1}", y=f"{printable(b)}: {TOP1}", title=f"{a} against {b}",
         caption=caption, series=[_series("backbones", points)], by=(a, b), named=True,
@@ -157,9 +164,9 @@ def _sets(study: Study, a: str, b: str) -> dict:
 def _published(study: Study, dataset: str) -> dict:
     known = [r for r in study.best(dataset).values() if r["published_val_top1"] is not None]
     points = [_point(record, _percent(record["published_val_top1"])) for record in known]
-    caption = "Measured here with right input and a converged head, against the published figure for the same weights."
+    caption = "Accuracy with correct preprocessing and a converged head, against the published one of the same weights."
     return _chart(
-        "published", dataset, x="published, val top-1, %", title=f"{dataset}: published and measured",
+        "published", dataset, x="published, val top-1, %", title=f"{dataset}: published and measured accuracy",
         caption=caption, series=[_series("backbones", points)], named=True,
     )  # fmt: skip
 
@@ -177,7 +184,7 @@ def _path(study: Study, dataset: str) -> dict:
                 if isinstance(one, dict) and {"C", "val_top1"} <= one.keys()
             ]
             series.append(_series(backbone, points, "lines+markers"))
-    caption = "Val top-1 for each C that was tried, from strong to weak regularisation. Test is not looked at here."
+    caption = "Top-1 on val for each C that was tried, from strong to weak regularisation. Test has no part in this."
     return _chart(
         "path", dataset, x="C (right: weaker regularisation)", y="top-1 on val, %",
         title=f"{dataset}: regularisation paths", caption=caption, series=series, log=True,
@@ -199,19 +206,12 @@ def _curve(study: Study, dataset: str) -> dict:
     series = [
         _series(name, sorted(points, key=lambda point: point["x"]), "lines+markers") for name, points in by_head.items()
     ]
-    caption = "Top-1 on test for heads fitted on part of train. Few shots: the mean over the draws."
-    return _chart(
-        "curve",
-        dataset,
-        x="training images",
-        title=f"{dataset}: learning curves",
-        caption=caption,
-        series=series,
-        log=True,
-    )
+    caption = "Top-1 on test for heads fitted on parts of train. Few-shot points are means over the random draws."
+    title = f"{dataset}: learning curves"
+    return _chart("curve", dataset, x="training images", title=title, caption=caption, series=series, log=True)
 
 
-def _elsewhere(study: Study) -> list[dict]:
+def _other_data_sets(study: Study) -> list[dict]:
     by_pair: dict[tuple, list[dict]] = {}
     for row in generalization.newest(study.rows):
         by_pair.setdefault(generalization.pair(row), []).append(row)
@@ -231,16 +231,16 @@ def _on_target(study: Study, source: str, target: str, some: list[dict]) -> dict
         along = [
             {
                 "x": _percent(share),
-                "y": _percent(generalization.foretold(share, laid)),
-                "label": "the line of all",
+                "y": _percent(generalization.predicted_top1(share, laid)),
+                "label": "line through all heads",
                 "rows": [],
             }
             for share in ends
         ]
-        series.append(_series("the line of all", along, "lines"))
+        series.append(_series("line through all heads", along, "lines"))
     caption = (
-        "Accuracy on images from elsewhere against accuracy on the source's own test images of the same classes, on "
-        "probit axes. What lies above the line of all is robust beyond what its accuracy at home foretells."
+        "Accuracy on the target against accuracy on the source's own test images of the same classes, on probit axes. "
+        "Heads above the line have effective robustness: more accuracy than their accuracy on the source predicts."
     )
     return _chart(
         "elsewhere", None, x=f"{printable(source)}: {TOP1}", y=f"{printable(target)}: top-1, %",
@@ -249,14 +249,14 @@ def _on_target(study: Study, source: str, target: str, some: list[dict]) -> dict
 
 
 def probit_ticks(low: float, high: float) -> list[float]:
-    """Percent to be named on a probit axis between two: about eight evenly spaced, and close to the ends of all."""
+    """Return tick values in percent for a probit axis: about eight evenly spaced ones, and more close to 0 and 100."""
     step = next((step for step in (1, 2, 5, 10) if high - low <= 8 * step), 20)
     found = {*range(step, 100, step), *((1, 2, 5, 95, 98, 99) if step > 2 else ())}
     return [tick for tick in sorted(found) if low <= tick <= high]
 
 
-def _shift(study: Study) -> list[dict]:
-    """One chart a source and corruption; the clean images stand at strength 0, but for resolution at its own."""
+def _corruptions(study: Study) -> list[dict]:
+    """Return a chart for each source and corruption. Except for resolution, clean images have strength 0."""
     by_kind: dict[tuple, dict] = {}
     for row in generalization.newest(study.rows, corruptions=True):
         kind, at = str(row["corruption"]), {"rows": [study.where(row)]}
@@ -267,7 +267,7 @@ def _shift(study: Study) -> list[dict]:
             f"{row['model']}, {row['method']}", {} if kind == "resolution" else {0: _clean(row, at)}
         )
         points[x] = _point(row | at, x)
-    caption = "Top-1 on the source's own test images, made worse on purpose."
+    caption = "Top-1 on the source's own test images, corrupted on purpose."
     return [
         _chart(
             "corruption", None, title=f"{source}: {kind}", caption=caption, by=(source, kind), log=kind == "resolution",
@@ -285,7 +285,7 @@ def _clean(row: dict, at: dict) -> dict:
 
 
 def tidy(chart: dict) -> list[dict]:
-    """A chart's points, a flat record each."""
+    """Return a chart's points as flat records."""
     fields = ("label", "x", "y", "low", "high", "x_low", "x_high")
     return [
         {"chart": chart["id"], "dataset": chart["dataset"] or "", "series": series["name"]}

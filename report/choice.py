@@ -1,28 +1,29 @@
-"""The one rule by which a backbone and its head are chosen: on val, never on test."""
+"""The one rule by which a backbone and its head are chosen, which uses val and never test."""
 
 import re
 
 from backbench.report import names
 
 PUBLISHED_HEAD = "published"
-"""The published study's head: shown beside the others, never chosen."""
+"""The published study's head, which is shown beside the others and never chosen."""
 
 FEW = re.compile(r", \d+ shots?$")
-"""The end of the method's name of a head of few shots, as ``report.text`` gives it."""
+"""The end of a few-shot head's method name, as ``report.formatting.method`` writes it."""
 
 RULE = (
-    "Order: by top-1 on val, never by test; of equals logistic comes first, then the name decides; what has no val and "
-    "few shots are last. Chosen is the first head of a frozen backbone, the published study's head aside."
+    "Heads are in the order of top-1 on val, never on test. Of equals logistic comes first, then the name decides. "
+    "Heads without val, then few-shot heads, come last. The first head of a frozen backbone is the chosen one, except "
+    "the published study's head."
 )
-"""The rule in words, for the table's footnotes and the page."""
+"""The rule in words, for the notes below tables and on the page."""
 
 
 def order(record: dict) -> tuple:
-    """A sort key for records and rows with ``val_top1``, ``model`` and ``method``.
+    """Return a sort key for records and rows with ``val_top1``, ``model`` and ``method``.
 
-    What has the highest accuracy on test is the luckiest of all on these images, and its accuracy there is too high an
-    estimate; that of what val chose is not. Heads that saw no val (``cnn --split usual``) come last, by name, and those
-    of few shots behind all others: their val is as small as their train.
+    The head with the highest accuracy on test is partly the luckiest one on these images, so that this accuracy is too
+    high an estimate. The test accuracy of the head chosen on val is not. Heads without val (``cnn --split usual``) come
+    behind the others, by name. Few-shot heads come last, since their val is as small as their train.
     """
     val, method = record.get("val_top1"), str(record.get("method"))
     few = record.get("shots") is not None or FEW.search(method) is not None
@@ -30,9 +31,9 @@ def order(record: dict) -> tuple:
 
 
 def chosen(heads: list[dict]) -> dict | None:
-    """Of records or rows of one data set the one that val chose; None where none has a val.
+    """Return the record or row of one data set that is chosen on val, or None where none has a val.
 
-    Heads of frozen backbones are asked first, since that is the question; of them alone the others are none.
+    The choice is among the heads of frozen backbones, or among all where there are no such heads.
     """
     known = [head for head in heads if head.get("val_top1") is not None]
     frozen = [head for head in known if head["stage"] == "probe" and names.plain(head["method"]) != PUBLISHED_HEAD]

@@ -1,4 +1,4 @@
-"""Paired tests between heads on the same test images: which can these images tell from the one that val chose?"""
+"""Paired tests between heads on the same test images, each against the head chosen on val."""
 
 import sys
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 LEVEL = 0.05
-"""p, corrected, from which on a head is not distinguishable from the chosen one."""
+"""Significance level for corrected p-values: below it two heads are called different."""
 
 UNCHOSEN = "first by name, since none has a val"
 CHOSEN, NOT_TOLD = "chosen on val", "not distinguishable from the chosen"
@@ -25,12 +25,12 @@ FIELDS = (
     "top1", "top1_low", "top1_high", "difference", "difference_low", "difference_high",
     "only_this_right", "only_chosen_right", "p", "p_holm", "verdict", "group",
 )  # fmt: skip
-"""A record's keys. Accuracies and differences (this less the chosen) are 0..1; the chosen itself has no difference.
-``group`` holds the letters of the groups it is in: two heads share a letter if and only if they can't be told apart."""
+"""A record's keys. Accuracies are 0..1. Differences are this head less the chosen one, which itself has none. ``group``
+holds letters: two heads share a letter if and only if no significant difference between them was found."""
 
 
 def newest(rows: list[dict]) -> dict[tuple[str, str, str], dict]:
-    """By data set, backbone and method as shown: the newest row that has details and whose head saw all images."""
+    """Return the newest row with details by data set, backbone and method as shown. Few-shot heads are left out."""
     told = {}
     for row in sorted(names.told_apart(rows), key=lambda row: str(row["created"])):
         if row.get("details") and own_test(row) and row.get("shots") is None:
@@ -40,12 +40,13 @@ def newest(rows: list[dict]) -> dict[tuple[str, str, str], dict]:
 
 
 def compare(rows: list[dict], results_dir: Path, *, datasets: Sequence[str] = ()) -> list[dict]:
-    """Every head against the one that val chose, with the keys of ``FIELDS``; on all data sets or ``datasets``.
+    """Compare every head with the one chosen on val, and return records with the keys of ``FIELDS``.
 
-    They come in the order of ``report.choice``, whose rule chooses too. McNemar's exact test,
-    Holm-corrected over all pairs of heads on the data set: the letters of the groups speak of all pairs, and a reader
-    looks for the largest difference among them. Heads measured on other images than most are named on stderr and left
-    out, and so are those whose predictions aren't kept or can't be read.
+    Records are in the order of ``report.choice``, whose rule also makes the choice. The tests are McNemar's exact
+    tests, Holm-corrected over all pairs of heads on the data set, since the groups' letters are about all pairs. Heads
+    are named on stderr and left out if they were measured on other images than most heads, or if their predictions
+    weren't kept or can't be read. ``datasets`` limits the comparison to these. Raises UsageError for a data set without
+    rows, and UserError where there are no two heads to compare.
     """
     rows = names.told_apart(rows)
     if unknown := [name for name in datasets if name not in {row["dataset"] for row in rows}]:
@@ -65,39 +66,39 @@ def compare(rows: list[dict], results_dir: Path, *, datasets: Sequence[str] = ()
             _leave_out(head, str(error))
     tests = {c["dataset_digest"]: c["test_digest"] for c in contents.values() if c.get("test_digest")}
     for head, content in contents.items():
-        # The test images decide: images that joined train change the data set's digest, and not what was measured.
-        # Older details hold the data set's digest only.
+        # Heads are comparable if their test images are equal. New train images change the data set's digest, but not
+        # that of its test images. Older details hold the data set's digest only.
         test = content.get("test_digest") or tests.get(content["dataset_digest"], content["dataset_digest"])
         images = test, content["ids_digest"], tuple(content["labels"])
         groups.setdefault(head[0], {}).setdefault(images, {})[head] = told[head], content["predicted"]
     found = []
     for name, by_images in sorted(groups.items()):
-        # The images of most heads; of as many, those of the newest row.
+        # The images that most heads were measured on; of equal numbers, those of the newest row.
         (*_, labels), heads = max(
             by_images.items(), key=lambda group: (len(group[1]), max(row["created"] for row, _ in group[1].values()))
         )
         for head in sorted(head for others in by_images.values() for head in others if head not in heads):
-            _leave_out(head, "measured on other test images than most. Extract and probe it again")
+            _leave_out(head, "it was measured on other test images than most heads. Extract and probe it again")
         if len(heads) > 1:
             found += _against_chosen(heads, labels, vals)
         else:
-            print(f"{printable(name)}: one head only, nothing to compare it with.", file=sys.stderr)
+            print(f"{printable(name)} has only one head, so there is nothing to compare it with.", file=sys.stderr)
     if not found:
         raise UserError(f"{results_dir} holds no two heads to compare. Probe at least two backbones on one data set.")
     return found
 
 
 def _vals(rows: list[dict]) -> dict[str, float | None]:
-    """Val top-1 by key, 0..1, the mean over seeds as in the table; of a seed the newest row counts."""
+    """Return top-1 on val by key, 0..1: the mean over seeds as in the table, with the newest row of each seed."""
     by_key: dict[str, dict] = {}
     for row in sorted(rows, key=lambda row: str(row["created"])):
         by_key.setdefault(row["key"], {})[row["seed"]] = row.get("val_top1")
-    known = {key: [val for val in of.values() if val is not None] for key, of in by_key.items()}
-    return {key: sum(of) / len(of) if of else None for key, of in known.items()}
+    known = {key: [val for val in by_seed.values() if val is not None] for key, by_seed in by_key.items()}
+    return {key: sum(vals) / len(vals) if vals else None for key, vals in known.items()}
 
 
 def _against_chosen(heads: dict, labels: tuple[int, ...], vals: dict[str, float | None]) -> list[dict]:
-    """The records of one data set, from (row, predicted) by head, all on the same images; val top-1 by key."""
+    """Return the records of one data set, from (row, predicted) by head on the same images, and top-1 on val by key."""
     import numpy as np
 
     from backbench import statistics
@@ -131,9 +132,9 @@ def _against_chosen(heads: dict, labels: tuple[int, ...], vals: dict[str, float 
 
 
 def _all_pairs(right: "np.ndarray") -> "np.ndarray":
-    """McNemar's exact p between any two of H heads, Holm-corrected over all pairs: (H, N) bool to (H, H).
+    """Return McNemar's exact p between any two of H heads, Holm-corrected over all pairs: (H, N) bool to (H, H).
 
-    As ``statistics.mcnemar``, for a thousand heads at once. A head with itself has p = 1.
+    This equals ``statistics.mcnemar`` and is fast for a thousand heads. A head compared with itself has p = 1.
     """
     import numpy as np
     from scipy.special import bdtr
@@ -151,11 +152,11 @@ def _all_pairs(right: "np.ndarray") -> "np.ndarray":
 
 
 def groups(alike: "np.ndarray") -> list[str]:
-    """Letters of H heads, best first: two heads share a letter if and only if they can't be told apart.
+    """Return the letters of H heads, best first. Two heads share a letter if and only if they are ``alike``.
 
-    ``alike`` is (H, H) bool, whether two can't be told apart. Each letter is a group in which that holds for any two
-    and to which no further head could be added; groups are added until no such pair is left without one. A head alone
-    in its group has its letter too.
+    ``alike`` (H, H) bool says which pairs show no significant difference. Each letter stands for a group in which all
+    pairs are alike and to which no further head can be added. Groups are added until every such pair is in one. A head
+    that is alone in its group has a letter too.
     """
     import numpy as np
 
@@ -165,7 +166,7 @@ def groups(alike: "np.ndarray") -> list[str]:
             members, further = list(pair), alike[pair].all(axis=0)
             further[pair] = False
             while further.any():
-                members.append(further.argmax())  # the best that goes with all of them
+                members.append(further.argmax())  # the best head that is alike to all members
                 further &= alike[members[-1]]
                 further[members[-1]] = False
             shared[np.ix_(members, members)] = True
@@ -178,15 +179,16 @@ def groups(alike: "np.ndarray") -> list[str]:
 
 
 def _letter(number: int) -> str:
-    """a to z, then a1 to z1, a2, ..."""
+    """Return a to z, then a1 to z1, then a2, and so on."""
     turn, letter = divmod(number, 26)
     return chr(ord("a") + letter) + (str(turn) if turn else "")
 
 
 def paired(a: tuple[Path, dict], b: tuple[Path, dict]):
-    """``statistics.mcnemar`` of two rows, each with its results folder; None where they aren't of the same images.
+    """Return ``statistics.mcnemar`` of two rows, each given with its results folder.
 
-    Raises UserError where details can't be read.
+    Returns None where they lack details or were measured on different images. Raises UserError where details can't be
+    read.
     """
     import numpy as np
 
@@ -202,7 +204,7 @@ def paired(a: tuple[Path, dict], b: tuple[Path, dict]):
 
 
 def write(records: list[dict], form: str, file: TextIO) -> None:
-    """Write the records as ``terminal`` or ``md`` to be read, or as they are, in full precision: ``csv``, ``json``."""
+    """Write the records as ``terminal`` or ``md`` for people, or in full precision as ``csv`` or ``json``."""
     if form in ("json", "csv"):
         formatting.write(records, FIELDS, form, file)
     else:
@@ -213,7 +215,7 @@ def _tables(records, file, *, markdown: bool) -> None:
     for name in dict.fromkeys(record["dataset"] for record in records):
         here = [record for record in records if record["dataset"] == name]
         title = f"{printable(name)}, {here[0]['n_test']:,} test images"
-        head = ("backbone", "method", "val %", "top-1 %", "group", "to the chosen, points", "p", "")
+        head = ("backbone", "method", "val %", "top-1 %", "group", "less the chosen, points", "p", "")
         lines = [head, *map(_line, here)]
         if markdown:
             shown = ["| " + " | ".join(map(formatting.escaped, line)) + " |" for line in lines]
@@ -246,11 +248,11 @@ def _line(record) -> tuple[str, ...]:
 def _footnotes(records) -> list[str]:
     notes = [
         choice.RULE,
-        "To the chosen: the difference in top-1 on the same images and its 95 % interval for paired proportions "
-        "(Newcombe 1998), each for itself.",
-        "p: McNemar's exact test, Holm-corrected over all pairs of heads on the data set. "
-        f"From {LEVEL} on the head is {NOT_TOLD}.",
-        "Group: two heads share a letter if and only if they can't be told apart.",
+        "Differences are top-1 less that of the chosen head on the same images. Each has its own 95 % interval for "
+        "paired proportions (Newcombe 1998).",
+        "p is from McNemar's exact test, Holm-corrected over all pairs of heads on the data set. "
+        f"From {LEVEL} on the head is {NOT_TOLD} one.",
+        "Two heads share a letter of a group if and only if they are not distinguishable.",
     ]
     if any(record["converged"] is False for record in records):
         notes.append(formatting.UNCONVERGED_NOTE)

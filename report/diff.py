@@ -1,4 +1,4 @@
-"""Two results folders beside each other: what changed in which heads, and whether that can be told from chance."""
+"""Comparison of two results folders: which heads changed, by how much, and whether the change is significant."""
 
 from pathlib import Path
 from typing import TextIO
@@ -12,22 +12,23 @@ FIELDS = (
     "dataset", "model", "method", "a", "a_low", "a_high", "b", "b_low", "b_high", "difference", "low", "high", "p",
     "verdict", "changed",
 )  # fmt: skip
-"""A record's keys. ``a`` and ``b`` are top-1, 0..1, null where that folder lacks the head; ``difference`` is b less a,
-with the interval and McNemar's p where both kept their predictions of the same images; ``changed`` names settings."""
+"""A record's keys. ``a`` and ``b`` are top-1, 0..1, and null where that folder lacks the head. ``difference`` is b less
+a. It has an interval and McNemar's p where both kept their predictions of the same images. ``changed`` names the
+settings that differ."""
 
 SAME, TOLD, NOT_TOLD, UNPAIRED = "same predictions", "different", "not distinguishable", "no paired test"
 
 SETTINGS = ("weights_sha256", "dataset_digest", "transform", "precision", "compiled", "input_scale", "seed", "versions")
-"""Of the features' identity: what may explain a difference."""
+"""The keys of the features' identity that may explain a difference."""
 
 
 def diff(a: Path, b: Path) -> list[dict]:
-    """A record for each (data set, backbone, method) of either folder, largest change first, then those of one only.
+    """Return a record for each (data set, backbone, method) of either folder, the largest change first.
 
-    Raises UserError where a folder holds no accuracy.
+    Heads that only one folder has come last. Raises UserError where a folder holds no accuracy.
     """
     one, other = (_heads(folder) for folder in (a, b))
-    # What is the same thing in either folder is compared, whatever it is called there; the rest goes by name.
+    # Rows of equal identity are compared, whatever their names in the two folders; the others are matched by name.
     same = {row["key"]: name for name, (_, row) in one.items()}
     there = {
         same.get(row["key"], name): name
@@ -40,7 +41,7 @@ def diff(a: Path, b: Path) -> list[dict]:
 
 
 def _heads(folder: Path) -> dict[tuple, tuple[dict, dict]]:
-    """(record, newest row) by data set, backbone as shown and method."""
+    """Return (record, newest row) by data set, backbone as shown and method."""
     read = study.load(folder)
     if not read.records:
         raise UserError(f"{folder} holds no accuracies. Name two results folders: report diff results-old results")
@@ -68,7 +69,7 @@ def _record(key, a, b) -> dict:
 
 
 def _changed(a: dict, b: dict) -> list[str]:
-    """Settings that differ: of the features' identity and of the protocol, as far as these are plain values."""
+    """Return the names of settings that differ, in the features' identity and among the protocol's plain values."""
     names = [name for name in SETTINGS if (a["features"] or {}).get(name) != (b["features"] or {}).get(name)]
     one, other = ({**(row["protocol"] or {}), **(row.get("settings") or {})} for row in (a, b))
     plain = [key for key in one.keys() | other.keys() if isinstance(one.get(key, other.get(key)), str | int | bool)]
@@ -76,7 +77,7 @@ def _changed(a: dict, b: dict) -> list[str]:
 
 
 def write(records: list[dict], form: str, file: TextIO) -> None:
-    """Write the records as ``terminal`` or ``md`` to be read, or as they are: ``csv``, ``json``."""
+    """Write the records as ``terminal`` or ``md`` for people, or in full precision as ``csv`` or ``json``."""
     if form == "json":
         formatting.write(records, FIELDS, form, file)
     elif form == "csv":
@@ -92,7 +93,7 @@ def write(records: list[dict], form: str, file: TextIO) -> None:
             file.write("\n".join([*shown, "", ""]))
         else:
             file.write(columns(lines) + "\n\n")
-        note = "p: McNemar's exact test on the same test images, each head for itself; not corrected for their number."
+        note = "p is from McNemar's exact test on the same test images. It is not corrected for the number of heads."
         file.write(f"- {note}\n" if form == "md" else f"{note}\n")
 
 

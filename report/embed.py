@@ -1,7 +1,7 @@
-"""Tables in Markdown files, written by the command that stands above them.
+"""Renewal of tables in Markdown files, each by the command in the comment above it.
 
 <!-- report table --results-dir docs/study --format md -->
-... what it prints ...
+... the table that the command prints ...
 <!-- end -->
 """
 
@@ -14,14 +14,14 @@ from backbench import UserError
 from backbench.files import write_whole
 
 BLOCK = re.compile(r"^(<!-- (report (?:table|compare|diff) .*?) -->\n)((?s:.*?))^(<!-- end -->)$", re.MULTILINE)
-"""A command in a comment, what lies between, and the end. Only commands that print tables are run."""
+"""The comment with the command, the table, and the comment at its end. Only commands that print tables are run."""
 
 
 def stale(path: Path, run: Callable[[list[str]], str], *, write: bool) -> list[str]:
-    """The commands of the file whose tables are not what they print now; with ``write`` they are put right.
+    """Return the commands of the file whose tables are stale. With ``write`` the tables are renewed.
 
-    ``run`` takes a command's words after ``report`` and gives what it prints. Raises UserError where the file can't be
-    read or written, or holds no such table.
+    ``run`` takes a command's words after ``report`` and returns what it prints. Raises UserError where the file can't
+    be read or written, or holds no such table.
     """
     found = []
 
@@ -29,7 +29,7 @@ def stale(path: Path, run: Callable[[list[str]], str], *, write: bool) -> list[s
         before, command, between, after = match.groups()
         words = shlex.split(command)[1:]
         if any(word.startswith("--out") for word in words):
-            raise UserError(f"{path}: {command!r} writes a file of its own: leave out --out.")
+            raise UserError(f"{path}: {command!r} would write another file; leave out --out.")
         printed = run(words)
         now = f"\n{printed.strip()}\n\n"
         if now != between:

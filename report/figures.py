@@ -10,16 +10,17 @@ from backbench.report.study import Study
 FORMATS = ("png", "svg", "csv")
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6bb1", "#999933")
-"""Told apart by people with any kind of colour vision. Okabe & Ito (2008), Color universal design, and two more."""
+"""Colours that people with any kind of colour vision can distinguish: Okabe & Ito (2008), Color universal design, and
+two more."""
 
 MARKERS = "osD^Px*h"
 
 MOST = 14
-"""Series in a legend, and points with their names beside them."""
+"""Largest number of points whose names are drawn beside them."""
 
 
 def write(study: Study, folder: Path, formats=FORMATS) -> list[Path]:
-    """Draw every chart that the rows fill, and write its points; gives back the files.
+    """Draw every chart for which there are rows, write its points as CSV, and return the paths of the files.
 
     Raises UserError where there is nothing to draw, matplotlib is missing or the folder can't be written.
     """
@@ -53,7 +54,7 @@ def _draw(chart: dict, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise UserError("report figures needs matplotlib: pip install matplotlib") from None
-    # Text stays text, names are no formulas, and the same chart gives the same bytes.
+    # SVG keeps text as text, names aren't parsed as formulas, and the same chart gives the same bytes.
     with rc_context({"svg.fonttype": "none", "text.parse_math": False, "svg.hashsalt": "backbench", "font.size": 9}):
         ticks = chart.get("ticks")
         figure = Figure(figsize=(6.4, 1.4 + 0.32 * len(ticks) if ticks else 4.0), layout="constrained")
@@ -78,7 +79,7 @@ def _draw(chart: dict, path: Path) -> None:
 
 
 def _log(axes, chart: dict) -> None:
-    """A logarithmic x axis in plain figures: 1, 2, 5, 10 over less than three decades, else powers of ten."""
+    """Set a logarithmic x axis with plain numbers: 1, 2, 5, 10 over less than three decades, else powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xscale("log")
@@ -89,7 +90,7 @@ def _log(axes, chart: dict) -> None:
 
 
 def _probit(axes, chart: dict) -> None:
-    """Both axes as normal quantiles of a share in percent, which are given in full percent where there is room."""
+    """Set both axes to normal quantiles of shares, with ticks in percent."""
     import numpy as np
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
     from scipy.special import ndtr, ndtri
@@ -98,8 +99,8 @@ def _probit(axes, chart: dict) -> None:
         return ndtri(np.clip(np.asarray(percent, float) / 100, 5e-4, 1 - 5e-4))
 
     for axis, name, ends in ((axes.xaxis, "x", axes.set_xlim), (axes.yaxis, "y", axes.set_ylim)):
-        of = (name, "x_low", "x_high") if name == "x" else (name, "low", "high")
-        found = [point.get(key) for series in chart["series"] for point in series["points"] for key in of]
+        keys = (name, "x_low", "x_high") if name == "x" else (name, "low", "high")
+        found = [point.get(key) for series in chart["series"] for point in series["points"] for key in keys]
         found = [value for value in found if value is not None]
         low, high = there(min(found)) - 0.15, there(max(found)) + 0.15
         (axes.set_xscale if name == "x" else axes.set_yscale)("function", functions=(there, lambda z: 100 * ndtr(z)))
@@ -130,7 +131,7 @@ def _series(axes, chart: dict, series: dict, i: int) -> None:
 
 
 def _ends(points: list[dict], at: str, name: str):
-    """Distances to the ends of the intervals, as matplotlib takes them; None where there are none."""
+    """Return the distances to the ends of the intervals, as matplotlib takes them, or None without intervals."""
     if any(point.get(f"{name}low") is None for point in points):
         return None
     low, high = ([abs(point[f"{name}{end}"] - point[at]) for point in points] for end in ("low", "high"))

@@ -1,4 +1,4 @@
-"""The study's table as people and programs read it: on a terminal, in Markdown, LaTeX, CSV and JSON."""
+"""The study's table on a terminal and in Markdown, LaTeX, CSV and JSON."""
 
 import json
 from typing import TYPE_CHECKING, TextIO
@@ -11,19 +11,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NAME_WIDTH = 22
-"""Characters kept for the backbone's name in a narrow terminal; longer names are folded."""
+"""Number of characters for the backbone's name in a narrow terminal. Longer names are folded."""
 
 
 GAP = 2
-"""Spaces between the terminal table's columns."""
+"""Number of spaces between the terminal table's columns."""
 
 
 UNBOUNDED = 100_000
-"""Width of what is no terminal: a file or pipe takes every line whole."""
+"""Width of a file or pipe, which takes every line whole."""
 
 
 def write(frame: "pd.DataFrame", form: str, file: TextIO) -> None:
-    """Write the tidy frame as ``terminal``, ``md`` or ``latex`` to be read, or in full precision: ``csv``, ``json``."""
+    """Write the tidy frame as ``terminal``, ``md`` or ``latex``, or in full precision as ``csv`` or ``json``."""
     if form == "terminal":
         terminal(frame, file)
     elif form == "md":
@@ -37,7 +37,7 @@ def write(frame: "pd.DataFrame", form: str, file: TextIO) -> None:
 
 
 def markdown(frame: "pd.DataFrame") -> str:
-    """A Markdown table and its footnotes. Names are shown as text, whatever they hold."""
+    """Return a Markdown table and its footnotes. Markup in names is escaped."""
     datasets, lines = lay_out(frame)
     head = ["Backbone", "Method"]
     for dataset in datasets:
@@ -61,7 +61,7 @@ def markdown(frame: "pd.DataFrame") -> str:
 
 
 def terminal(frame: "pd.DataFrame", file: TextIO) -> None:
-    """Print the table: as many data sets side by side as the terminal is wide, all of them where it is none."""
+    """Print the table with as many data sets side by side as fit the terminal's width, or all into a file or pipe."""
     from rich.console import Console
 
     console = Console(file=file, markup=False, highlight=False)
@@ -73,7 +73,7 @@ def terminal(frame: "pd.DataFrame", file: TextIO) -> None:
     for dataset in datasets:
         columns = _columns(dataset, lines)
         need = sum(GAP + max(len(part) for entry in column for part in entry.split("\n")) for column in columns)
-        console.width = max(console.width, taken + need)  # narrower than that, the terminal breaks the lines
+        console.width = max(console.width, taken + need)  # a narrower terminal breaks the lines
         if not groups or need > left:
             groups.append([])
             left = console.width - taken
@@ -104,7 +104,7 @@ def _rich_table(datasets, lines):
 
 
 def _columns(dataset, lines) -> list[list[str]]:
-    """A data set's columns in the terminal, each its head and then its entries, of two or three lines each."""
+    """Return a data set's columns in the terminal. Each has a title and then cells of two or three lines."""
     cells = [cell(found.get(dataset.name), dataset) for _, _, found in lines]
     columns = [
         [f"{dataset.name}\ntop-1 %\nbalanced %", *("\n".join([c.top1, c.balanced, *c.note]) for c in cells)],

@@ -1,5 +1,7 @@
-"""What survives on images from elsewhere: what each trained thing loses on each target, and whether that is more than
-its accuracy at home foretells."""
+"""Accuracy on other data sets and on corrupted images: each head's drop, and its effective robustness.
+
+The source is the data set on which a head or checkpoint was trained, and the target the one on which it is tested.
+"""
 
 from pathlib import Path
 from statistics import NormalDist
@@ -21,21 +23,21 @@ FIELDS = (
     "unknown", "n_unknown", "auroc_msp", "auroc_msp_low", "auroc_msp_high", "auroc_energy", "auroc_energy_low",
     "auroc_energy_high",
 )  # fmt: skip
-"""A record's keys. Shares are 0..1. ``effective_robustness``: top-1 above the line of all (see ``line``).
-``paired_drop_difference``: how much more is dropped than by the head that the source's val chose, with its 95 %
-interval; the chosen one has none. ``val_top1`` is that of the source's val."""
+"""A record's keys. Shares are 0..1. ``effective_robustness`` is top-1 above the line through all heads (see ``line``).
+``paired_drop_difference`` is the drop less that of the head chosen on the source's val, with its 95 % interval; the
+chosen head has none. ``val_top1`` is accuracy on the source's val."""
 
 FEWEST = 3
-"""Things on which a line is laid: through two it goes by itself."""
+"""Smallest number of heads for fitting a line, since a line always passes through two points."""
 
 NORMAL = NormalDist()
 
 
 def newest(rows: list[dict], *, corruptions: bool = False) -> list[dict]:
-    """The newest row of every trained thing and target: of targets, or with ``corruptions`` of pictures made worse.
+    """Return the newest row of every head and target: other data sets or, with ``corruptions``, corrupted images.
 
-    Names tell apart what was measured (``report.names``), and where there are several seeds the method says which.
-    Each row has the ``val_top1`` of its source's val, if only from the row of the training.
+    Names show which rows measured different things (``report.names``), and with several seeds the method names the
+    seed. Where a row lacks the ``val_top1`` of its source, that of the training's row is filled in.
     """
     found, seeds, val = {}, {}, {}
     for row in sorted(names.told_apart(rows), key=lambda row: str(row["created"])):
@@ -57,7 +59,7 @@ def newest(rows: list[dict], *, corruptions: bool = False) -> list[dict]:
 
 
 def pair(row: dict) -> tuple[str, str]:
-    """Source and target."""
+    """Return the names of a row's source and target."""
     return str(row.get("source") or row["dataset"]), str(row["target"])
 
 
@@ -66,22 +68,22 @@ def _are_shares(row: dict, *names: str) -> bool:
 
 
 def probit(share: float, n: int | None = None) -> float:
-    """The normal quantile of an accuracy; of 0 and 1 that of half an image of ``n``."""
+    """Return the normal quantile of an accuracy. Accuracies of 0 and 1 are moved inwards by half an image of ``n``."""
     least = 0.5 / (n or 1000)
     return NORMAL.inv_cdf(min(max(share, least), 1 - least))
 
 
 def line(rows: list[dict]) -> tuple[float, float] | None:
-    """Slope and intercept of the least-squares line through all rows of a source and target, on probit axes; None for
-    fewer than ``FEWEST`` or where all are equally good at home.
+    """Return slope and intercept of the least-squares line through all rows of a source and target, on probit axes.
 
-    J. Miller et al. (2021), Accuracy on the line: what a better head gains elsewhere as it gains at home. What lies
-    above it is effectively robust (R. Taori et al. 2020, Measuring robustness to natural distribution shifts).
+    The line predicts accuracy on the target from accuracy on the source (J. Miller et al. 2021, Accuracy on the line).
+    Heads above it have effective robustness (R. Taori et al. 2020, Measuring robustness to natural distribution
+    shifts). Returns None for fewer than ``FEWEST`` rows, or where all are equally accurate on the source.
     """
     points = [(probit(row["source_top1"], row.get("n_source")), probit(row["top1"], row.get("n"))) for row in rows]
     if len(points) < FEWEST:
         return None
-    mx, my = (sum(of) / len(points) for of in zip(*points, strict=True))
+    mx, my = (sum(values) / len(points) for values in zip(*points, strict=True))
     spread = sum((x - mx) ** 2 for x, _ in points)
     if spread < 1e-12:
         return None
@@ -89,13 +91,14 @@ def line(rows: list[dict]) -> tuple[float, float] | None:
     return slope, my - slope * mx
 
 
-def foretold(share: float, of: tuple[float, float], n: int | None = None) -> float:
-    """The accuracy on the target that the line gives one at home."""
-    return NORMAL.cdf(of[0] * probit(share, n) + of[1])
+def predicted_top1(share: float, line: tuple[float, float], n: int | None = None) -> float:
+    """Return the accuracy on the target that the line predicts for the accuracy ``share`` on ``n`` source images."""
+    slope, intercept = line
+    return NORMAL.cdf(slope * probit(share, n) + intercept)
 
 
 def records(rows: list[dict], results_dir: Path, *, corruptions: bool = False) -> list[dict]:
-    """By source and target, in the order of ``report.choice``: records with the keys of ``FIELDS``, and ``row``."""
+    """Return records with the keys of ``FIELDS`` and ``row``, by source and target in ``report.choice``'s order."""
     by_pair: dict[tuple, list[dict]] = {}
     for row in newest(rows, corruptions=corruptions):
         by_pair.setdefault(pair(row), []).append(row)
@@ -107,15 +110,17 @@ def records(rows: list[dict], results_dir: Path, *, corruptions: bool = False) -
             record = {key: row.get(key) for key in FIELDS} | {"source": source, "target": target, "row": row}
             record["input_scale"] = (row["features"] or {}).get("input_scale") or 1.0
             if laid:
-                record["effective_robustness"] = row["top1"] - foretold(row["source_top1"], laid, row.get("n_source"))
+                record["effective_robustness"] = row["top1"] - predicted_top1(
+                    row["source_top1"], laid, row.get("n_source")
+                )
             if row is not some[0]:
-                record |= _apart(row, some[0], results_dir)
+                record |= _paired_difference(row, some[0], results_dir)
             found.append(record)
     return found
 
 
-def _apart(row: dict, chosen: dict, results_dir: Path) -> dict:
-    """The difference of the two drops, where both were measured on the same images of either set."""
+def _paired_difference(row: dict, chosen: dict, results_dir: Path) -> dict:
+    """Return the difference of two drops with its interval, if both were measured on the same images of both sets."""
     import numpy as np
 
     from backbench import statistics
@@ -127,7 +132,7 @@ def _apart(row: dict, chosen: dict, results_dir: Path) -> dict:
             right, ids = content["source"]["right"], content["source"]["ids_digest"]
             sides.append((np.array(right) == 1, np.equal(content["predicted"], content["labels"])))
             same.append((ids, len(right), content["ids_digest"], len(content["labels"])))
-    except (UserError, KeyError, TypeError):  # rows of others, or without their details
+    except (UserError, KeyError, TypeError):  # another version's rows, or rows without details
         return {}
     if same[0] != same[1] or sides[0][0].ndim != 1 or not len(sides[0][0]):
         return {}
@@ -138,7 +143,7 @@ def _apart(row: dict, chosen: dict, results_dir: Path) -> dict:
 
 
 def heads(rows: list[dict]) -> dict[tuple[str, str, str], dict]:
-    """As ``report.compare.newest``, of rows on other sets' images: the method says where it was trained."""
+    """As ``report.compare.newest``, for rows on other data sets. The method's name says where the head was trained."""
     return {
         (row["dataset"], formatting.backbone(row["model"], (row["features"] or {}).get("input_scale")), named(row)): row
         for row in newest(rows)
@@ -147,11 +152,12 @@ def heads(rows: list[dict]) -> dict[tuple[str, str, str], dict]:
 
 
 def named(row: dict) -> str:
+    """Return the method's name with the source, such as ``logistic, from caltech256``."""
     return f"{row['method']}, from {pair(row)[0]}"
 
 
 def points(value, low=None, high=None) -> str:
-    """A share in points, with its interval where it has one."""
+    """Return a share in percentage points, with its interval where it has one."""
     if value is None:
         return ""
     ends = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
@@ -159,17 +165,18 @@ def points(value, low=None, high=None) -> str:
 
 
 def with_ends(record: dict, name: str) -> str:
+    """Return ``record[name]`` in percentage points, with its interval where the record holds one."""
     return points(*(record.get(f"{name}{end}") for end in ("", "_low", "_high")))
 
 
 HEAD = (
-    "trained", "method", "at home %", "top-1 %", "mapped %", "drop, points", "to the chosen's", "of it %", "above line",
-    "ECE %", "scaled", "AUROC %",
+    "backbone", "method", "source top-1 %", "top-1 %", "mapped classes %", "drop, points", "drop less chosen's",
+    "relative drop %", "effective robustness", "ECE %", "scaled ECE %", "AUROC %",
 )  # fmt: skip
 
 
 def cells(record: dict) -> tuple[str, ...]:
-    """A record as ``HEAD`` titles it."""
+    """Return the table's cells of a record, in the order of ``HEAD``."""
     signed = record["effective_robustness"]
     return (
         printable(formatting.backbone(record["model"], record["input_scale"])),
@@ -188,30 +195,31 @@ def cells(record: dict) -> tuple[str, ...]:
 
 
 NOTES = (
-    "At home: top-1 on the source's test images of the same classes. Mapped: among the classes that correspond alone.",
-    "Drop: with its 95 % interval, from the intervals of the two accuracies (Newcombe 1998; its share: Donner & Zou "
-    "2012). To the chosen's: the difference of two drops, both measured on the same images.",
-    "The chosen is what has the highest top-1 on the source's val, heads and checkpoints alike; it stands first.",
-    "Of it: the drop's share of the accuracy at home. Above line: effective robustness, points above the least-squares "
-    "line of all on probit axes.",
-    "ECE: before and after the temperature found on the source's val. AUROC: known classes told from unknown ones by "
-    "the greatest probability.",
+    "Source top-1 is accuracy on the source's test images of the same classes. Top-1 is accuracy on the target among "
+    "all classes of the head. For mapped classes the head chooses only among the classes that correspond.",
+    "Drops have 95 % intervals, from the intervals of the two accuracies (Newcombe 1998). Relative drops are shares of "
+    "the source top-1 (interval: Donner & Zou 2012).",
+    "The chosen head or checkpoint has the highest top-1 on the source's val and stands first. The column after the "
+    "drop is the drop less that of the chosen one, where both were measured on the same images.",
+    "Effective robustness is in points above the least-squares line through all heads, on probit axes.",
+    "ECE is given before and after temperature scaling on the source's val. AUROC says how well the largest "
+    "probability separates images of known classes from those of unknown ones.",
 )
 
 OLD_NOTE = (
-    "Some drops were measured by an earlier version: their intervals are percentile bootstraps, which are too narrow. "
+    "Some drops were measured by an earlier version. Their intervals are percentile bootstraps, which are too narrow. "
     "Run finetune generalize again to replace them."
 )
 
 
 def notes(found: list[dict]) -> tuple[str, ...]:
-    """What stands below the records."""
+    """Return the notes below the table."""
     old = any("bootstrap" in str((record["row"].get("protocol") or {}).get("intervals")) for record in found)
     return (*NOTES, OLD_NOTE) if old else NOTES
 
 
 def write(found: list[dict], form: str, file: TextIO) -> None:
-    """Write records as ``terminal`` or ``md`` to be read, or in full precision as ``csv``, ``json``."""
+    """Write records as ``terminal`` or ``md`` for people, or in full precision as ``csv`` or ``json``."""
     if form in ("json", "csv"):
         formatting.write([{key: record[key] for key in FIELDS} for record in found], FIELDS, form, file)
     else:
@@ -229,21 +237,14 @@ def write(found: list[dict], form: str, file: TextIO) -> None:
 
 
 def _filled(lines: list[tuple[str, ...]]) -> list[list[str]]:
-    """Without the columns that have a title only."""
+    """Return the lines without the columns that are empty but for their title."""
     kept = [i for i in range(len(HEAD)) if any(line[i] for line in lines[1:])]
     return [[line[i] for i in kept] for line in lines]
 
 
 def nothing(results_dir: Path, *, corruptions: bool, other: bool) -> UserError:
-    """What to say where there are no records; ``other``: there are some of the other kind."""
-    what, run = (
-        ("pictures made worse", "--corruption all")
-        if corruptions
-        else ("images from elsewhere", "--dataset openimages")
-    )
-    there = (
-        f" What was measured is shown by: report generalization{'' if corruptions else ' --corruptions'}"
-        if other
-        else ""
-    )
-    return UserError(f"{results_dir} holds nothing measured on {what}. Run: finetune generalize {run}.{there}")
+    """Return the error for a missing table. ``other`` says that there are records of the other kind."""
+    kinds = ("corrupted images", "--corruption all", " --corruptions"), ("other data sets", "--dataset openimages", "")
+    (what, run, _), (others, _, option) = kinds if corruptions else kinds[::-1]
+    there = f" Results on {others} are shown by: report generalization{option}" if other else ""
+    return UserError(f"{results_dir} holds no results on {what}. Run: finetune generalize {run}.{there}")

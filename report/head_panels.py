@@ -1,4 +1,4 @@
-"""Single heads as the page shows them: classes, confusions, calibration, the most confidently wrong pictures, a map."""
+"""Single heads for the page: classes, confusions, calibration, the most confident errors and a map of the features."""
 
 import json
 from pathlib import Path
@@ -10,32 +10,32 @@ from backbench.report.formatting import printable
 from backbench.report.study import Study
 
 WORST = 10
-"""Classes in the confusion matrix."""
+"""Largest number of classes in the confusion matrix."""
 
 WRONG = 24
-"""Most confidently wrong pictures of a head."""
+"""Largest number of errors shown for a head."""
 
 HEADS_BYTES = 3 << 20
-"""Most JSON for single heads; the best of each data set come first, the others are left to ``report details``."""
+"""Largest size of the JSON for single heads. Heads beyond it are left out, and ``report details`` shows them."""
 
 PICTURES_BYTES = 5 << 20
-"""Most bytes of thumbnails in a page."""
+"""Largest size of all thumbnails in a page."""
 
 POINTS = 240_000
-"""Points of all maps together, 7 bytes each before base64: 2.2 MB."""
+"""Largest number of points in all maps together. Each takes 7 bytes before base64, so that all take 2.2 MB."""
 
 MOST_POINTS = 60_000
-"""Points of one map."""
+"""Largest number of points in one map."""
 
 NONE = 65_535
-"""In place of a picture's number where a point has none."""
+"""The number that stands for a missing thumbnail."""
 
 
 def gather(study: Study, *, cache_dir: Path, data_root: Path, datasets=(), umap=False, per_set=1500) -> dict:
-    """``heads``, ``maps`` and ``pictures`` of the page, and ``notes``, what is missing of them and why.
+    """Return ``heads``, ``maps`` and ``pictures`` (thumbnails) for the page, and ``notes`` on what is missing and why.
 
-    Pictures are made for the images that heads get most confidently wrong, and then for up to ``per_set`` images of
-    each data set, evenly spaced, shared by all its maps. None where ``per_set`` is 0.
+    Thumbnails are made first for the most confident errors of the heads. Then up to ``per_set`` evenly spaced images of
+    each data set follow, which all its maps share. There are none where ``per_set`` is 0.
     """
     files = images.Files(cache_dir)
     thumbs = images.Thumbnails(data_root, datasets, budget=PICTURES_BYTES if per_set else 0)
@@ -73,22 +73,22 @@ def gather(study: Study, *, cache_dir: Path, data_root: Path, datasets=(), umap=
 
 
 def _notes(heads, left, files, thumbs, cache_dir, per_set) -> list[str]:
-    notes = [f"No pictures of {printable(name)}: {printable(why)}." for name, why in thumbs.why.items()]
+    notes = [f"There are no images of {printable(name)}: {printable(why)}." for name, why in thumbs.why.items()]
     notes += [printable(fault) for fault in files.faults]
     if any(head["map"] is None and head["extracted"] for head in heads):
         notes.append(
-            f"Backbones without a map and pictures: their feature files are not under {printable(cache_dir)}. "
-            "Name their folder: report page --cache-dir DIR"
+            "Some backbones have no map and no images, since their feature files are not under "
+            f"{printable(cache_dir)}. Name their folder: report page --cache-dir DIR"
         )
     if not per_set:
-        notes.append("Made without pictures (--pictures 0).")
+        notes.append("This page was made without images (--pictures 0).")
     if left:
-        notes.append(f"{left:,} more heads are left out to keep this file small: report details MODEL")
+        notes.append(f"{left:,} more heads are left out to keep this file small. To see one: report details MODEL")
     return notes
 
 
 def _heads(study: Study, files: images.Files) -> tuple[list[dict], int]:
-    """The heads that have room, best of each data set first, and how many have none."""
+    """Return the heads that fit, with the first of each data set in front, and the number of heads left out."""
     order = sorted(study.heads, key=lambda key: (*choice.order(study.heads[key]), key))
     there = {key[0] for key in order}
     firsts = [next(key for key in order if key[0] == dataset) for dataset in study.datasets if dataset in there]
@@ -135,33 +135,39 @@ def _head(study: Study, key: tuple, content: dict, files: images.Files) -> dict:
 
 
 def _matrix(content: dict, names: list[str]) -> dict:
-    """Test images of the worst classes by what they were taken for: those classes, and all others together."""
+    """Count the test images of the worst classes by predicted class: each of these classes, and all others together."""
     labels, predicted = np.array(content["labels"]), np.array(content["predicted"])
     missed = np.bincount(labels[labels != predicted], minlength=len(names))
     worst = [int(k) for k in np.argsort(-missed, kind="stable")[:WORST] if missed[k]]
     counts = []
     for k in worst:
-        said = np.bincount(predicted[labels == k], minlength=len(names))
-        counts.append([*(int(said[j]) for j in worst), int(said.sum() - said[worst].sum())])
+        found = np.bincount(predicted[labels == k], minlength=len(names))
+        counts.append([*(int(found[j]) for j in worst), int(found.sum() - found[worst].sum())])
     return {"names": [names[k] for k in worst], "counts": counts}
 
 
 def _wrong(content: dict, names: list[str], tested: tuple[dict, list[str]] | None) -> dict:
-    """The ``WRONG`` test images that the head is surest of and wrong about, surest first; or why there are none.
+    """Return the ``WRONG`` most confident errors, the most confident first, or the reason why there are none.
 
-    ``tested`` are an identity and the names of the test images, of whatever feature file holds the same ones.
+    ``tested`` is the identity of any feature file with the same test images, and their names.
     """
     if "confidence" not in content:
-        return {"wrong": [], "of": None, "why": "How sure the head is was not kept. Run probe again."}
+        return {"wrong": [], "of": None, "why": "The head's confidence was not stored. Run probe again."}
     ids = tested[1] if tested else None
-    sure, labels, said = content["confidence"], content["labels"], content["predicted"]
-    wrong = [i for i in range(len(labels)) if labels[i] != said[i]]
-    wrong = sorted(wrong, key=lambda i: -sure[i])[:WRONG]
+    confidence, labels, predicted = content["confidence"], content["labels"], content["predicted"]
+    wrong = [i for i in range(len(labels)) if labels[i] != predicted[i]]
+    wrong = sorted(wrong, key=lambda i: -confidence[i])[:WRONG]
     found = [
-        {"id": ids[i] if ids else "", "is": names[labels[i]], "said": names[said[i]], "sure": sure[i]} for i in wrong
+        {
+            "id": ids[i] if ids else "",
+            "is": names[labels[i]],
+            "said": names[predicted[i]],
+            "sure": confidence[i],
+        }
+        for i in wrong
     ]
     identity = tested[0] if tested else None
-    return {"wrong": found, "of": identity, "why": "" if wrong else "No test image is taken for another class."}
+    return {"wrong": found, "of": identity, "why": "" if wrong else "There are no errors on the test images."}
 
 
 def _illustrate(study: Study, heads: list[dict], maps: dict, thumbs: images.Thumbnails, per_set: int) -> None:

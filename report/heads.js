@@ -1,4 +1,4 @@
-// One head: classes, confusions, calibration, the pictures it gets most confidently wrong, and the map of its features.
+// One head: classes, confusions, calibration, its most confident errors, and the map of its features.
 "use strict";
 const NONE = 65535;
 const SPLITS = ["train", "val", "test"];
@@ -28,13 +28,13 @@ function classes(head) {
 
 function matrix(head) {
   const { names, counts } = head.matrix;
-  if (!names.length) return panel("Confusions", make("p", {}, "No test image is taken for another class."));
+  if (!names.length) return panel("Confusions", make("p", {}, "There are no errors on the test images."));
   const body = counts.map((line, i) => {
     const all = line.reduce((a, b) => a + b, 0) || 1;
     return make("tr", {}, make("th", { scope: "row" }, names[i]),
       ...line.map((n) => make("td", { style: { "--share": n / all } }, n ? String(n) : "")));
   });
-  const caption = "Down: the classes with most errors. Across: what their test images were taken for.";
+  const caption = "Rows are the classes with most errors. Columns are the classes predicted for their test images.";
   return panel("Confusions of the worst classes", make("p", { class: "notes" }, caption),
     scroller("Confusions", make("table", { class: "matrix" }, heads("", ...names, "all others"), make("tbody", {}, ...body))));
 }
@@ -44,19 +44,19 @@ function calibration(head) {
   const { ece, ece_scaled: scaled, nll, nll_scaled: after, temperature } = head.calibration;
   const box = make("div", { class: "plot", role: "group", "aria-label": "Reliability diagram: accuracy against confidence" });
   const draw = () => {
-    const lines = [["as it is", head.bins.before, PALETTE[1]], ["with temperature", head.bins.after, PALETTE[0]]].map(([name, bins, color]) => {
+    const lines = [["unscaled", head.bins.before, PALETTE[1]], ["with temperature", head.bins.after, PALETTE[0]]].map(([name, bins, color]) => {
       const filled = bins.n.map((n, i) => i).filter((i) => bins.n[i]);
       return {
         type: "scatter", mode: "lines+markers", name, x: filled.map((i) => bins.confidence[i]), y: filled.map((i) => bins.accuracy[i]),
         marker: { color, size: filled.map((i) => 5 + 9 * Math.sqrt(bins.n[i] / head.n)) }, line: { color },
-        hoverinfo: "text", hovertext: filled.map((i) => `${name}<br>${bins.n[i]} images<br>confidence ${percent(bins.confidence[i])} %, right ${percent(bins.accuracy[i])} %`),
+        hoverinfo: "text", hovertext: filled.map((i) => `${name}<br>${bins.n[i]} images<br>confidence ${percent(bins.confidence[i])} %, accuracy ${percent(bins.accuracy[i])} %`),
       };
     });
     const ideal = { type: "scatter", mode: "lines", x: [0, 1], y: [0, 1], line: { dash: "dot", color: colour("soft") }, hoverinfo: "skip", showlegend: false };
     const axis = (text) => ({ title: { text }, range: [0, 1.03] });
-    Plotly.react(box, [ideal, ...lines], layout({ height: 352, xaxis: axis("confidence"), yaxis: axis("share right") }), CONFIG);
+    Plotly.react(box, [ideal, ...lines], layout({ height: 352, xaxis: axis("confidence"), yaxis: axis("accuracy") }), CONFIG);
   };
-  const text = ece === null ? "" : `ECE ${percent(ece)} %, NLL ${figure(nll)} nats as it is; with temperature ${figure(temperature)}: ECE ${percent(scaled)} %, NLL ${figure(after)}.`;
+  const text = ece === null ? "" : `Unscaled, ECE is ${percent(ece)} % and NLL ${figure(nll)} nats. With temperature ${figure(temperature)}, ECE is ${percent(scaled)} % and NLL ${figure(after)} nats.`;
   return { element: panel("Calibration", box, make("p", { class: "notes" }, text)), draw };
 }
 
@@ -64,11 +64,11 @@ function gallery(head) {
   const shown = DATA.pictures[head.dataset] || { uris: [], names: [] };
   const items = head.wrong.map((wrong) => make("li", {},
     wrong.picture !== NONE && shown.uris[wrong.picture]
-      ? make("img", { src: shown.uris[wrong.picture], alt: `${wrong.is}, taken for ${wrong.said}`, title: wrong.id, loading: "lazy" })
+      ? make("img", { src: shown.uris[wrong.picture], alt: `${wrong.is}, predicted as ${wrong.said}`, title: wrong.id, loading: "lazy" })
       : make("span", { class: "none" }),
     make("strong", {}, wrong.said), ` ${percent(wrong.sure)} %`, make("br"), `is ${wrong.is}`));
-  const note = make("p", { class: "notes" }, "Bold: what the picture was taken for, and how sure the head is (temperature-scaled); below it, what it is.");
-  const section = panel("Most confidently wrong", ...(head.why ? [make("p", {}, head.why)] : [note, make("ul", { class: "gallery" }, ...items)]));
+  const note = make("p", { class: "notes" }, "The predicted class is in bold, with the head's confidence after temperature scaling. The true class is below it.");
+  const section = panel("Most confident errors", ...(head.why ? [make("p", {}, head.why)] : [note, make("ul", { class: "gallery" }, ...items)]));
   section.classList.add("wide");
   return section;
 }
@@ -112,7 +112,7 @@ function unpack(head) {
 function mapPanel(head) {
   if (head.map === null || head.map === undefined) return null;
   const map = unpack(head);
-  const box = make("div", { class: "plot map", tabindex: "0", role: "application", "aria-label": "Map of the features. Arrow keys go from picture to picture." });
+  const box = make("div", { class: "plot map", tabindex: "0", role: "application", "aria-label": "Map of the features. Arrow keys go from image to image." });
   const only = make("select", {}, make("option", { value: "" }, "all"), ...map.classes.map((name, i) => make("option", { value: i }, name)));
   const colours = () => {
     const faint = colour("line");
@@ -130,13 +130,13 @@ function mapPanel(head) {
   only.addEventListener("change", () => Plotly.restyle(box, { "marker.color": [colours()] }));
   keys(box, map);
   const some = map.n < map.of ? `${map.n.toLocaleString("en")} of ${map.of.toLocaleString("en")}` : map.n.toLocaleString("en");
-  const note = `${map.how}; ${some} images, ${map.illustrated.length.toLocaleString("en")} with a picture. Point at one, or go through them with the arrow keys.`;
+  const note = `${map.how}. The map shows ${some} images, ${map.illustrated.length.toLocaleString("en")} of them with a thumbnail. Point at one, or go through them with the arrow keys.`;
   const section = panel("Map of the features", make("div", { class: "tools" }, make("label", {}, "Class ", only)), box, make("p", { class: "notes" }, note));
   section.classList.add("wide");
   return { element: section, draw };
 }
 
-// Arrow keys: from picture to picture, the tip at its point.
+// Lets the arrow keys go from image to image, with the tip at the image's point.
 function keys(box, map) {
   let at = -1;
   box.addEventListener("keydown", (event) => {

@@ -1,7 +1,7 @@
-"""Pictures for the page: thumbnails of the images, and the features in two dimensions.
+"""Thumbnails of images and two-dimensional maps of features, for the page.
 
-The only module of this room that knows of feature files and image sets, and only where they are at hand. A file is
-found by its identity, never by a path in a row, and an image by its name in the set: rows may come from a stranger.
+This is the only module of ``report`` that reads feature files and data sets. Rows may come from a stranger, so a
+feature file is found by its identity, never by a path in a row, and an image by its name in the data set.
 """
 
 import base64
@@ -20,23 +20,23 @@ SIDE = 72
 """Longest side of a thumbnail, in pixels."""
 
 QUALITY = 55
-"""WebP's. A photo of 72 pixels then takes 1.2 KB."""
+"""WebP's quality, with which a photo of 72 pixels takes 1.2 KB."""
 
 FITTED = 2000
-"""Rows that the principal axes are fitted on: evenly spaced, so that 60,000 x 1,280 take seconds."""
+"""Largest number of evenly spaced rows for fitting the principal axes, so that 60,000 x 1,280 takes seconds."""
 
 UMAP_ROWS = 10_000
-"""Most rows for UMAP, evenly spaced: on 2 cores about a minute."""
+"""Largest number of evenly spaced rows for UMAP, which takes about a minute on 2 cores."""
 
 STEPS = 65_535
-"""A coordinate is stored as one of 2^16 steps over its range."""
+"""Coordinates are stored as 16-bit integers, as steps over their range."""
 
 
 class Files:
-    """The feature files under a folder, by the identity of what is in them.
+    """The feature files under a folder, by their identity.
 
-    ``tested``: for each data set's digest and that of its test images, as a row's details have them, an identity and
-    the images' names in order. The names alone could be those of other images.
+    ``tested`` holds an identity and the names of the test images in order. Its keys are the digests of the data set and
+    of the test images, as in a row's details, since names alone could be those of other images.
     """
 
     def __init__(self, cache_dir: Path):
@@ -46,7 +46,7 @@ class Files:
         paths = sorted(Path(cache_dir).rglob("*.h5")) if Path(cache_dir).is_dir() else []
         for path in paths:
             try:
-                # The page would wait for all files to be read: those that are shown are compared with their checksum.
+                # Checking all files would take long. Only the files that are shown are compared with their checksums.
                 with features.open_file(path, check=False) as file:
                     self.found[identity_key(file.identity)] = path
                     tested = [file.ids[i] for i in np.flatnonzero((file.split == 2) & (file.done == schema.DONE))]
@@ -56,26 +56,26 @@ class Files:
                 self.faults.append(str(error))
 
     def of(self, row: dict) -> Path | None:
-        """The file that the row's features are from."""
+        """Return the feature file of a row, or None where it isn't there."""
         return self.found.get(identity_of(row))
 
 
 def identity_of(row: dict) -> str:
-    """What the features of a row are known by."""
+    """Return the key of a row's features in ``Files.found``."""
     return identity_key(row["features"] or {})
 
 
-def identity_key(told: dict) -> str:
-    """The same for equal identities only."""
-    return repr([told.get(key) for key in schema.IDENTITY])
+def identity_key(identity: dict) -> str:
+    """Return a key that is the same for equal identities only."""
+    return repr([identity.get(key) for key in schema.IDENTITY])
 
 
 def feature_map(path: Path, *, most: int, umap: bool = False) -> dict:
-    """The features of a file in two dimensions, for at most ``most`` images, evenly spaced.
+    """Map the features of a file to two dimensions, for at most ``most`` evenly spaced images.
 
-    ``ids`` (list), ``labels``, ``split`` (n,) int, ``xy`` (n, 2) float, ``classes``, ``of``, how many there are, and
-    ``how`` it was made. PCA by the covariance of at most ``FITTED`` rows, or UMAP. Raises UserError without umap-learn.
-    Of a file that has not changed it is made once.
+    Returns ``ids`` (list), ``labels`` and ``split`` (n,) int, ``xy`` (n, 2) float, ``dataset``, ``classes``, ``of``
+    (the number of images in the file) and ``how`` (the method). The map is PCA by the covariance of at most ``FITTED``
+    rows, or UMAP. It is cached until the file changes. Raises UserError for a damaged file, or without umap-learn.
     """
     return _feature_map(path, path.stat().st_mtime_ns, most, umap)
 
@@ -107,14 +107,17 @@ def _evenly(n: int, most: int) -> np.ndarray:
 
 
 def _axes(file, there: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Mean (D,), the two principal axes (D, 2), each with its largest entry positive, and their share of variance."""
+    """Return the mean (D,), the two principal axes (D, 2) and their share of variance.
+
+    The largest entry of each axis is positive.
+    """
     from scipy.sparse.linalg import eigsh
 
     x = np.asarray(file.features[there[_evenly(len(there), FITTED)]], np.float32)
     mean = x.mean(axis=0)
     x -= mean
     covariance = x.T @ x
-    # The two largest by ARPACK: all 1,280 take seconds, on a busy machine many.
+    # ARPACK finds the two largest quickly; all 1,280 would take seconds.
     values, vectors = np.linalg.eigh(covariance) if len(mean) < 8 else eigsh(covariance, 2, v0=np.ones(len(mean)))
     axes = vectors[:, np.argsort(-values)[:2]]
     axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
@@ -137,9 +140,9 @@ def _umap(x: np.ndarray) -> np.ndarray:
 
 
 def packed(found: dict, numbers: np.ndarray) -> dict:
-    """A map as the page holds it: coordinates as 16-bit steps, labels, splits, and ``numbers`` (n,), its pictures'.
+    """Return a map as the page holds it: coordinates as 16-bit steps, labels, splits and thumbnails' ``numbers`` (n,).
 
-    All are little-endian base64.
+    These arrays are encoded as little-endian base64.
     """
     xy = found["xy"]
     low = xy.min(axis=0)
@@ -163,11 +166,11 @@ def _base64(array: np.ndarray) -> str:
 
 
 _MADE: dict[tuple[str, str], str] = {}
-"""Thumbnails by the set's digest and the image's name: a page that is renewed makes none twice."""
+"""Thumbnails by data set digest and image name, so that a renewed page makes none twice."""
 
 
 class Thumbnails:
-    """Small pictures as data URIs, by data set and name, until ``budget`` bytes of them are there."""
+    """Thumbnails as data URIs, by data set and image name, of up to ``budget`` bytes together."""
 
     def __init__(self, data_root: Path, more: Iterable[str] = (), *, budget: int):
         self.data_root, self.more, self.left = data_root, list(more), budget
@@ -176,13 +179,13 @@ class Thumbnails:
         self.why: dict[str, str] = {}
 
     def add(self, identity: dict, names: Iterable[str]) -> None:
-        """Make those of ``names`` that aren't there. What can't be read is passed over."""
+        """Make the missing thumbnails of ``names``. Images that can't be read are skipped."""
         dataset = identity["dataset"]
         made = self.made.setdefault(dataset, {})
         imageset, places = self._open(identity)
         for name in names:
             if self.left <= 0:
-                self.why.setdefault(dataset, "the page has no room for more pictures")
+                self.why.setdefault(dataset, "the page has no room for more images")
                 return
             if imageset is None or name in made or name not in places:
                 continue
@@ -195,7 +198,7 @@ class Thumbnails:
             self.left -= len(made[name])
 
     def _open(self, identity: dict) -> tuple:
-        """The image set that the features were made of, and where each name is in it."""
+        """Return the data set that the features were made from, and the place of each image name in it."""
         dataset = identity["dataset"]
         if dataset not in self.sets:
             self.sets[dataset] = None, {}
@@ -204,34 +207,34 @@ class Thumbnails:
                 self.sets[dataset] = imageset, {name: i for i, name in enumerate(imageset.ids)}
             except UserError as error:
                 self.why[dataset] = str(error)
-                print(f"No pictures of {dataset}: {error}", file=sys.stderr)
+                print(f"There are no images of {dataset}: {error}", file=sys.stderr)
         return self.sets[dataset]
 
     def _load(self, identity: dict):
         from backbench.data import derived, registry
 
-        dataset, _, what = identity["dataset"].rpartition("+")
-        if what not in derived.PLAIN:
-            dataset, what = identity["dataset"], ""
-        how = {"data_root": self.data_root, "seed": identity["seed"], "exif": _exif(identity)}
+        dataset, _, change = identity["dataset"].rpartition("+")
+        if change not in derived.PLAIN:
+            dataset, change = identity["dataset"], ""
+        settings = {"data_root": self.data_root, "seed": identity["seed"], "exif": _exif(identity)}
         for name in [*([dataset] if dataset in registry.names() else []), *self.more]:
-            imageset = registry.load(name, **how)
+            imageset = registry.load(name, **settings)
             if imageset.name != dataset:
                 continue
-            imageset = derived.plain(imageset, what) if what else imageset
+            imageset = derived.plain(imageset, change) if change else imageset
             if imageset.digest != identity["dataset_digest"]:
-                raise UserError(f"{name} is not the set that its features were made of")
+                raise UserError(f"the images of {name} have changed since its features were extracted")
             return imageset
-        raise UserError("not a registered image set: name it with --dataset folder:PATH")
+        raise UserError("it is not a registered data set; name it with --dataset folder:PATH")
 
 
 def _exif(identity: dict) -> str:
-    told = (identity["transform"] or {}).get("exif")
-    return told if told in ("ignore", "apply") else "ignore"
+    exif = (identity["transform"] or {}).get("exif")
+    return exif if exif in ("ignore", "apply") else "ignore"
 
 
 def thumbnail(image) -> str:
-    """A PIL image as the data URI of a small WebP. Pictures smaller than a thumbnail keep their size."""
+    """Return a PIL image as the data URI of a small WebP. Images smaller than a thumbnail keep their size."""
     image.thumbnail((SIDE, SIDE))
     file = io.BytesIO()
     image.save(file, "WEBP", quality=QUALITY, method=4)

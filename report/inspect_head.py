@@ -1,4 +1,4 @@
-"""One head closely: its worst classes, what it confuses, its calibration, its learning curve."""
+"""One head in detail: its worst classes, its confusions, its calibration and its learning curve."""
 
 import json
 from pathlib import Path
@@ -10,25 +10,25 @@ from backbench.report.compare import newest
 from backbench.report.formatting import printable
 
 MOST = 10
-"""Classes and pairs shown to people. The JSON holds all that is kept."""
+"""Largest number of classes and of confused pairs in the text output. The JSON holds all of them."""
 
 DUPLICATES = (
     "n_test_duplicates", "n_contradicting", "top1_without_duplicates", "top1_without_duplicates_low",
     "top1_without_duplicates_high",
 )  # fmt: skip
-"""The row's keys for equal images: test images that equal a train or val image, images that equal one of another class,
-and the accuracy without the first. Rows written before these were counted have none."""
+"""The row's keys for duplicates: test images that equal a train or val image, images that equal one of another class,
+and the accuracy without the former. Rows of earlier versions have none."""
 
 CALIBRATION = ("nll", "ece", "nll_scaled", "ece_scaled", "temperature")
-"""The row's keys for it: nats, 0..1, the same after temperature scaling, and that temperature."""
+"""The row's keys for calibration: NLL in nats, ECE 0..1, both after temperature scaling, and the temperature."""
 
 
 def choose(rows: list[dict], model: str, *, dataset: str | None = None, method: str | None = None) -> dict:
-    """The row of that model that has details, on that data set, of that method or the one that val chose.
+    """Return the newest row with details of that model, data set and method, or of the method chosen on val.
 
-    Of several of one method the newest counts. Where ``dataset`` is named, heads that were trained on another set and
-    tested on it are there too, as ``logistic, from caltech256``. A model with wrongly scaled input is named as tables
-    show it. Raises UsageError with what there is.
+    Where ``dataset`` is given, heads that were trained on another data set and tested on it count too, with methods
+    such as ``logistic, from caltech256``. A model with wrongly scaled input is named as in the tables. Raises
+    UsageError that lists the possible names.
     """
     rows = names.told_apart(rows)
     told = newest(rows) | ({} if dataset is None else generalization.heads(rows))
@@ -38,23 +38,26 @@ def choose(rows: list[dict], model: str, *, dataset: str | None = None, method: 
     for i, (what, name) in enumerate(asked.items()):
         known = sorted({key[i] for key in told})
         if name not in (None, *known):
-            raise UsageError(f"No details of {what} {name!r}.{suggest(name, known)} There are: {', '.join(known)}.")
+            raise UsageError(
+                f"There are no details for {what} {name!r}.{suggest(name, known)} Known: {', '.join(known)}."
+            )
     fit = {
         key: row for key, row in told.items() if all(a in (None, b) for a, b in zip(asked.values(), key, strict=True))
     }
     if not fit:
         there = "; ".join(", ".join(key) for key in sorted(told) if key[1] == model)
-        raise UsageError(f"No details of this combination. Of {model} there are: {there}.")
+        raise UsageError(f"There are no details for this combination. For {model} there are: {there}.")
     if len(sets := sorted({key[0] for key in fit})) > 1:
-        raise UsageError(f"{model} has details on {', '.join(sets)}: name one with --dataset.")
+        raise UsageError(f"{model} has details on {', '.join(sets)}. Name one with --dataset.")
     return min(fit.values(), key=choice.order)
 
 
 def look(row: dict, results_dir: Path, content: dict | None = None) -> dict:
-    """What is shown of a row: who it is, its figures, and of its details all but the single predictions.
+    """Return what ``report details`` shows of a row: names, figures, and its details without the single predictions.
 
-    ``classes`` holds name, accuracy with its interval and n of all with test images, worst first; ``confusions`` label,
-    predicted, n, most frequent first. ``content`` are the row's details, where they were read already.
+    ``classes`` holds name, accuracy with its interval and n of each class with test images, the worst first.
+    ``confusions`` holds label, predicted and n, the most frequent first. ``content`` passes in the row's details where
+    they were read already.
     """
     from backbench.statistics import interval
 
@@ -78,14 +81,15 @@ def look(row: dict, results_dir: Path, content: dict | None = None) -> dict:
         "calibration": {key: row.get(key) for key in CALIBRATION} | {"bins": content["calibration"]},
         "classes": sorted(classes, key=lambda one: (one["accuracy"], -one["n"], one["name"])),
         "confusions": [
-            {"label": names[label], "predicted": names[said], "n": n} for label, said, n in content["confusions"]
+            {"label": names[label], "predicted": names[predicted], "n": n}
+            for label, predicted, n in content["confusions"]
         ],
         "curve": content["curve"],
     }
 
 
 def write(found: dict, file: TextIO, *, as_json: bool) -> None:
-    """Write what ``look`` found, for people or whole."""
+    """Write the result of ``look``, as text for people or as JSON with all of it."""
     if as_json:
         file.write(json.dumps(found, indent=2, allow_nan=False) + "\n")
         return
@@ -108,9 +112,11 @@ def write(found: dict, file: TextIO, *, as_json: bool) -> None:
         )
     )
     pairs = [(printable(one["label"]), printable(one["predicted"]), str(one["n"])) for one in found["confusions"]]
-    parts.append(_titled("Most confused", [("class", "taken for", "images"), *pairs[:MOST]], "Nothing is confused."))
+    parts.append(
+        _titled("Most confused", [("class", "predicted", "images"), *pairs[:MOST]], "No classes are confused.")
+    )
     calibration = found["calibration"]
-    figures = [("", "as it is", f"temperature {_figure(calibration['temperature'])}")]
+    figures = [("", "unscaled", f"temperature {_figure(calibration['temperature'])}")]
     figures += [
         (name.upper() + unit, *(_figure(calibration[f"{name}{end}"], times) for end in ("", "_scaled")))
         for name, unit, times in (("ece", " %", 100), ("nll", " nats", 1))
@@ -124,15 +130,15 @@ def write(found: dict, file: TextIO, *, as_json: bool) -> None:
 
 
 def _duplicates(found: dict) -> list[str]:
-    """A line for each kind of equal images that there is."""
+    """Return a line for each kind of duplicates that the row counts."""
     lines = []
     if found["n_test_duplicates"]:
-        without = "all of them"
+        without = "these are all test images"
         if found["top1_without_duplicates"] is not None:
-            without = f"top-1 without them {formatting.accuracy(found, 'top1_without_duplicates')} %"
+            without = f"top-1 without them is {formatting.accuracy(found, 'top1_without_duplicates')} %"
         lines.append(f"{found['n_test_duplicates']:,} test images equal an image of train or val: {without}")
     if found["n_contradicting"]:
-        lines.append(f"{found['n_contradicting']:,} images equal one of another class")
+        lines.append(f"{found['n_contradicting']:,} images equal an image of another class")
     return lines
 
 

@@ -10,12 +10,12 @@ SPECIAL = {
 
 
 def escaped(name: str) -> str:
-    """``name`` so that LaTeX sets it as it is."""
+    """Return ``name`` with LaTeX's special characters escaped."""
     return "".join(SPECIAL.get(c, c) for c in name)
 
 
 def latex(frame) -> str:
-    r"""A ``tabular`` with ``\toprule`` and its fellows, and the footnotes as comments."""
+    r"""Return a ``tabular`` with booktabs' ``\toprule`` and other rules, and the footnotes as comments."""
     datasets, lines = table.lay_out(frame)
     spans = [6 if dataset.published else 4 for dataset in datasets]
     names = [

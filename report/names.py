@@ -1,8 +1,8 @@
-"""Names as the tables show them: rows that measured different things never share theirs.
+"""Names for the tables. Rows that measured different things never share a name.
 
-A row is called by its data set, its backbone and its method. Where two rows of one name measured different things, the
-name says what tells them apart, in the words of the options that did it: ``logistic (class_weight balanced)``,
-``resnet50 (weights random)``. Where no option tells, they are numbered by age: ``folder-photos (2: 3f9a)``.
+A row is named by its data set, its backbone and its method. Where two rows of one name measured different things, the
+name says in brackets which settings differ: ``logistic (class_weight balanced)``, ``resnet50 (weights random)``. Where
+no setting differs, rows are numbered by age: ``folder-photos (2: 3f9a)``.
 """
 
 from collections import defaultdict
@@ -12,24 +12,24 @@ from backbench import identity
 from backbench.rows import WRITTEN
 
 DIGITS = 4
-"""Hexadecimal digits of a digest in a name."""
+"""Number of hexadecimal digits of a digest in a name."""
 
 LONGEST = 60
-"""Characters of the words beside a name; beyond them the rows are numbered."""
+"""Largest number of characters in the brackets. Beyond it the rows are numbered."""
 
 WEIGHTS = "weights"
 """The word before a backbone's weights."""
 
-NOTE = "In brackets stands what tells apart rows of one name that measured different things; they are never averaged."
-"""For people, below a table where there are such rows."""
+NOTE = "Brackets show how rows of one name differ in what they measured. Such rows are never averaged."
+"""The note below tables that have such rows."""
 
 
 def told_apart(rows: list[dict]) -> list[dict]:
-    """The rows, in the same order, with ``dataset``, ``source``, ``model`` and ``method`` as they are to be shown.
+    """Return the rows, in the same order, with ``dataset``, ``source``, ``model`` and ``method`` as tables show them.
 
-    Rows of equal names, ``input_scale``, ``shots`` and ``target`` are the same thing measured again. Each row has two
-    more keys: ``key`` (see ``report.identity``) and ``WRITTEN``, the row as it was. Rows that were told apart before
-    are given back as they are, so that a part of them keeps its names.
+    Rows with equal names, ``input_scale``, ``shots`` and ``target`` then measured the same thing. Each row has two more
+    keys: ``key`` (see ``backbench.identity``) and ``WRITTEN``, the original row. Rows that have these keys already are
+    returned unchanged, so that a part of them keeps its names.
     """
     if all(WRITTEN in row for row in rows):
         return rows
@@ -56,7 +56,7 @@ def told_apart(rows: list[dict]) -> list[dict]:
 
 
 def plain(name: str) -> str:
-    """A data set's or method's name without what was put beside it here."""
+    """Return a data set's or method's name without the brackets that this module adds."""
     return name.partition(" (")[0]
 
 
@@ -65,7 +65,7 @@ def _by_age(rows: list[dict]) -> list[int]:
 
 
 def _name_sets(things: list[dict]) -> None:
-    """Data sets of one name and different images get a number, and the oldest keeps the name."""
+    """Number data sets that have one name and different images. The oldest keeps the name."""
     known: dict[str, dict] = defaultdict(dict)
 
     def named(name: str, images: str) -> str:
@@ -82,7 +82,7 @@ def _name_sets(things: list[dict]) -> None:
 
 
 def _name_backbones(things: list[dict]) -> None:
-    """Random weights are always named, since what has learnt nothing must not pass for what has."""
+    """Add differing weights and settings to backbones' names. Random weights are always named."""
     by_name = defaultdict(list)
     for one in things:
         by_name[one["row"]["model"]].append(one)
@@ -108,14 +108,14 @@ def _name_methods(things: list[dict]) -> None:
 
 
 def _number(things: list[dict]) -> None:
-    """What has one name in spite of all is numbered."""
+    """Number the rows that share a name although they measured different things."""
     for some in _cells(things):
         for number, one in enumerate(some[1:], start=2):
             one["shown"]["method"] += f" ({number}: {one['key'][:DIGITS]})"
 
 
 def _cells(things: Iterable[dict]) -> list[list[dict]]:
-    """Those of one name in everything, several keys together, oldest first."""
+    """Return groups of entries that have all names in common but different keys, the oldest first."""
     cells = defaultdict(dict)
     for one in things:
         shown = one["row"] | one["shown"]
@@ -126,7 +126,7 @@ def _cells(things: Iterable[dict]) -> list[list[dict]]:
 
 
 def _telling(some: list[dict], part: Callable[[dict], dict]) -> Callable[[dict], dict]:
-    """A function of one thing: those fields of ``part`` of its identity in which any two of one name differ."""
+    """Return a function from an entry to those fields of ``part`` of its identity that differ between equal names."""
     differing = set()
     for cell in _cells(some):
         parts = [part(one["told"]) for one in cell]
@@ -146,7 +146,7 @@ def _transform(told: dict) -> dict:
 
 
 def _weights(one: dict, some: list[dict]) -> str:
-    """The weights' own name, or where several have it the beginning of their digest."""
+    """Return the weights' name or, where different weights share it, the first digits of their digest."""
     name, own = (one["row"]["features"] or {}).get("weights"), one["told"]["weights"]
     others = {other["told"]["weights"] for other in some if (other["row"]["features"] or {}).get("weights") == name} - {
         None
@@ -155,8 +155,8 @@ def _weights(one: dict, some: list[dict]) -> str:
 
 
 def _beside(name: str, words: dict) -> str:
-    said = ", ".join(f"{key} {_value(value)}" for key, value in words.items())
-    return f"{name} ({said})" if said and len(said) <= LONGEST else name
+    details = ", ".join(f"{key} {_value(value)}" for key, value in words.items())
+    return f"{name} ({details})" if details and len(details) <= LONGEST else name
 
 
 def _value(value) -> str:

@@ -1,34 +1,34 @@
-// The table, the theme and where figures come from. Names are set as text, never as markup.
+// The table, the theme and the origins of figures. Names are set as text, never as markup.
 "use strict";
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 
-// An element with attributes and children; children are elements or text.
+// Makes an element with attributes and children, which are elements or text.
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (name === "style") for (const [key, of] of Object.entries(value)) element.style.setProperty(key, of);
+    if (name === "style") for (const [key, css] of Object.entries(value)) element.style.setProperty(key, css);
     else if (value !== null && value !== false) element.setAttribute(name, value === true ? "" : value);
   }
   element.append(...children.filter((child) => child !== null));
   return element;
 }
 
-// A button that shows where its text comes from.
+// Makes a button that shows the rows its text comes from.
 function source(text, rows) {
   return rows.length ? make("button", { type: "button", class: "origin", "data-rows": rows.join(",") }, text) : text;
 }
 
 // --- theme ---
-const THEMES = [["", "◐ auto", "as the system has them"], ["light", "☀ light", "light"], ["dark", "☾ dark", "dark"]];
-const redraws = []; // what has to be drawn anew when colours change
+const THEMES = [["", "◐ auto", "as in the system settings"], ["light", "☀ light", "light"], ["dark", "☾ dark", "dark"]];
+const redraws = []; // functions that redraw charts when colours change
 
 function setTheme(name) {
-  const [value, shown, said] = THEMES.find((theme) => theme[0] === name) || THEMES[0];
+  const [value, shown, description] = THEMES.find((theme) => theme[0] === name) || THEMES[0];
   if (value) document.documentElement.dataset.theme = value;
   else delete document.documentElement.dataset.theme;
   $("theme").textContent = shown;
-  $("theme").setAttribute("aria-label", `Colours: ${said}`);
+  $("theme").setAttribute("aria-label", `Colours: ${description}`);
   redraws.forEach((redraw) => redraw());
 }
 
@@ -40,12 +40,12 @@ $("theme").addEventListener("click", () => {
   const at = THEMES.findIndex((theme) => theme[0] === (document.documentElement.dataset.theme || ""));
   const next = THEMES[(at + 1) % THEMES.length][0];
   setTheme(next);
-  try { localStorage.setItem("backbench-theme", next); } catch { /* a browser that keeps nothing for files */ }
+  try { localStorage.setItem("backbench-theme", next); } catch { /* some browsers store nothing for local files */ }
 });
 setTheme(remembered());
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraws.forEach((redraw) => redraw()));
 
-// --- the table: sorted by any column, lines without a value last; filtered by words ---
+// --- the table is sorted by any column, with lines without a value last, and filtered by words ---
 const table = $("study");
 const lines = [...table.tBodies[0].rows].map((row, at) => ({
   row, at, text: `${row.cells[0].textContent} ${row.cells[1].textContent}`.toLowerCase(),
@@ -111,7 +111,7 @@ function listed(entries) {
   return list;
 }
 
-function told(row) {
+function details(row) {
   const { features, protocol, versions, ...rest } = row;
   const figures = Object.entries(rest).filter(([name]) => !FIRST.includes(name) && name !== "schema");
   const folded = (title, entries, open) => entries.length
@@ -126,8 +126,8 @@ function told(row) {
 
 function origin(rows) {
   if (!rows.length) return;
-  $("origin-title").textContent = rows.length > 1 ? `Where this comes from: ${rows.length} rows` : "Where this comes from";
-  $("origin-body").replaceChildren(...rows.map((at) => told(DATA.rows[at])));
+  $("origin-title").textContent = rows.length > 1 ? `Origin of this figure: ${rows.length} rows` : "Origin of this figure";
+  $("origin-body").replaceChildren(...rows.map((at) => details(DATA.rows[at])));
   $("origin").showModal();
 }
 
@@ -137,7 +137,7 @@ document.addEventListener("click", (event) => {
   if (event.target === $("origin")) $("origin").close(); // on the backdrop
 });
 
-// --- report serve: a newer page? ---
+// --- report serve: reload when there is a newer page ---
 if ("served" in document.documentElement.dataset) {
   let seen = null;
   setInterval(async () => {
@@ -145,6 +145,6 @@ if ("served" in document.documentElement.dataset) {
       const state = await (await fetch("/state")).text();
       if (seen !== null && state !== seen) location.reload();
       seen = state;
-    } catch { /* stopped */ }
+    } catch { /* the server has stopped */ }
   }, 2000);
 }

@@ -1,7 +1,8 @@
-"""The report as one HTML file: everything in it, nothing loaded, opened from disk.
+"""The report as one HTML file that is opened from disk and loads nothing else.
 
-Names come from files, and files may come from strangers: the template escapes, the data is JSON that no parser takes
-for markup, the scripts set text only, and a content security policy lets no script run but these, by their digests.
+Names come from files, and files may come from strangers. The template therefore escapes them, the data is JSON that no
+parser takes for markup, and the scripts set text only. A content security policy allows these scripts alone, by their
+digests.
 """
 
 import base64
@@ -21,21 +22,20 @@ FOLDER = Path(__file__).parent
 SCRIPTS = ("page.js", "charts.js", "heads.js")
 
 LEFT_OUT = ("C_tried", "train_loss")
-"""Long lists of the protocol, drawn as charts and not repeated in a row's origin."""
+"""Keys of the protocol that hold long lists. They are drawn as charts and not repeated in a row's origin."""
 
 
 def build(study: Study, close: dict, *, served: bool = False) -> str:
-    """The page of a study; ``close`` is what ``report.heads.gather`` found.
+    """Return the page of a study as HTML; ``close`` is the result of ``report.head_panels.gather``.
 
-    ``served``: it asks where it came from, every other second, whether there is a newer one. Raises UserError where
-    there is no accuracy yet.
+    A ``served`` page asks its server every other second for a newer version. Raises UserError where plotly is missing.
     """
     import jinja2
     from markupsafe import Markup
 
     made = charts.charts(study)
     data = {"charts": made, **_origins(study), **{name: close[name] for name in ("heads", "maps", "pictures")}}
-    # What could end the element or begin a comment in it is spelled out.
+    # "<" is escaped, since it could end the script element or begin a comment in it.
     data = json.dumps(data, allow_nan=False, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     scripts = [_plotly(), *((FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)]
     environment = jinja2.Environment(
@@ -54,15 +54,15 @@ def build(study: Study, close: dict, *, served: bool = False) -> str:
         n_rows=len(study.rows),
         answers=summary.answers(study),
         table=_table(study),
-        elsewhere=_elsewhere(study),
+        drops=_drops(study),
         kinds=[_kind(name, title, made) for name, title in charts.KINDS.items()],
         datasets=list(map(printable, study.datasets)),
         n_heads=len(close["heads"]),
         notes=[*close["notes"], *(printable(fault) for fault in study.faults)],
         footnotes=[
             *table.footnotes(study.frame),
-            "Group: no two heads that share a letter can be told apart, all lines tested together. Marked: the "
-            "head that val chose on that data set, and those that its test images can't tell from it.",
+            "Heads that share a letter of a group are not distinguishable, in a paired test of all lines together. The "
+            "head chosen on val of a data set is marked, and so are those that are not distinguishable from it.",
         ],
     )
 
@@ -80,7 +80,7 @@ def _plotly() -> str:
 def _policy(scripts: list[str], *, served: bool) -> str:
     digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
-    return (  # plotly compiles its shaders' wrappers, which needs unsafe-eval, and writes style sheets
+    return (  # plotly needs unsafe-eval to compile wrappers of its shaders, and it writes style sheets
         f"default-src 'none'; script-src {allowed} 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; "
         f"base-uri 'none'; form-action 'none'; connect-src {chr(39)}{'self' if served else 'none'}{chr(39)}"
     )
@@ -92,22 +92,22 @@ def _kind(name: str, title: str, made: list[dict]) -> dict:
 
 
 def _origins(study: Study) -> dict:
-    """``rows`` as the page shows them, and their ``features``, each identity once."""
+    """Return ``rows`` as the page shows them, and their ``features``, with each identity once."""
     places: dict[str, int] = {}
     known, shown = [], []
     for row in study.rows:
-        told = json.dumps(row["features"], sort_keys=True)
-        if told not in places:
-            places[told] = len(known)
+        identity = json.dumps(row["features"], sort_keys=True)
+        if identity not in places:
+            places[identity] = len(known)
             known.append(_spelled(row["features"]))
         row = row[WRITTEN]
         protocol = {k: v for k, v in (row["protocol"] or {}).items() if k not in LEFT_OUT}
-        shown.append(_spelled(row | {"protocol": protocol}) | {"features": places[told]})
+        shown.append(_spelled(row | {"protocol": protocol}) | {"features": places[identity]})
     return {"rows": shown, "features": known}
 
 
 def _spelled(value):
-    """Plain JSON with every text printable and every figure of six digits, to be read by people."""
+    """Return plain JSON for people, with every text printable and every number rounded to six digits."""
     if isinstance(value, dict):
         return {printable(key): _spelled(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -118,7 +118,7 @@ def _spelled(value):
 
 
 def _table(study: Study) -> dict:
-    """Heads and lines of the table; a cell is a dict with ``text``, ``sort``, a number or None, and ``rows``."""
+    """Return the table's data sets and lines. A cell is a dict with ``text``, ``sort`` (or None) and ``rows``."""
     datasets, lines = table.lay_out(study.frame)
     body = []
     for model, method, found in lines:
@@ -149,8 +149,8 @@ def _cells(study: Study, record: dict | None, dataset) -> list[dict]:
     return cells
 
 
-def _elsewhere(study: Study) -> dict:
-    """The table of drops: its head, and lines by source and target, each a title, cells and the place of its row."""
+def _drops(study: Study) -> dict:
+    """Return the table of drops: its titles, and by source and target a title and lines of cells with their row."""
     found: dict[tuple, list] = {}
     records = generalization.records(study.rows, study.results_dir)
     for record in records:

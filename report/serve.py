@@ -1,4 +1,4 @@
-"""The page of a study while it runs, for this machine only, renewed when rows come."""
+"""The server for the page of a study, for this machine only. It renews the page when new rows come."""
 
 import threading
 from collections.abc import Callable
@@ -11,7 +11,7 @@ ADDRESS = "127.0.0.1"
 
 
 def state(results_dir: Path) -> str:
-    """What changes when a row comes."""
+    """Return a text that changes when a row is added."""
     try:
         found = (results_dir / rows.FILE).stat()
     except OSError:
@@ -20,10 +20,10 @@ def state(results_dir: Path) -> str:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves what ``build`` gives, built anew when the rows have changed. ``port`` 0 takes a free one.
+    """Serves the page that ``build`` returns, and builds it again when the rows have changed.
 
-    Answers only to its own name: a page of another site that was led to this address (DNS rebinding) gets nothing.
-    Raises UserError where the port is taken.
+    ``port`` 0 takes a free one. Requests under another host name are refused, which protects against DNS rebinding.
+    Raises UserError where the port can't be opened.
     """
 
     daemon_threads = True
@@ -35,7 +35,7 @@ class Server(ThreadingHTTPServer):
         try:
             super().__init__((ADDRESS, port), _Handler)
         except OSError as error:
-            raise UserError(f"port {port} can't be had: {error.strerror}. Name another with --port.") from error
+            raise UserError(f"port {port} can't be opened: {error.strerror}. Name another with --port.") from error
         self.names = {f"{name}:{self.server_port}" for name in (ADDRESS, "localhost")}
 
     @property
@@ -43,7 +43,7 @@ class Server(ThreadingHTTPServer):
         return f"http://{ADDRESS}:{self.server_port}/"
 
     def page(self) -> bytes:
-        """The page as of now."""
+        """Return the current page, encoded."""
         with self.lock:
             now = state(self.results_dir)
             if self.built is None or self.built[0] != now:
@@ -54,7 +54,7 @@ class Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         if self.headers.get("Host") not in self.server.names:
-            self._answer(403, b"not from here", "text/plain")
+            self._answer(403, b"this host name is not allowed", "text/plain")
         elif self.path == "/state":
             self._answer(200, state(self.server.results_dir).encode(), "text/plain")
         elif self.path == "/":
@@ -63,7 +63,7 @@ class _Handler(BaseHTTPRequestHandler):
             except UserError as error:
                 self._answer(500, str(error).encode(), "text/plain; charset=utf-8")
         else:
-            self._answer(404, b"only / is here", "text/plain")
+            self._answer(404, b"only / is served", "text/plain")
 
     def _answer(self, code: int, body: bytes, kind: str):
         self.send_response(code)
@@ -75,4 +75,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_):
-        """Nothing: the terminal is for what the user must know."""
+        """Log nothing, since the terminal is for what the user must know."""

@@ -1,4 +1,4 @@
-"""A results folder, read once for all that the page, the figures and the answers need of it."""
+"""A results folder, read once for the page, the figures and the answers."""
 
 import csv
 import functools
@@ -13,16 +13,16 @@ COSTS = Path(__file__).with_name("costs.csv")
 """Parameters and multiply-adds of the backbones known by name, made by benchmarks/costs.py."""
 
 LOW_RESOLUTION = ("cifar100", "cifar10", "digits")
-"""Sets of pictures of at most 32 pixels a side."""
+"""Data sets with images of at most 32 pixels a side."""
 
 
 @dataclass
 class Study:
-    """Rows and what follows from them, by names that tell apart what was measured (``report.names``).
+    """The rows of a study and the records made from them, with names by ``report.names``.
 
-    ``records`` are the table's, each with ``rows`` (places in ``rows``), ``stage``, ``shots``, ``named`` (the backbone
-    as shown), ``parameters`` and ``macs``, None where unknown; ``heads`` the newest row with details by (data set,
-    named, method).
+    ``records`` are the table's. Each also has ``rows`` (places in the study's ``rows``), ``stage``, ``shots``,
+    ``named`` (the backbone as shown), and ``parameters`` and ``macs``, which are None where unknown. ``heads`` holds
+    the newest row with details by (data set, named, method).
     """
 
     results_dir: Path
@@ -35,18 +35,18 @@ class Study:
 
     @property
     def datasets(self) -> list[str]:
-        """Those with accuracies, the published study's first."""
+        """The data sets with accuracies, those of the published study first."""
         names = {record["dataset"] for record in self.records}
         return [name for name in table.STUDY_DATASETS if name in names] + sorted(names - {*table.STUDY_DATASETS})
 
     @property
-    def elsewhere(self) -> list[dict]:
-        """Rows of heads tested on images of another source."""
+    def generalization_rows(self) -> list[dict]:
+        """The rows of heads tested on other data sets or on corrupted images."""
         return [row for row in self.rows if row.get("target") is not None and "top1" in row]
 
     @functools.cached_property
     def tested(self) -> dict[tuple, dict]:
-        """The records of ``report.compare`` by (data set, named, method). What it must leave out is named on stderr."""
+        """The records of ``report.compare`` by (data set, named, method). Heads it leaves out are named on stderr."""
         try:
             found = compare.compare(self.rows, self.results_dir) if self.heads else []
         except UserError:  # nothing to compare with
@@ -58,13 +58,14 @@ class Study:
         return {id(row[rows.WRITTEN]): i for i, row in enumerate(self.rows)}
 
     def where(self, row: dict) -> int:
-        """The place of a row."""
+        """Return the place of a row in ``rows``."""
         return self._places[id(row[rows.WRITTEN])]
 
     def best(self, dataset: str, *, stages=("probe",)) -> dict[str, dict]:
-        """By backbone as shown: its head that val chose among those that saw all images; the chosen backbone first.
+        """Return each backbone's head that is chosen on val, by the backbone's name as shown.
 
-        The rule of both choices is ``report.choice``'s. Test top-1 has no part in it.
+        The chosen backbone comes first. Both choices follow ``report.choice``, in which test has no part, and few-shot
+        heads are left out.
         """
         found: dict[str, dict] = {}
         for record in self.records:
@@ -75,7 +76,7 @@ class Study:
         return dict(sorted(found.items(), key=lambda item: choice.order(item[1])))
 
     def compared(self, dataset: str) -> dict[str, dict]:
-        """By backbone as shown: the record of ``report.compare`` among the heads of ``best``, none but these."""
+        """Return the records of ``report.compare`` among the heads of ``best`` alone, by backbone as shown."""
         chosen = [self.rows[i] for record in self.best(dataset).values() for i in record["rows"]]
         chosen = [row for row in chosen if row.get("details")]
         try:
@@ -85,7 +86,7 @@ class Study:
         return {formatting.backbone(one["model"], one["input_scale"]): one for one in found}
 
     def details(self, key: tuple) -> dict | None:
-        """The details of the head ``key``, or None with the fault noted, once."""
+        """Return the details of the head ``key``. Where they can't be read it adds a fault and returns None."""
         if key not in self._read:
             self._read[key] = None
             try:
@@ -96,7 +97,7 @@ class Study:
 
 
 def load(results_dir: Path, *, everything: bool = False) -> Study:
-    """Read the folder; ``everything`` adds published backbones without rows to the table.
+    """Read a results folder. ``everything`` adds published backbones without rows to the table.
 
     Raises UserError for broken rows.
     """
@@ -107,12 +108,12 @@ def load(results_dir: Path, *, everything: bool = False) -> Study:
 
 
 def key(record: dict) -> tuple[str, str, str]:
-    """What ``heads`` and ``tested`` know the record by."""
+    """Return the key of a record in ``heads`` and ``tested``."""
     return record["dataset"], record["named"], record["method"]
 
 
 def pareto(points: list[tuple[float, float]]) -> list[int]:
-    """Places of the points (cost, accuracy) that no other beats in both, by rising cost."""
+    """Return the places of the points (cost, accuracy) on the Pareto front, by rising cost."""
     order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
     front, best = [], float("-inf")
     for i in order:
@@ -125,8 +126,8 @@ def pareto(points: list[tuple[float, float]]) -> list[int]:
 def _enriched(record: dict, found: list[dict]) -> dict:
     row = found[record["rows"][-1]]
     known = _costs().get((row[rows.WRITTEN]["model"], _side(row)), (None, None))
-    told = {name: row.get(name) or value for name, value in zip(("parameters", "macs"), known, strict=True)}
-    return record | told | {
+    costs = {name: row.get(name) or value for name, value in zip(("parameters", "macs"), known, strict=True)}
+    return record | costs | {
         "named": formatting.backbone(record["model"], record["input_scale"]),
         "stage": row["stage"],
         "shots": row.get("shots"),

@@ -1,7 +1,7 @@
-"""The study's table: backbones down, data sets across, the published figures beside ours. Made from rows only.
+"""The study's table, made from result rows: a line for each backbone and method, and columns for each data set.
 
-``tidy`` reduces rows to one record a (model, method, data set); ``write`` shows it.
-Accuracies are 0..1 in the tidy frame and percent where people read them. A figure is never shown without its interval.
+``tidy`` reduces rows to one record for each (model, method, data set), and ``lay_out`` arranges these. Published
+figures stand beside the measured ones. Accuracies are 0..1 in the tidy frame and in percent for people, with intervals.
 """
 
 from pathlib import Path
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PUBLISHED = Path(__file__).with_name("published.csv")
-"""The study that users start from: accuracy on val in percent, wall seconds of its five epochs on one cloud GPU."""
+"""The published study's accuracy on val in percent, and the wall seconds of its five epochs on one cloud GPU."""
 
 STUDY_DATASETS = ("caltech256", "cifar100")
-"""Data sets of the published study; their columns come first."""
+"""The data sets of the published study. Their columns come first."""
 
 KEY = ["model", "input_scale", "method", "dataset"]
-"""What one record stands for, by names that tell apart what was measured (``report.names``). ``method`` tells the
-shots, where there were some. Rows that differ only in seed are averaged."""
+"""The columns that identify a record, with names by ``report.names``. ``method`` includes the number of shots where it
+was limited. Rows that differ only in their seed are averaged."""
 
 COUNTS = ["n_train", "n_val", "n_test"]
 MEANS = [
@@ -33,14 +33,14 @@ BESIDE = ["published_val_top1", "published_seconds"]
 
 
 def tidy(rows: list[dict], *, everything: bool = False, origins: bool = False) -> "pd.DataFrame":
-    """One record a (model, input scale, method, data set), from the rows that hold a test accuracy.
+    """Return one record for each (model, input scale, method, data set), from the rows that hold a test accuracy.
 
-    Rows of one name that measured different things are told apart by ``report.names`` and never share a record.
+    Rows of one name that measured different things get different names from ``report.names`` and never share a record.
 
-    The newest row of a seed counts. Seeds are averaged, intervals included (so that a mean is never given a narrower
-    interval than one run), among the rows over as many images as the newest has. ``everything`` adds the published
-    study's backbones for which there are no rows; ``origins`` a column ``rows``, the places in ``rows`` of those behind
-    each record.
+    The newest row of each seed counts. Seeds are averaged over the rows that have as many images as the newest one.
+    The ends of intervals are averaged too, so that a mean never gets a narrower interval than one run. ``everything``
+    adds the published study's backbones that have no rows. ``origins`` adds a column ``rows`` with the places in
+    ``rows`` of the rows behind each record.
     """
     import pandas as pd
 
@@ -51,9 +51,9 @@ def tidy(rows: list[dict], *, everything: bool = False, origins: bool = False) -
     frame = frame.sort_values("created", kind="stable").drop_duplicates([*KEY, "seed"], keep="last")
     frame["images"] = frame[COUNTS].sum(axis=1)
     frame = frame[frame["images"] == frame.groupby(KEY)["images"].transform("last")]
-    how = {"stage": "last", "created": "count"} | dict.fromkeys(COUNTS, "last") | dict.fromkeys(MEANS, "mean")
-    how |= {"converged": "min", "rows": list}
-    frame = frame.groupby(KEY, sort=False).agg(how).reset_index().rename(columns={"created": "seeds"})
+    reductions = {"stage": "last", "created": "count"} | dict.fromkeys(COUNTS, "last") | dict.fromkeys(MEANS, "mean")
+    reductions |= {"converged": "min", "rows": list}
+    frame = frame.groupby(KEY, sort=False).agg(reductions).reset_index().rename(columns={"created": "seeds"})
     if not origins:
         frame = frame.drop(columns="rows")
 
@@ -70,7 +70,7 @@ def tidy(rows: list[dict], *, everything: bool = False, origins: bool = False) -
 
 
 def records(frame: "pd.DataFrame") -> list[dict]:
-    """The tidy frame as plain dicts, None where there is no value."""
+    """Return the tidy frame as plain dicts, with None where there is no value."""
     return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 
@@ -91,7 +91,7 @@ class Cell(NamedTuple):
 
 
 def lay_out(frame) -> tuple[list[Dataset], list[tuple[str, str, dict]]]:
-    """The data sets across, and the lines down as (model, method, record by data set), by ``report.choice.order``."""
+    """Return the data sets, and the lines as (model, method, record by data set) in ``report.choice``'s order."""
     lines, by_dataset = {}, {}
     for record in records(frame):
         model = formatting.backbone(record["model"], record["input_scale"])
@@ -110,7 +110,7 @@ def lay_out(frame) -> tuple[list[Dataset], list[tuple[str, str, dict]]]:
     def chosen_first(line):
         (model, method), found = line
         here = [found.get(name) or {} for name in across]
-        # Without an accuracy of ours on a data set: behind all that have one.
+        # Lines without a measured accuracy on a data set come behind those that have one.
         missing = [record.get("top1") is None for record in here]
         places = [choice.order(record)[:4] for record in here]
         return list(zip(missing, places, strict=True)), model, method
@@ -119,11 +119,11 @@ def lay_out(frame) -> tuple[list[Dataset], list[tuple[str, str, dict]]]:
 
 
 def cell(record: dict | None, dataset: Dataset) -> Cell:
-    """What stands in the table for one record."""
+    """Return the table's texts for one record."""
     published = ("", "") if dataset.published else ()
     if record and record[BESIDE[0]] is not None:
         published = (f"{100 * record[BESIDE[0]]:.2f}", _seconds(record[BESIDE[1]]))
-    if not record or record["seeds"] is None:  # none of ours
+    if not record or record["seeds"] is None:  # only published figures
         return Cell(published=published)
     note = [f"n {record['n_test']:,}"] if dataset.mixed and record["n_test"] else []
     note += [f"{record['seeds']} seeds"] if record["seeds"] > 1 else []
@@ -142,19 +142,22 @@ def _seconds(value) -> str:
 
 
 def footnotes(frame) -> list[str]:
-    notes = ["Ours: accuracy on test with its 95 % interval, lines in the order of the first data set.", choice.RULE]
+    notes = [
+        "Accuracies are measured on test and have 95 % intervals. Lines are in the order of the first data set.",
+        choice.RULE,
+    ]
     if any("(" in name for column in KEY if column != "input_scale" for name in frame[column].dropna()):
         notes.append(names.NOTE)
     if (frame["converged"] == False).any():  # noqa: E712 - a nullable column
         notes.append(formatting.UNCONVERGED_NOTE)
     if (frame["seeds"] > 1).any():
-        notes.append("Several seeds: the mean of their figures, and of the ends of their intervals.")
+        notes.append("With several seeds, figures and the ends of intervals are means over the seeds.")
     if (frame["stage"].dropna() != "probe").any():
-        notes.append("Trained end to end: the seconds of the whole run.")
+        notes.append("For models trained end to end, the seconds are those of the whole run.")
     if frame[BESIDE[0]].notna().any():
         notes.append(
-            "Published: accuracy on val, of all 256 and 100 classes, no interval given; seconds of its five epochs on "
-            "one cloud GPU. Its backbones were fed 0..255 input."
+            "Published figures are accuracy on val among all 256 or 100 classes, without an interval, and the seconds "
+            "of five epochs on one cloud GPU. The backbones of that study got input from 0 to 255."
         )
     return notes
 
@@ -170,12 +173,12 @@ def _flat(row: dict) -> dict:
 
 
 def _of_published_weights(model: str) -> str:
-    """The name that the published study may know: that of a backbone with weights of its own is left as it is."""
+    """Return the backbone's name in the published study. Names that mention the weights are returned unchanged."""
     return model if f"({names.WEIGHTS} " in model else names.plain(model)
 
 
 def _published() -> list[tuple]:
-    """(its names, the study's first; data set; accuracy 0..1 and seconds) of every published figure."""
+    """Return (names, data set, (accuracy 0..1, seconds)) of every published figure; the study's own name is first."""
     import pandas as pd
 
     found = []

@@ -124,14 +124,14 @@ def test_a_share_is_of_each_class_and_lies_in_the_larger_one():
 
 def test_what_can_not_be_trained_on_is_said(tmp_path, monkeypatch):
     few = tuning.imageset(tuning.pictures(tmp_path / "few", train=1, val=4))
-    with pytest.raises(UserError, match=r"3 training pictures of 3 classes are too few .* probe --shots"):
+    with pytest.raises(UserError, match=r"3 training images of 3 classes are too few .* probe --shots"):
         job.prepared(few, split="study", share=1.0)
     tiny = tuning.imageset(tuning.pictures(tmp_path / "tiny", val=3))
-    with pytest.raises(UserError, match="val has 9 images, too few to choose on"):
+    with pytest.raises(UserError, match="val has 9 images, too few to choose weights on"):
         job.prepared(tiny, split="study", share=1.0)
     assert (job.prepared(tiny, split="usual", share=1.0).split == 0).sum() == 33
     monkeypatch.setattr(images, "memory", lambda device: 1000)
-    with pytest.raises(UserError, match=r"a smaller --pixels, or finetune"):
+    with pytest.raises(UserError, match=r"Use a smaller --pixels, or finetune"):
         images.read(tiny, job.network(job.recipe.make("small"), 2, 0))
 
 
@@ -139,4 +139,4 @@ def test_large_pictures_are_warned_of(tmp_path, capsys):
     imageset = tuning.imageset(tuning.pictures(tmp_path))  # 48 x 40
     for side, warned in ((32, False), (9, True)):
         images.read(imageset, job.network(job.recipe.make("small", pixels=side, translate=2), 2, 0))
-        assert ("are about 48 pixels a side" in capsys.readouterr().err) == warned
+        assert ("have sides of about 48 pixels" in capsys.readouterr().err) == warned

@@ -104,5 +104,5 @@ def test_all_faults_at_once():
         recipe.make("base", ("lr=fast", "smoothing=2", "pixel=3", "views=many"))
     text = str(error.value)
     assert all(word in text for word in ("lr=fast", "smoothing=2", "Did you mean pixels", "views=many"))
-    with pytest.raises(UsageError, match=r"translate=16: less than half of pixels=32"):
+    with pytest.raises(UsageError, match=r"translate=16: a move below half of pixels=32"):
         recipe.make("base", ("translate=16",))

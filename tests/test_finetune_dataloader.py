@@ -73,7 +73,7 @@ def test_an_unreadable_image_is_named(tmp_path):
     (folder / "train" / "bee" / "03.png").write_bytes(b"no picture")
     batches = Batches(np.flatnonzero(found.split == 0), 24, epochs=1, seed=0)
     stream = loader(Images(found, CONFIG, make("simple"), seed=0), batches, tuning.accelerator(), workers=0)
-    with pytest.raises(UserError, match=r"train/bee/03.png: .*Mend it"):
+    with pytest.raises(UserError, match=r"train/bee/03.png: .*Repair or remove it"):
         next(stream)
 
 

@@ -108,11 +108,11 @@ def test_mixed_by_hand():
 def test_wrong_heads_are_refused():
     model, _ = models.build(backbones.create("test_resnet", weights="random"), 3, seed=0)
     d = model.num_features
-    with pytest.raises(UserError, match="wrong head: it maps 7 features to 3 classes"):
+    with pytest.raises(UserError, match="does not fit: it maps 7 features to 3 classes"):
         models.fold(head(7, 3), model)
-    with pytest.raises(UserError, match=f"wrong head: it maps {d} features to 4 classes"):
+    with pytest.raises(UserError, match=f"does not fit: it maps {d} features to 4 classes"):
         models.fold(head(d, 4), model)
-    with pytest.raises(UserError, match="no single linear layer"):
+    with pytest.raises(UserError, match="not a single linear layer"):
         models.linear(timm.create_model("deit_tiny_distilled_patch16_224", num_classes=3))
 
 
@@ -126,7 +126,7 @@ def test_a_head_of_other_features_is_refused(name):
     models.check_head(found, model, backbone, images)
     with torch.no_grad():
         [parameter.mul_(1.5) for parameter in model.parameters()]
-    with pytest.raises(UserError, match="wrong head: with it"):
+    with pytest.raises(UserError, match="does not fit: with it"):
         models.check_head(found, model, backbone, images)
 
 
@@ -167,14 +167,14 @@ def test_damaged_and_missing_files(tmp_path):
     path = tmp_path / "model.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[:-100])
-    with pytest.raises(UserError, match="no checkpoint of backbench"):
+    with pytest.raises(UserError, match="not a backbench checkpoint"):
         checkpoint.load(tmp_path)
     path.write_bytes(b"")
-    with pytest.raises(UserError, match="no checkpoint of backbench"):
+    with pytest.raises(UserError, match="not a backbench checkpoint"):
         checkpoint.load(tmp_path)
     path.write_bytes(content)
     (tmp_path / "model.json").write_text("{")
-    with pytest.raises(UserError, match="not JSON"):
+    with pytest.raises(UserError, match="it is not JSON"):
         checkpoint.load(tmp_path)
 
 

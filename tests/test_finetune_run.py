@@ -109,7 +109,7 @@ def test_a_set_of_other_classes_is_refused(done, tmp_path):
     folder, _ = done
     other = tuning.pictures(tmp_path / "other", classes=("ant", "bee", "dog"))
     error = again(folder, "evaluate", code=1, dataset=f"folder:{other}").output
-    assert "it doesn't know 1 of 3, dog" in error
+    assert "It doesn't know 1 of 3, dog" in error
 
 
 def test_a_set_of_fewer_of_its_classes_is_evaluated(done, tmp_path):
@@ -175,7 +175,7 @@ def test_overwrite_makes_it_again(tmp_path):
 def test_a_val_too_small_to_choose_on(tmp_path):
     tuning.pictures(tmp_path / "images", val=3)
     error = tuning.tune(tmp_path, code=1).output
-    assert "val has 9 images, too few to choose on; at least 10 are needed. Move some of train's there" in error
+    assert "val has 9 images, too few to choose weights on; at least 10 are needed. Move some train images there" in error
 
 
 def test_all_that_is_wrong_is_said_before_any_work(tmp_path):
@@ -199,7 +199,7 @@ def test_all_that_is_wrong_is_said_before_any_work(tmp_path):
 def test_a_classifier_that_is_no_linear_layer(tmp_path):
     tuning.pictures(tmp_path / "images")
     error = tuning.tune(tmp_path, model="deit_tiny_distilled_patch16_224", code=1).output
-    assert "no single linear layer" in error
+    assert "not a single linear layer" in error
     assert "--strategy full" in error
 
 
@@ -210,7 +210,7 @@ def test_pictures_are_larger_at_the_end_where_the_architecture_takes_that(tmp_pa
         backbone = backbones.create(name, weights="random")
         found[name] = initialize.fitting(backbone, make("full", epochs=8)).final_scale
     assert found == {"test_vit": 1.15, "test_resnet": 1.15, "mixer_s32_224": 1.0}
-    assert "mixer_s32_224 takes pictures of one size only" in capsys.readouterr().err
+    assert "mixer_s32_224 takes images of one size only" in capsys.readouterr().err
 
 
 def test_phase2_is_the_studys_five():

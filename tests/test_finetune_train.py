@@ -149,7 +149,7 @@ def test_out_of_memory_halves_what_goes_through_at_a_time(folder, capsys):
     made.step.wrap = lambda: None
     made.run()
     assert made.step.micro == 4
-    assert "going on with 4 images at a time" in capsys.readouterr().err
+    assert "continues with 4 images at a time" in capsys.readouterr().err
     (folder / "run" / state.FILE).unlink()
     whole = trainer(folder, recipe)
     whole.run()
@@ -174,7 +174,7 @@ def test_a_device_that_fails_loses_nothing(folder):
             raise RuntimeError("CUDA error: unspecified launch failure")
 
     hook = made.model.register_forward_pre_hook(lost)
-    with pytest.raises(UserError, match=r"cpu failed: CUDA error: .* on another device with --device"):
+    with pytest.raises(UserError, match=r"cpu failed: CUDA error: .* --device names another device"):
         made.run()
     hook.remove()
     assert state.about(folder / "run")["progress"]["updates"] == 2
@@ -244,10 +244,10 @@ def test_the_rate_warms_up_and_falls_and_is_each_groups_own(folder):
 def test_a_state_of_another_model_is_refused(folder):
     trainer(folder, make("simple", epochs=1, strategy="full")).run()
     other = timm.create_model("test_efficientnet", num_classes=3)
-    with pytest.raises(UserError, match=r"doesn't fit this run .* --overwrite begins anew"):
+    with pytest.raises(UserError, match=r"doesn't fit this run .* --overwrite starts again"):
         trainer(folder, make("simple", epochs=1, strategy="full"), other).run()
     (folder / "run" / state.FILE).write_bytes(b"junk")
-    with pytest.raises(UserError, match="no state of a run"):
+    with pytest.raises(UserError, match="is not a training state"):
         state.about(folder / "run")
 
 

@@ -248,6 +248,6 @@ def test_damaged_things_stop_no_others(home, first, tmp_path):
     shutil.copytree(home / "heads", tmp_path / "heads")
     next(tmp_path.glob("heads/*/*-ridge/head.json")).write_text("{")
     done = there(home, "--heads", tmp_path / "heads", code=1)
-    assert "is damaged: not JSON" in done.stderr
+    assert "is damaged: it is not JSON" in done.stderr
     assert "logistic" in done.stdout
     assert "finetune-simple/lp-ft" in done.stdout

@@ -119,7 +119,7 @@ def test_the_line_on_probit_axes_by_hand(tmp_path):
     shares = [{"source_top1": NORMAL.cdf(x), "top1": NORMAL.cdf(x - 0.5)} for x in (-1, 0, 1)]
     slope, intercept = generalization.line(shares)
     assert (slope, intercept) == (pytest.approx(1), pytest.approx(-0.5))
-    assert generalization.foretold(NORMAL.cdf(2), (slope, intercept)) == pytest.approx(NORMAL.cdf(1.5))
+    assert generalization.predicted_top1(NORMAL.cdf(2), (slope, intercept)) == pytest.approx(NORMAL.cdf(1.5))
     assert generalization.line(shares[:2]) is None
     assert generalization.line([shares[0]] * 3) is None
     assert generalization.probit(1.0, 100) == pytest.approx(NORMAL.inv_cdf(0.995))  # half an image of 100 short of all
@@ -221,7 +221,7 @@ def test_charts_answers_and_closeup_know_of_it(results):
     (there,) = [c for c in charts.charts(read) if c["id"] == "elsewhere-here-there"]
     assert there["probit"]
     assert {(p["label"], p["x"], p["y"]) for p in there["series"][0]["points"]} >= {("old", 80.0, 40.0)}
-    assert there["series"][1]["name"] == "the line of all"
+    assert there["series"][1]["name"] == "line through all heads"
     assert {p["label"]: p["y"] for p in there["series"][0]["points"]}["good"] == 75.0
     said = summary.elsewhere(read)
     assert said["answer"][0].startswith(

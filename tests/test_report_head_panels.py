@@ -75,7 +75,7 @@ def test_what_is_missing_is_said(study, tmp_path):
 def test_details_of_before_there_was_a_confidence(tmp_path):
     save(tmp_path, content([0, 1, 1], [0, 1, 0]))
     gathered = head_panels.gather(study.load(tmp_path), cache_dir=tmp_path, data_root=tmp_path)
-    assert gathered["heads"][0]["why"] == "How sure the head is was not kept. Run probe again."
+    assert gathered["heads"][0]["why"] == "The head's confidence was not stored. Run probe again."
 
 
 def test_many_heads_stay_small_and_the_rest_is_counted(tmp_path, monkeypatch):

@@ -115,7 +115,7 @@ def test_other_images_than_the_features_are_refused_and_room_ends(study, capsys)
     tight.add(identity, ["test/plain/01.png", "test/plain/02.png"])
     assert len(tight.made[identity["dataset"]]) == 1
     assert "no room" in tight.why[identity["dataset"]]
-    assert "No pictures of" in capsys.readouterr().err
+    assert "There are no images of" in capsys.readouterr().err
 
 
 def test_without_umap_it_says_what_to_install(tmp_path, rng, monkeypatch):

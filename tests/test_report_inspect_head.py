@@ -88,12 +88,12 @@ def test_what_is_not_there_is_said_with_what_is(results):
     save(results, content([0], [0], model="nothing", dataset="e"))
     save(results, content([0], [0], dataset="e"))
     for arguments, message in (
-        (["n"], "No details of backbone 'n'. There are: m, nothing."),
+        (["n"], "There are no details for backbone 'n'. Known: m, nothing."),
         (["nothin"], "Did you mean nothing?"),
-        (["m"], "m has details on d, e: name one with --dataset."),
-        (["m", "--dataset", "digits"], "No details of data set 'digits'"),
-        (["nothing", "--dataset", "d"], "Of nothing there are: e, nothing, logistic."),
-        (["m", "--dataset", "e", "--method", "knn"], "No details of this combination"),
+        (["m"], "m has details on d, e. Name one with --dataset."),
+        (["m", "--dataset", "digits"], "There are no details for data set 'digits'"),
+        (["nothing", "--dataset", "d"], "For nothing there are: e, nothing, logistic."),
+        (["m", "--dataset", "e", "--method", "knn"], "There are no details for this combination"),
     ):
         done = run(*arguments, "--results-dir", results)
         assert done.exit_code == 2

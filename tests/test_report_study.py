@@ -47,7 +47,7 @@ def test_records_say_which_rows_they_come_from_and_what_the_backbone_costs(tmp_p
 def test_rows_of_another_target_are_not_the_studys(tmp_path):
     read = folder(tmp_path, row("a", "d", 0.9), row("a", "e", 0.3, target="e", source_top1=0.9))
     assert read.datasets == ["d"]
-    assert [r["target"] for r in read.elsewhere] == ["e"]
+    assert [r["target"] for r in read.generalization_rows] == ["e"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))

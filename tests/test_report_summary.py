@@ -9,7 +9,7 @@ from tests.test_report_compare import head, said
 from tests.test_report_study import folder
 from tests.test_report_table import row
 
-QUESTIONS = ("Which backbone", "Does it hold", "What does fine-tuning", "What survives")
+QUESTIONS = ("Which backbone", "Does the answer hold", "What does fine-tuning", "How much accuracy is left")
 
 
 def test_without_rows_each_says_what_to_run(tmp_path):
@@ -25,8 +25,8 @@ def test_which_backbone_worked_by_hand(tmp_path):
         save(tmp_path, head(model, said(*wrong)), val_top1=0.5, n_test=40, top1_low=0.8, top1_high=1.0)
     found = summary.which(study.load(tmp_path))
     assert found["answer"] == [
-        "On d: good (logistic): 97.5 [80.0, 100.0] % of 40 test images right, chosen on val. "
-        "These images can't tell it from near."
+        "On d: good (logistic): 97.5 [80.0, 100.0] % of 40 test images are right; it was chosen on val. "
+        "On these images it is not distinguishable from near."
     ]
     assert found["evidence"][0] == {"text": "good (logistic): 97.5 [80.0, 100.0] % top-1 on d", "rows": [0]}
     assert "40 test images" in found["sure"][0]
@@ -44,8 +44,9 @@ def test_high_and_low_resolution_need_both(tmp_path):
     found = summary.resolution(read)
     # One pair of six in the other order: tau = (5 - 1) / 6; of the 24 orders 4 have one or none, two-sided 8 / 24.
     assert found["answer"] == [
-        "Of the 4 backbones measured on both caltech256 and cifar100, val chooses a on the one, b on the other.",
-        "The two orders can't be shown to agree: Kendall's tau 0.67.",
+        "Of the 4 backbones measured on both caltech256 and cifar100, a is chosen on val of the first, and b on val of "
+        "the second.",
+        "The two orders don't agree significantly: Kendall's tau 0.67.",
     ]
     assert "Kendall's tau over 4 backbones, p = 0.333." in found["sure"]
     assert found["run"] == []
@@ -58,7 +59,7 @@ def test_fine_tuning_is_paired_with_its_probe(study):
     assert any("fine-tuning good (full) changes its probe's top-1 by" in sentence for sentence in found["answer"])
     (scratch,) = [one for one in found["answer"] if "from scratch, fair (small)" in one]
     assert "; good (logistic): 100.0 " in scratch  # which val chose of the others
-    assert "2.5 points ahead, which these images can't tell from nothing" in scratch
+    assert "2.5 points ahead, which is not significant" in scratch
     assert any(note.startswith("fair: McNemar's p") for note in found["sure"])
     assert any(note.startswith("good: McNemar's p") for note in found["sure"])
 
@@ -67,7 +68,7 @@ def test_elsewhere_and_commands_are_one_word_a_name(study):
     from backbench.report.study import load
 
     read = load(study["results"])
-    assert summary.elsewhere(read)["answer"] == [
+    assert summary.other_data_sets(read)["answer"] == [
         "good (logistic) has 90.0 % on here and 60.0 [50.0, 70.0] % on there <b>."
     ]
     commands = [command for one in summary.answers(read) for command in one["run"]]

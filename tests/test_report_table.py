@@ -101,7 +101,7 @@ def test_what_was_trained_end_to_end_has_the_seconds_of_its_run():
         shown = text([tuned | again, row("m", "digits", 0.4)], "md")
         assert "| m | finetune-simple/lp-ft | 50.0 [48.0, 51.0] | 40.0 [38.0, 41.0] | 50.0 | 0.8 |" in shown
         assert "| 12.3 + 0.8 |" in shown
-        assert "- Trained end to end: the seconds of the whole run." in shown
+        assert "- For models trained end to end, the seconds are those of the whole run." in shown
 
 
 def test_the_newest_row_of_a_seed_counts_wherever_it_stands():
