@@ -12,8 +12,8 @@ FEW = re.compile(r", \d+ shots?$")
 
 RULE = (
     "Heads are in the order of top-1 on val, never on test. Of equals logistic comes first, then the name decides. "
-    "Heads without val, then few-shot heads, come last. The first head of a frozen backbone is the chosen one, except "
-    "the published study's head."
+    "Heads without val, then few-shot heads, come last. The first head of a frozen backbone, except the "
+    "published study's head, is the chosen one."
 )
 """The rule in words, for the notes below tables and on the page."""
 

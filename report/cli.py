@@ -94,9 +94,7 @@ def compare(datasets: tuple[str, ...], form: str | None, as_json: bool, out: Pat
 @click.option("--corruptions", is_flag=True, help="Show the results on corrupted images instead of other data sets.")
 @output_options
 def generalization(corruptions: bool, form: str | None, as_json: bool, out: Path | None, results_dir: Path):
-    """Show how much accuracy is left on other data sets or on corrupted images.
-
-    The table holds drops with their intervals, effective robustness and calibration.
+    """Show accuracy on other data sets or corrupted images: drops with intervals, effective robustness, calibration.
 
     \b
     Examples:
@@ -165,8 +163,11 @@ def diff(a: Path, b: Path, form: str | None, as_json: bool, out: Path | None):
 def embed(files: tuple[Path, ...], check: bool):
     """Renew the tables in Markdown files.
 
-    Each table stands between two comments. The first holds the command that prints it, `report table`, `compare` or
-    `diff` with its options, as in `<!-- report table --format md -->`. The second is `<!-- end -->`.
+    Each table stands between two comments. The first holds the command that prints it: `report table`, `compare` or
+    `diff`, with its options.
+
+    \b
+      <!-- report table --format md --> ... <!-- end -->
 
     \b
     Examples:

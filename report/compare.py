@@ -215,7 +215,7 @@ def _tables(records, file, *, markdown: bool) -> None:
     for name in dict.fromkeys(record["dataset"] for record in records):
         here = [record for record in records if record["dataset"] == name]
         title = f"{printable(name)}, {here[0]['n_test']:,} test images"
-        head = ("backbone", "method", "val %", "top-1 %", "group", "less the chosen, points", "p", "")
+        head = ("backbone", "method", "val %", "top-1 %", "group", "difference, points", "p", "")
         lines = [head, *map(_line, here)]
         if markdown:
             shown = ["| " + " | ".join(map(formatting.escaped, line)) + " |" for line in lines]

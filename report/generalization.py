@@ -170,7 +170,7 @@ def with_ends(record: dict, name: str) -> str:
 
 
 HEAD = (
-    "backbone", "method", "source top-1 %", "top-1 %", "mapped classes %", "drop, points", "drop less chosen's",
+    "backbone", "method", "source top-1 %", "top-1 %", "mapped classes %", "drop, points", "drop difference",
     "relative drop %", "effective robustness", "ECE %", "scaled ECE %", "AUROC %",
 )  # fmt: skip
 
@@ -199,8 +199,8 @@ NOTES = (
     "all classes of the head. For mapped classes the head chooses only among the classes that correspond.",
     "Drops have 95 % intervals, from the intervals of the two accuracies (Newcombe 1998). Relative drops are shares of "
     "the source top-1 (interval: Donner & Zou 2012).",
-    "The chosen head or checkpoint has the highest top-1 on the source's val and stands first. The column after the "
-    "drop is the drop less that of the chosen one, where both were measured on the same images.",
+    "The chosen head or checkpoint has the highest top-1 on the source's val and stands first. The drop "
+    "difference is the drop less that of the chosen one, where both were measured on the same images.",
     "Effective robustness is in points above the least-squares line through all heads, on probit axes.",
     "ECE is given before and after temperature scaling on the source's val. AUROC says how well the largest "
     "probability separates images of known classes from those of unknown ones.",

@@ -223,7 +223,7 @@ class Thumbnails:
                 continue
             imageset = derived.plain(imageset, change) if change else imageset
             if imageset.digest != identity["dataset_digest"]:
-                raise UserError(f"the images of {name} have changed since its features were extracted")
+                raise UserError(f"{name} is not the data set that its features were extracted from")
             return imageset
         raise UserError("it is not a registered data set; name it with --dataset folder:PATH")
 

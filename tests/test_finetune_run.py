@@ -175,7 +175,7 @@ def test_overwrite_makes_it_again(tmp_path):
 def test_a_val_too_small_to_choose_on(tmp_path):
     tuning.pictures(tmp_path / "images", val=3)
     error = tuning.tune(tmp_path, code=1).output
-    assert "val has 9 images, too few to choose weights on; at least 10 are needed. Move some train images there" in error
+    assert "val has 9 images, too few to choose weights on; at least 10 are needed. Move some" in error
 
 
 def test_all_that_is_wrong_is_said_before_any_work(tmp_path):

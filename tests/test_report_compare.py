@@ -50,16 +50,16 @@ def run(*arguments):
 TERMINAL = """\
 d, 40 test images
 
-backbone  method    val %  top-1 %             group  to the chosen, points  p
-good      logistic  97.5   97.5 [87.0, 99.7]   a                                     chosen on val
-near      logistic  92.5   92.5 [79.8, 97.9]   a      -5.0 [-17.9, +7.0]     0.625   not distinguishable from the chosen
-poor|net  logistic  52.5   52.5† [36.8, 67.8]  b      -45.0 [-61.2, -25.2]   <0.001  worse than the chosen
+backbone  method    val %  top-1 %             group  difference, points    p
+good      logistic  97.5   97.5 [87.0, 99.7]   a                                    chosen on val
+near      logistic  92.5   92.5 [79.8, 97.9]   a      -5.0 [-17.9, +7.0]    0.625   not distinguishable from the chosen
+poor|net  logistic  52.5   52.5† [36.8, 67.8]  b      -45.0 [-61.2, -25.2]  <0.001  worse than the chosen
 
-Order: by top-1 on val, never by test; of equals logistic comes first, then the name decides; what has no val and few shots are last. Chosen is the first head of a frozen backbone, the published study's head aside.
-To the chosen: the difference in top-1 on the same images and its 95 % interval for paired proportions (Newcombe 1998), each for itself.
-p: McNemar's exact test, Holm-corrected over all pairs of heads on the data set. From 0.05 on the head is not distinguishable from the chosen.
-Group: two heads share a letter if and only if they can't be told apart.
-† The solver stopped before it had converged: not the head's final figure.
+Heads are in the order of top-1 on val, never on test. Of equals logistic comes first, then the name decides. Heads without val, then few-shot heads, come last. The first head of a frozen backbone, except the published study's head, is the chosen one.
+Differences are top-1 less that of the chosen head on the same images. Each has its own 95 % interval for paired proportions (Newcombe 1998).
+p is from McNemar's exact test, Holm-corrected over all pairs of heads on the data set. From 0.05 on the head is not distinguishable from the chosen one.
+Two heads share a letter of a group if and only if they are not distinguishable.
+† The solver stopped before it had converged, so this is not the head's final accuracy.
 """  # noqa: E501
 
 
@@ -81,7 +81,7 @@ def test_markdown_csv_and_json_say_the_same(marked):
     assert shown[6].startswith(
         r"| poor\|net | logistic | 52.5 | 52.5† \[36.8, 67.8\] | b | -45.0 \[-61.2, -25.2\] | &lt;0.001 | "
     )
-    assert shown[9].startswith("- To the chosen")
+    assert shown[9].startswith("- Differences are top-1")
     out = marked / "new" / "compare.csv"
     assert run("compare", "--results-dir", marked, "--out", out).stderr == f"Wrote {out}\n"
     tidied = list(csv.DictReader(io.StringIO(out.read_text())))

@@ -223,11 +223,11 @@ def test_charts_answers_and_closeup_know_of_it(results):
     assert {(p["label"], p["x"], p["y"]) for p in there["series"][0]["points"]} >= {("old", 80.0, 40.0)}
     assert there["series"][1]["name"] == "line through all heads"
     assert {p["label"]: p["y"] for p in there["series"][0]["points"]}["good"] == 75.0
-    said = summary.elsewhere(read)
-    assert said["answer"][0].startswith(
+    answer = summary.other_data_sets(read)
+    assert answer["answer"][0].startswith(
         "good (logistic) has 95.0 % on here and 75.0 [75.0, 75.0] % on there, a drop of 20.0 ["
     )
-    assert any("furthest above the line of all 4" in note for note in said["sure"])
+    assert any("has the highest effective robustness of 4 heads" in note for note in answer["sure"])
     told = inspect_head.choose(rows.read(results), "fair", dataset="there")
     assert inspect_head.look(told, results)["source"] == "here"
     with pytest.raises(UsageError):
@@ -242,7 +242,7 @@ def test_probit_axes_name_a_few_shares(low, high, ticks):
     assert charts.probit_ticks(low, high) == ticks
 
 
-def test_pictures_made_worse_are_curves_of_their_own(study):
+def test_corrupted_images_are_curves_of_their_own(study):
     from backbench.report.study import load
 
     read = load(study["results"])
@@ -252,5 +252,5 @@ def test_pictures_made_worse_are_curves_of_their_own(study):
         (64, 80.0),
     ]
     assert [(p["x"], p["y"]) for p in made["corruption-here-blur"]["series"][0]["points"]] == [(0, 90.0), (1, 70.0)]
-    assert "brought down to 32 pixels, good (logistic), chosen of 1 on" in " ".join(summary.resolution(read)["answer"])
+    assert "images shrunk to 32 pixels, good (logistic) has 50.0" in " ".join(summary.resolution(read)["answer"])
     assert {r["target"] for r in generalization.records(read.rows, study["results"])} == {"there <b>"}

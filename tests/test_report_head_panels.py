@@ -66,7 +66,7 @@ def test_what_is_missing_is_said(study, tmp_path):
     assert without["maps"] == {}
     assert "--cache-dir" in without["notes"][0]
     assert head_panels.gather(read, cache_dir=study["cache"], data_root=tmp_path, per_set=0)["notes"] == [
-        "Made without pictures (--pictures 0)."
+        "This page was made without images (--pictures 0)."
     ]
     unnamed = head_panels.gather(read, cache_dir=study["cache"], data_root=tmp_path)
     assert any("--dataset folder:PATH" in note for note in unnamed["notes"])

@@ -107,7 +107,7 @@ def test_other_images_than_the_features_are_refused_and_room_ends(study, capsys)
     identity = next(row["features"] for row in rows.read(study["results"]) if row["dataset"].startswith("folder-"))
     made = images.Thumbnails(root, [f"folder:{root}"], budget=1 << 20)
     made.add(identity | {"dataset_digest": "another"}, ["test/plain/01.png"])
-    assert "not the set" in made.why[identity["dataset"]]
+    assert "not the data set" in made.why[identity["dataset"]]
     unnamed = images.Thumbnails(root, budget=1 << 20)
     unnamed.add(identity, ["test/plain/01.png"])
     assert "--dataset folder:PATH" in unnamed.why[identity["dataset"]]
@@ -142,4 +142,4 @@ def test_pictures_of_a_view_are_its_sets(study, tmp_path):
     thumbs.add(identity, shown.ids[:2])
     assert list(thumbs.made[shown.name]) == shown.ids[:2]
     thumbs.add(identity | {"dataset": f"{origin.name}+all"}, shown.ids[:2])
-    assert "is not the set that" in thumbs.why[f"{origin.name}+all"]
+    assert "is not the data set that" in thumbs.why[f"{origin.name}+all"]

@@ -23,13 +23,13 @@ bee    33.3 [3.3, 85.5]   3
 ant    60.0 [18.6, 91.5]  5
 
 Most confused
-class  taken for  images
+class  predicted  images
 ant    bee        2
 bee    cow        1
 bee    dog\\n      1
 
 Calibration
-          as it is  temperature 1.5
+          unscaled  temperature 1.5
 ECE %     12.3      2
 NLL nats  0.5       0.25
 
@@ -73,7 +73,7 @@ def test_json_holds_all_that_is_kept_but_the_single_predictions(results):
 def test_without_calibration_curve_or_errors_it_is_short(tmp_path):
     save(tmp_path, content([0, 1], [0, 1]))
     assert run("m", "--results-dir", tmp_path).stdout == (
-        "d, m, logistic: top-1 100.0 [90.0, 100.0] %, 2 test images\n\nNo class has an error.\n\nNothing is confused.\n"
+        "d, m, logistic: top-1 100.0 [90.0, 100.0] %, 2 test images\n\nNo class has an error.\n\nNo classes are confused.\n"
     )
 
 

@@ -61,11 +61,11 @@ STUDY_MD = r"""
 | mynet | knn | 25.0 [23.0, 26.0] | 15.0 [13.0, 16.0] | 50.0 | 12.3 + 0.8 |  |  |  |  |  |  |  |  |  |  |  |  |
 | a\|b&lt;i&gt;\\n | logistic |  |  |  |  |  |  |  |  |  |  |  |  | 80.0 [78.0, 81.0] (2 seeds) | 70.0 [68.0, 71.0] | 50.0 | 12.3 + 0.8 |
 
-- Ours: accuracy on test with its 95 % interval, lines in the order of the first data set.
-- Order: by top-1 on val, never by test; of equals logistic comes first, then the name decides; what has no val and few shots are last. Chosen is the first head of a frozen backbone, the published study's head aside.
-- † The solver stopped before it had converged: not the head's final figure.
-- Several seeds: the mean of their figures, and of the ends of their intervals.
-- Published: accuracy on val, of all 256 and 100 classes, no interval given; seconds of its five epochs on one cloud GPU. Its backbones were fed 0..255 input.
+- Accuracies are measured on test and have 95 % intervals. Lines are in the order of the first data set.
+- Heads are in the order of top-1 on val, never on test. Of equals logistic comes first, then the name decides. Heads without val, then few-shot heads, come last. The first head of a frozen backbone, except the published study's head, is the chosen one.
+- † The solver stopped before it had converged, so this is not the head's final accuracy.
+- With several seeds, figures and the ends of intervals are means over the seeds.
+- Published figures are accuracy on val among all 256 or 100 classes, without an interval, and the seconds of five epochs on one cloud GPU. The backbones of that study got input from 0 to 255.
 """.lstrip()  # noqa: E501
 
 

@@ -109,7 +109,8 @@ def read_about(folder: Path) -> dict:
         raise UserError(f"{path} is not a backbench checkpoint that this version reads (schema {SCHEMA}).")
     wrong = [key for key, kind in KEYS.items() if not isinstance(about.get(key), kind)]
     if wrong or not _sound(about):
-        raise UserError(f"{path} is damaged: finetune does not write such {', '.join(wrong) or 'values'}.")
+        fault = f"missing or of a wrong type: {', '.join(wrong)}" if wrong else "some of its values are invalid"
+        raise UserError(f"{path} is damaged: {fault}.")
     return about
 
 
