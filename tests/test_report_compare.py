@@ -128,9 +128,9 @@ def test_heads_on_other_images_are_named_and_left_out(results, capsys):
         "Left out: d, liar, logistic",
     ]
     assert lines[3:] == [
-        "alone: one head only, nothing to compare it with.",
-        "Left out: d, changed, logistic: measured on other test images than most. Extract and probe it again.",
-        "Left out: d, other, logistic: measured on other test images than most. Extract and probe it again.",
+        "alone has only one head, so there is nothing to compare it with.",
+        "Left out: d, changed, logistic: it was measured on other test images than most heads. Extract and probe it again.",
+        "Left out: d, other, logistic: it was measured on other test images than most heads. Extract and probe it again.",
     ]
 
 

@@ -204,7 +204,7 @@ def test_the_sources_val_chooses_and_comes_from_the_row_of_the_training(tmp_path
     assert [(r["model"], r["val_top1"], r["paired_drop_difference"] is None) for r in found] == [
         ("steady", 0.9, True), ("lucky", 0.7, False),
     ]  # fmt: skip
-    assert summary.elsewhere(study.load(tmp_path))["answer"][0].startswith("steady (logistic) has 90.0 %")
+    assert summary.other_data_sets(study.load(tmp_path))["answer"][0].startswith("steady (logistic) has 90.0 %")
 
 
 def test_rows_of_strangers_break_nothing(tmp_path):

@@ -73,7 +73,8 @@ def test_json_holds_all_that_is_kept_but_the_single_predictions(results):
 def test_without_calibration_curve_or_errors_it_is_short(tmp_path):
     save(tmp_path, content([0, 1], [0, 1]))
     assert run("m", "--results-dir", tmp_path).stdout == (
-        "d, m, logistic: top-1 100.0 [90.0, 100.0] %, 2 test images\n\nNo class has an error.\n\nNo classes are confused.\n"
+        "d, m, logistic: top-1 100.0 [90.0, 100.0] %, 2 test images\n\nNo class has an error.\n\n"
+        "No classes are confused.\n"
     )
 
 
