@@ -129,8 +129,8 @@ def test_heads_on_other_images_are_named_and_left_out(results, capsys):
     ]
     assert lines[3:] == [
         "alone has only one head, so there is nothing to compare it with.",
-        "Left out: d, changed, logistic: it was measured on other test images than most heads. Extract and probe it again.",
-        "Left out: d, other, logistic: it was measured on other test images than most heads. Extract and probe it again.",
+        "Left out: d, changed, logistic: it was measured on other test images than most heads. Extract and probe it again.",  # noqa: E501
+        "Left out: d, other, logistic: it was measured on other test images than most heads. Extract and probe it again.",  # noqa: E501
     ]
 
 
