@@ -206,11 +206,11 @@ def bound(figures: dict, data_root: str) -> None:
     from backbench.cache.writer import write
     from backbench.extract import backbones
     from backbench.extract.engine import choose
-    from backbench.extract.preprocess import Pixels, Reader
+    from backbench.extract.preprocess import Preprocessor, Reader
 
     keep_freed_memory()
     imageset, backbone = load("caltech101", data_root), backbones.create("tf_efficientnet_lite0")
-    model, ways = backbone.from_pixels.to(memory_format=torch.channels_last), [Pixels(backbone)]
+    model, ways = backbone.from_pixels.to(memory_format=torch.channels_last), [Preprocessor(backbone)]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool, torch.inference_mode():
         reader = Reader(imageset, pool)
         started = time.perf_counter()

@@ -71,7 +71,7 @@ def adapted(model: str, dataset: str, data_root: str, out: Path) -> Path | None:
     from backbench.cache.writer import write
     from backbench.data import registry
     from backbench.extract import backbones
-    from backbench.extract.preprocess import Pixels
+    from backbench.extract.preprocess import Preprocessor
 
     path = out / "features" / f"{model}-adapted.h5"
     if path.exists():
@@ -80,7 +80,7 @@ def adapted(model: str, dataset: str, data_root: str, out: Path) -> Path | None:
     norms = [m for m in backbone.model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return None
-    pixels = Pixels(imageset, backbone)
+    pixels = Preprocessor(imageset, backbone)
     train = np.random.default_rng(0).permutation(np.flatnonzero(imageset.split == 0))
     with ThreadPoolExecutor() as pool, torch.inference_mode():
 

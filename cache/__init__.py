@@ -1,1 +1,1 @@
-"""Where features are kept: the HDF5 feature file, and by default the files: ``cache/<dataset>/<model>.h5``."""
+"""The feature cache: the HDF5 feature file, and by default the files themselves, ``cache/<dataset>/<model>.h5``."""

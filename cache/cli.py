@@ -1,4 +1,4 @@
-"""``backbench cache``: what is in the feature cache, whether it is whole, and what made it."""
+"""``backbench cache``: list the feature files, show what made them, verify them, and join their shards."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from backbench.cache import schema, shards
 
 @click.group(cls=options.Group)
 def main():
-    """What is in the feature cache, whether it is whole, and what made it.
+    """List the feature files in the cache, show what made them, verify them, and join their shards.
 
     \b
     Examples:
@@ -74,7 +74,7 @@ def _facts(path: Path) -> dict:
 @options.cache_dir
 @options.as_json
 def ls(paths, cache_dir, as_json):
-    """List feature files, finished and unfinished, a line each.
+    """List the feature files, finished and unfinished, one per line.
 
     \b
     Example:
@@ -100,7 +100,7 @@ def ls(paths, cache_dir, as_json):
 @options.cache_dir
 @options.as_json
 def show(paths, cache_dir, as_json):
-    """Print everything a feature file says of itself.
+    """Print all that a feature file records: its state, what its features are, and how fast they were computed.
 
     \b
     Example:
@@ -125,10 +125,10 @@ def show(paths, cache_dir, as_json):
 @options.cache_dir
 @options.as_json
 def verify(paths, cache_dir, as_json):
-    """Read feature files to the last byte and compare their checksums. Exit code 1 if one is not whole.
+    """Read feature files to the last byte and compare their checksums. The exit code is 1 if one is not whole.
 
-    The checksum of a file of schema 1, written before there was schema 2, covers the arrays but not the identity. Such
-    a file is "whole, arrays only".
+    In files of schema 1, the older format, the checksum covers the arrays but not the identity. Such a file is
+    reported as "whole, arrays only".
 
     \b
     Example:
@@ -152,13 +152,13 @@ def verify(paths, cache_dir, as_json):
 @main.command()
 @click.argument("paths", nargs=-1)
 @options.cache_dir
-@click.option("--keep", is_flag=True, help="Leave the shards where they are.")
+@click.option("--keep", is_flag=True, help="Keep the shards, which are otherwise removed.")
 @options.overwrite
 def merge(paths, cache_dir, keep, overwrite):
-    """Join the shards that extract --shard made into one feature file each.
+    """Join the shards that extract --shard made, into one feature file for each backbone and data set.
 
-    PATHS are folders, feature files to be made, or shards. All shards must be there, finished and made alike; what is
-    wrong is said with the command that mends it.
+    PATHS are folders, feature files still to be joined, or shards. All shards must be present, finished and made with
+    the same settings. Each error names the command that fixes it.
 
     \b
     Example:
@@ -173,7 +173,7 @@ def merge(paths, cache_dir, keep, overwrite):
     with faults.collect():
         # A feature file without shards has been joined before.
         if nothing := [path for path in asked if not shards.families(path) and not path.is_file()]:
-            raise UserError(*(f"no shards at {path}. Make them: extract ... --shard 1/4" for path in nothing))
+            raise UserError(*(f"there are no shards at {path}. Make them: extract ... --shard 1/4" for path in nothing))
     for family in found.values():
         with faults.collect():
             click.echo(merging.merge(family, keep=keep, overwrite=overwrite))

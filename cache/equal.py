@@ -1,8 +1,8 @@
-"""Equal rows of features: images that are equal as the backbone sees them, whatever they are called.
+"""Equal rows of features, which belong to images that are equal to the backbone, whatever their names.
 
-A backbone gives equal pixels equal features, and different photos no equal ones. Copies that were cropped, scaled or
-compressed again aren't found. One in a last, smaller batch may be missed, for its features can differ in their last
-digits.
+A backbone gives equal features to equal pixels, and different features to different photos. Copies that were cropped,
+scaled or compressed again aren't found. A copy in the last, smaller batch may be missed, because its features can
+differ in their last digits.
 """
 
 import hashlib
@@ -10,14 +10,14 @@ import hashlib
 import numpy as np
 
 SAMPLED = 16
-"""Features, evenly spaced, in which rows must agree before they are compared in full. So only a little of each row is
-read: some 30 ms for 30,000 x 1,280."""
+"""Number of evenly spaced features in which rows must agree before they are compared in full. So only a little of each
+row is read: some 30 ms for 30,000 x 1,280."""
 
 
 def groups(features: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """For each row of ``features`` (N, D) a number that it shares with the rows equal to it, (N,) int64.
+    """Give each row of ``features`` (N, D) a number that it shares with the rows equal to it, (N,) int64.
 
-    -1 where no other row is equal, and for rows that are not ``there``, (N,) bool.
+    The number is -1 where no other row is equal, and for rows that are not ``there`` (N,) bool.
     """
     rows = np.flatnonzero(there)
     columns = np.unique(np.linspace(0, features.shape[1] - 1, SAMPLED).astype(int))
@@ -31,6 +31,6 @@ def groups(features: np.ndarray, there: np.ndarray) -> np.ndarray:
 
 
 def shared(keys: np.ndarray) -> np.ndarray:
-    """A number for each of the keys (n,) that occur more than once, -1 for the others."""
+    """Give each of the keys (n,) that occurs more than once a number, and the others -1."""
     _, number, counts = np.unique(keys, return_inverse=True, return_counts=True)
     return np.where(counts[number] > 1, number, -1)

@@ -1,4 +1,4 @@
-"""Reading feature files. A file may come from a stranger: nothing outside it is followed, nothing in it is believed."""
+"""Reading feature files. A file may come from a stranger, so links out of it are refused and its content is checked."""
 
 import glob
 import os
@@ -12,17 +12,17 @@ import numpy as np
 from backbench import UserError
 from backbench.cache import arrays, equal, schema, seal
 
-AGAIN = "Its extract command with --overwrite makes it again."
+AGAIN = "Run its extract command again with --overwrite."
 
 
 class FeatureFileError(UserError):
-    """A feature file that can't be used: what was found in it and the command that mends it."""
+    """A feature file can't be used. The message says what was found and which command fixes it."""
 
 
 def find(patterns: Iterable[str | Path]) -> list[Path]:
-    """Feature files named by files, folders (searched to the bottom for ``*.h5``) and globs, sorted, each once.
+    """Find the feature files that paths, folders (searched recursively for ``*.h5``) and globs name, sorted, each once.
 
-    Raises UserError naming every pattern that matches nothing.
+    Raises UserError, which names every pattern that matches nothing.
     """
     found: dict[Path, None] = {}
     missing = []
@@ -38,12 +38,12 @@ def find(patterns: Iterable[str | Path]) -> list[Path]:
             beside = path.rglob if path.is_dir() else path.parent.glob
             name = "*.h5" if path.is_dir() else glob.escape(path.name)
             unfinished = [str(p) for p in sorted(beside(f"{name}.part"))]
-            hint = f" There is unfinished {', '.join(unfinished)}: run its extract command again to finish it."
+            hint = f" It is unfinished ({', '.join(unfinished)}): run its extract command again to finish it."
             if not unfinished and any(beside(f"{name}.shard-*")):
                 unfinished = [pattern]
                 hint = f" There are shards of it. Join them: backbench cache merge {pattern}"
             missing.append(
-                f"no feature file at {pattern}."
+                f"there is no feature file at {pattern}."
                 + (hint if unfinished else " Make one: extract --model resnet50 --dataset caltech256")
             )
         found.update(dict.fromkeys(matches))
@@ -53,9 +53,9 @@ def find(patterns: Iterable[str | Path]) -> list[Path]:
 
 
 class FeatureFile:
-    """One open feature file; use as a context manager. Arrays are as in ``cache.layout``.
+    """One open feature file, to be used as a context manager. ``cache.schema`` describes the arrays.
 
-    ``features`` is mapped, not copied: (N, D) float32 or float16, read-only.
+    ``features`` (N, D) float32 or float16 is mapped read-only, not copied.
     """
 
     def __init__(self, path: Path, h5):
@@ -76,29 +76,31 @@ class FeatureFile:
 
     @cached_property
     def ids(self) -> list[str]:
+        """The images' names, one per row."""
         return _strings(self._h5["ids"])
 
     @cached_property
     def equal(self) -> np.ndarray:
-        """A number that rows of equal features share, -1 where there is no equal: (N,) int64, see ``cache.equal``."""
+        """A number that rows of equal features share, -1 for other rows, (N,) int64; see ``cache.equal``."""
         return equal.groups(self.features, self.done == schema.DONE)
 
     @property
     def complete(self) -> bool:
+        """Whether every row is done or skipped, and the file has its final name."""
         return bool((self.done != schema.PENDING).all()) and self.path.suffix != ".part"
 
     @property
     def covers(self) -> str:
-        """What the checksum covers: all of the file, or in schema 1 its arrays alone."""
+        """What the checksum covers: the whole file, or in schema 1 only its arrays."""
         return schema.ARRAYS if self.identity["schema"] == 1 else schema.EVERYTHING
 
     def not_finite(self) -> np.ndarray:
-        """Rows with features that are done and hold NaN or infinity, (n,) int64. Read by blocks."""
+        """Return the indices (n,) int64 of rows that are done but hold NaN or infinity. The file is read in blocks."""
         finite = [np.isfinite(block).all(axis=1) for block in schema.blocks(self.features)]
         return np.flatnonzero(~np.concatenate(finite) & (self.done == schema.DONE))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Every dataset as it lies in the file."""
+        """Return every HDF5 dataset as it lies in the file, by name."""
         return {n: self.features if n == "features" else self._h5[n][:] for n in schema.DATASETS}
 
     def __enter__(self):
@@ -109,7 +111,7 @@ class FeatureFile:
 
 
 def _known(figure):
-    """A measured attribute, None where its placeholder still stands."""
+    """Return a measured attribute, or None where it is still a placeholder."""
     if isinstance(figure, str):
         return figure.strip() or None
     return figure if figure is not None and np.isfinite(figure) else None
@@ -120,9 +122,9 @@ def _strings(dataset) -> list[str]:
 
 
 def state(path: str | Path) -> tuple | None:
-    """What changes when a file is written or replaced: device, inode, size, and both times in ns. None without a file.
+    """Return what changes when a file is written or replaced: device, inode, size and both times (ns). None if missing.
 
-    It spares a command that has just opened a file with ``check`` from reading all of it again.
+    With it, a command that has just opened a file with ``check`` need not read all of it again.
     """
     try:
         found = os.stat(path)
@@ -132,14 +134,14 @@ def state(path: str | Path) -> tuple | None:
 
 
 def open_file(path: str | Path, *, partial: bool = False, check: bool = True) -> Any:
-    """Open a finished feature file, or with ``partial`` an unfinished one or a shard too.
+    """Open a finished feature file. With ``partial``, an unfinished file or a shard can be opened too.
 
     The file is read to its last byte and compared with its checksum, unless its name says that it is unfinished. This
-    takes about 0.2 s for 150 MB. ``check=False`` leaves it out: that is for listing files, never for using features.
-    A FeatureFile; an .npz file of one's own features is read whole, as an ``arrays.Features``, and used like one.
+    takes about 0.2 s for 150 MB. ``check=False`` skips it, which is meant for listing files, never for using features.
+    Returns a FeatureFile. An .npz file of one's own features is read whole, as an ``arrays.Features``.
 
-    Raises FeatureFileError where the file is missing, truncated, not one of ours, of another schema, unfinished,
-    damaged, a shard, or points at other files (external links, external storage, virtual datasets).
+    Raises FeatureFileError where the file is missing, truncated, no feature file, of another schema, unfinished,
+    damaged or a shard. It also does where the file points at others (external links or storage, virtual datasets).
     """
     import h5py
 
@@ -153,11 +155,11 @@ def open_file(path: str | Path, *, partial: bool = False, check: bool = True) ->
     try:
         if whole and (fault := seal.broken(path)):
             raise FeatureFileError(f"{path} is damaged: {fault}. {AGAIN}")
-        # Unlocked, since a file being written may be read: its layout no longer changes.
+        # No lock is needed to read a file that is being written, since its layout no longer changes.
         h5 = h5py.File(path, "r", locking=False)
         fault = _fault(h5, path) or _wrong_values(h5, partial=partial)
         if not fault and schema.SHARD in h5.attrs and not partial:
-            fault = f"a shard, with a part of the rows only. Join all of them: backbench cache merge {path.parent}"
+            fault = f"this is a shard, which holds only part of the rows. Join all: backbench cache merge {path.parent}"
         if fault:
             raise FeatureFileError(f"{path}: {fault}")
         file = FeatureFile(path, h5)
@@ -169,7 +171,7 @@ def open_file(path: str | Path, *, partial: bool = False, check: bool = True) ->
             h5.close()
         if isinstance(error, UserError) or not isinstance(error, Exception):
             raise
-        # h5py's own, of any kind: a damaged file may hold anything in place of what was read.
+        # h5py raises errors of any kind, since a damaged file may hold anything.
         kind = "can't be read as HDF5" if h5 is None else "is damaged"
         kind = "is truncated" if "truncated" in str(error) else kind
         raise FeatureFileError(f"{path} {kind} ({_in_one_line(error)}). {AGAIN}") from None
@@ -180,7 +182,7 @@ def _in_one_line(error: Exception) -> str:
 
 
 def _unsealed(file: FeatureFile) -> str | None:
-    """What is wrong with the checksum of a file whose seal, if it has one, is not broken; or None."""
+    """Return what is wrong with the checksum of a file whose seal, if it has one, is intact; or None."""
     if file.covers == schema.EVERYTHING:
         return None if file.sha256 else "it has no checksum, though its name says that it is finished"
     found, written = schema.checksum(file.arrays()), str(file.sha256)
@@ -188,15 +190,15 @@ def _unsealed(file: FeatureFile) -> str | None:
 
 
 def _fault(h5, path: Path) -> str | None:
-    """Why this HDF5 file isn't a feature file to be trusted with a mapping, or None."""
+    """Return why this HDF5 file isn't a feature file that can safely be mapped, or None."""
     import h5py
 
     if h5.attrs.get("format") != schema.FORMAT:
-        return "an HDF5 file, but not a backbench feature file. Feature files are made by extract."
+        return "this is an HDF5 file, but not a backbench feature file. Feature files are made by extract."
     if h5.attrs.get("schema") not in schema.READABLE:
         return (
-            f"a feature file of schema {h5.attrs.get('schema')}, but this version reads schema {schema.SCHEMA}. "
-            "Its extract command with --overwrite makes it again."
+            f"this feature file has schema {h5.attrs.get('schema')}, but this version reads schema {schema.SCHEMA}. "
+            f"{AGAIN}"
         )
     size = path.stat().st_size
     for name in schema.DATASETS:
@@ -208,18 +210,16 @@ def _fault(h5, path: Path) -> str | None:
             return f"dataset {name!r} is not stored contiguously inside this file. Such files are refused."
         offset = dataset.id.get_offset()
         if dataset.size and (offset is None or offset + dataset.size * dataset.dtype.itemsize > size):
-            return (
-                f"dataset {name!r} reaches beyond the end of the file. Its extract command with --overwrite repairs it."
-            )
+            return f"dataset {name!r} reaches beyond the end of the file. {AGAIN}"
     n = h5["features"].shape[0] if h5["features"].ndim == 2 else -1
     kinds = {"features": "f", "labels": "iu", "split": "iu", "ids": "S", "done": "iu", "classes": "S", "running": "f"}
     for name, kind in kinds.items():
         dataset = h5[name]
         length = {"features": n, "classes": dataset.size, "running": len(schema.RUNNING)}.get(name, n)
         if dataset.dtype.kind not in kind or dataset.shape[:1] != (length,) or dataset.ndim != 1 + (name == "features"):
-            return f"dataset {name!r} has shape {dataset.shape} and dtype {dataset.dtype}: not as extract writes it."
+            return f"dataset {name!r} has shape {dataset.shape} and dtype {dataset.dtype}, which extract never writes."
     if n == 0 or h5["features"].dtype not in (np.float16, np.float32):
-        return f"features have shape {h5['features'].shape} and dtype {h5['features'].dtype}: nothing to read."
+        return f"features have shape {h5['features'].shape} and dtype {h5['features'].dtype}, which can't be read."
     return None
 
 
@@ -231,15 +231,18 @@ def _wrong_values(h5, *, partial: bool) -> str | None:
         *(["done"] if done.min() < 0 or done.max() > schema.SKIPPED else []),
     ]
     if bad:
-        return f"damaged: values of {', '.join(bad)} out of range. Its extract command with --overwrite makes it again."
+        return f"this file is damaged: values of {', '.join(bad)} are out of range. {AGAIN}"
     pending = int((done == schema.PENDING).sum())
     if pending and not partial:
-        return f"unfinished: {pending:,} of {done.size:,} images pending. Run its extract command again to finish it."
+        return (
+            f"this file is unfinished: {pending:,} of {done.size:,} images are pending. Run its extract command again "
+            "to finish it."
+        )
     return None
 
 
 def verify(path: str | Path) -> str | None:
-    """Read a finished file to its last byte: None where it is whole, else what is wrong with it and what mends it."""
+    """Read a finished file to its last byte. Return what is wrong and how to fix it, or None where it is whole."""
     try:
         with open_file(path, partial=schema.is_finished_shard(Path(path))) as file:
             broken = file.not_finite()
@@ -249,18 +252,18 @@ def verify(path: str | Path) -> str | None:
 
 
 def broken_rows(file: FeatureFile, rows: np.ndarray) -> str:
-    """What to say of a file whose ``rows`` (n,) hold NaN or infinity."""
+    """Return the error for a file whose ``rows`` (n,) hold NaN or infinity."""
     named = ", ".join(file.ids[i] for i in rows[:5])
     done = int((file.done == schema.DONE).sum())
     return (
-        f"{file.path}: NaN or infinite features in {len(rows):,} of {done:,} rows: {named}. "
-        "Extract again with --precision float32 --feature-dtype float32 --overwrite."
+        f"{file.path} holds NaN or infinite features in {len(rows):,} of {done:,} rows: {named}. "
+        "Extract it again with --precision float32 --feature-dtype float32 --overwrite."
     )
 
 
 def summary(path: Path) -> dict:
-    """A finished feature file in the figures a user asks about."""
-    # Not compared with its checksum: it was a moment ago, when it was finished or found complete.
+    """Return the facts about a finished feature file that results and messages need."""
+    # The checksum isn't compared, since it was a moment ago, when the file was finished or found complete.
     with open_file(path, partial=schema.is_finished_shard(path), check=False) as file:
         return {
             "dataset": file.identity["dataset"],

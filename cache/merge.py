@@ -1,4 +1,4 @@
-"""Shards in, one feature file out, equal to a single run's in every byte of features, ids, labels, split and done."""
+"""Joining shards into one feature file, whose features, ids, labels, split and done equal a single run's bytes."""
 
 import itertools
 import os
@@ -13,14 +13,14 @@ import numpy as np
 from backbench import Faults, UserError
 from backbench.cache import locking, schema, shards
 from backbench.cache.features import FeatureFile, FeatureFileError, open_file, verify
-from backbench.cache.writer import Writer, look
+from backbench.cache.writer import Writer, check_existing
 
 BLOCK = 1 << 24
-"""Bytes of features copied at a time."""
+"""Number of bytes of features that are copied at a time."""
 
 
 class _Part(NamedTuple):
-    """A shard's small arrays and figures; its file is closed again."""
+    """A shard's small arrays and facts. Its file is closed again."""
 
     path: Path
     identity: dict
@@ -39,24 +39,26 @@ class _Part(NamedTuple):
 
 
 def merge(family: shards.Family, *, keep: bool = False, overwrite: bool = False, held: bool = False) -> Path:
-    """Join the shards of ``family`` into its feature file, and remove them unless told to ``keep`` them.
+    """Join the shards of ``family`` into its feature file, and then remove them unless ``keep``.
 
-    Memory holds a block of features and the names; stopped, it goes on. ``seconds`` and what was seen of the input are
-    summed: seconds of one device. Raises UserError naming all that is missing, damaged or made otherwise than the rest,
-    and, before a shard is removed, all in which the feature file is not what the shards hold.
+    Memory holds one block of features and the names. A stopped merge can be run again. ``seconds`` and the sums of the
+    input are added up, so the seconds are those of one device.
 
-    A feature file that is there already is left as it is, unless ``overwrite``: joining may have been stopped while the
-    shards were removed. ``held`` says that the caller holds the feature file's lock.
+    A feature file that exists already is kept unless ``overwrite``, since an earlier merge may have been stopped while
+    it removed the shards. ``held`` says that the caller holds the feature file's lock.
+
+    Raises UserError, which names every shard that is missing, damaged or made with other settings. Before any shard is
+    removed, it also names every difference between the feature file and its shards.
     """
     with ExitStack() as stack:
         if not held:
-            stack.enter_context(locking.hold(family.whole))
+            stack.enter_context(locking.lock(family.whole))
         parts = _alike(family)
         identity = next(iter(parts.values())).identity | {"schema": schema.SCHEMA}
         identity.pop(schema.SHARD)
         if overwrite or not os.path.exists(family.whole):
             _check(family, parts)
-            state, _ = look(family.whole, identity, overwrite=overwrite)
+            state, _ = check_existing(family.whole, identity, overwrite=overwrite)
             _join(family.whole, list(parts.values()), identity, fresh=state == "new")
         _compare(family.whole, list(parts.values()), identity)
         if not keep:
@@ -88,7 +90,7 @@ def _join(whole: Path, parts: list[_Part], identity: dict, *, fresh: bool) -> No
 
 
 def _copy(writer: Writer, part: _Part) -> None:
-    with open_file(part.path, partial=True, check=False) as file:  # it was compared with its checksum a moment ago
+    with open_file(part.path, partial=True, check=False) as file:  # its checksum was compared a moment ago
         for block in _blocks(file):
             done = file.done[block] == schema.DONE
             index = np.arange(block.start, block.stop)
@@ -97,12 +99,12 @@ def _copy(writer: Writer, part: _Part) -> None:
 
 
 def _compare(whole: Path, parts: list[_Part], identity: dict) -> None:
-    """Raise UserError with every difference between the feature file and its shards, unfinished ones included."""
+    """Raise UserError with every difference between the feature file and its shards, and every unfinished shard."""
     with open_file(whole) as file:
-        ours = file.identity | {"schema": schema.SCHEMA}  # of an older schema it holds the same features
+        ours = file.identity | {"schema": schema.SCHEMA}  # older schemas hold the same features
         lines = schema.differences(identity, ours, versions=True, than="the shards")
         if file.class_names != parts[0].class_names:
-            lines.append("classes: the file has others than the shards, or in another order")
+            lines.append("classes: the file and the shards have different classes, or another order of them")
         n, dim = parts[0].identity[schema.SHARD]["of"], parts[0].features[0][1]
         if file.features.shape != (n, dim) or file.features.dtype != parts[0].features[1]:
             shape, dtype = file.features.shape, file.features.dtype
@@ -114,20 +116,20 @@ def _compare(whole: Path, parts: list[_Part], identity: dict) -> None:
             lines += [line for part in parts for line in _apart(file, part)]
     for part in parts:
         if not schema.is_finished_shard(part.path):
-            lines.append(f"{part.path.name}: unfinished, so that it can't be joined")
+            lines.append(f"{part.path.name}: it is unfinished, so it can't be joined")
     if lines:
         raise UserError(
-            f"{whole} is there already and not what its shards hold:\n  "
+            f"{whole} exists already and differs from its shards:\n  "
             + "\n  ".join(lines)
-            + "\nNothing was removed. Remove the shards to keep the file, or put them in its place: "
+            + "\nNothing was removed. To keep the file, remove the shards. To replace it by the shards: "
             f"backbench cache merge {whole} --overwrite"
         )
 
 
 def _apart(file: FeatureFile, part: _Part) -> Iterator[str]:
-    """How many of the shard's rows the feature file holds otherwise, a line an array."""
+    """Yield one line per array in which rows of the shard and of the feature file differ."""
     rows = slice(*part.rows)
-    with open_file(part.path, partial=True, check=False) as shard:  # damage is a difference from the whole, too
+    with open_file(part.path, partial=True, check=False) as shard:  # damage shows as a difference
         bits = f"u{file.features.itemsize}"
         features = [
             (file.features[rows][block].view(bits) != shard.features[block].view(bits)).any(axis=1)
@@ -138,20 +140,20 @@ def _apart(file: FeatureFile, part: _Part) -> Iterator[str]:
         "names": np.array(file.ids[rows], object) != np.array(part.ids, object),
         **{name: getattr(file, name)[rows] != getattr(part, name) for name in ("labels", "split", "done")},
     }
-    for name, of in unlike.items():
-        if of.any():
-            yield f"{part.path.name}: {name} of {int(of.sum()):,} of its {len(of):,} rows are others in the file"
+    for name, differ in unlike.items():
+        if differ.any():
+            yield f"{part.path.name}: {name} of {int(differ.sum()):,} of its {len(differ):,} rows differ in the file"
 
 
 def _blocks(file: FeatureFile) -> list[slice]:
-    """The rows of a file in parts of about ``BLOCK`` bytes of features."""
+    """Divide the rows of a file into slices of about ``BLOCK`` bytes of features."""
     n = len(file.done)
     ends = np.linspace(0, n, max(1, min(n, file.features.nbytes // BLOCK)) + 1).astype(int).tolist()
     return [slice(start, stop) for start, stop in itertools.pairwise(ends)]
 
 
 def _alike(family: shards.Family) -> dict[int, _Part]:
-    """The shards by number, ascending. Raises UserError with every difference of what all must share."""
+    """Read the shards, by number in ascending order. Raises UserError with every difference in what all must share."""
     faults, parts = Faults(), {}
     for number, path in sorted(family.files.items()):
         with faults.collect():
@@ -163,13 +165,13 @@ def _alike(family: shards.Family) -> dict[int, _Part]:
             shards.common(first.identity), shards.common(part.identity), versions=True, than=first.path.name
         )
         if part.class_names != first.class_names or part.features[0][1:] != first.features[0][1:]:
-            lines.append(f"classes or length of features: not those of {first.path.name}")
+            lines.append(f"classes or length of features: they differ from those of {first.path.name}")
         with faults.collect():
             if lines:
                 raise FeatureFileError(
-                    f"{part.path} was made otherwise:\n  "
+                    f"{part.path} was made with other settings:\n  "
                     + "\n  ".join(lines)
-                    + f"\nMake one of the two as the other was ({_format(first)} or {_format(part)}), with --overwrite."
+                    + f"\nMake one of them again with --overwrite, and both with {_format(first)} or {_format(part)}."
                 )
     faults.stop()
     return parts
@@ -178,7 +180,7 @@ def _alike(family: shards.Family) -> dict[int, _Part]:
 def _read(path: Path) -> _Part:
     with open_file(path, partial=True) as file:
         if schema.SHARD not in file.identity:
-            raise UserError(f"{path} is no shard, in spite of its name.")
+            raise UserError(f"{path} is not a shard, although its name says so.")
         small = (file.class_names, file.ids, file.labels, file.split, file.done, file.running)
         return _Part(path, file.identity, *small, file.measured["device"], (file.features.shape, file.features.dtype))
 
@@ -189,7 +191,7 @@ def _format(part: _Part) -> str:
 
 
 def _check(family: shards.Family, parts: dict[int, _Part]) -> None:
-    """Raise UserError where shards are missing, unfinished, damaged, or not of one image set; all of them at once."""
+    """Raise UserError, with all errors at once, where shards are missing, unfinished, damaged or don't fit together."""
     faults = Faults()
     identity = next(iter(parts.values())).identity
     n, batch_size = (identity[schema.SHARD][key] for key in ("of", "batch_size"))
@@ -201,22 +203,24 @@ def _check(family: shards.Family, parts: dict[int, _Part]) -> None:
     for part in parts.values():
         with faults.collect():
             if fault := verify(part.path):
-                raise UserError(f"{fault} Or remove the shard and run its command again.")
+                raise UserError(f"{fault} Or remove the shard and run its extract command again.")
     faults.stop()
     if len({name for part in parts.values() for name in part.ids}) != n:
-        raise UserError(f"the shards of {family.whole} name an image twice: they are of different image sets.")
+        raise UserError(f"the shards of {family.whole} name an image twice, so they come from different data sets.")
 
 
 def _there(family: shards.Family, number: int, part: _Part | None, identity: dict, rows: tuple[int, int]) -> None:
-    """Raise UserError where shard ``number`` is missing, unfinished or not of these rows."""
+    """Raise UserError where shard ``number`` is missing, unfinished or holds other rows than ``rows`` [start, stop)."""
     again = (
         f"extract --model {identity['model']} --dataset {identity['dataset']} --shard {number}/{family.count}, "
-        "with the other options as they were"
+        "with the other options unchanged"
     )
     if part is None:
         raise UserError(f"shard {number} of {family.count} of {family.whole} is missing. Make it: {again}.")
     if part.rows != rows or len(part.ids) != rows[1] - rows[0]:
-        raise UserError(f"{part.path} holds rows {part.rows}, but its name stands for {rows}. Make it again: {again}.")
+        raise UserError(
+            f"{part.path} holds rows {part.rows}, but by its name it should hold {rows}. Make it again: {again}."
+        )
     if not schema.is_finished_shard(part.path):
         left = int((part.done == schema.PENDING).sum())
         raise UserError(f"{part.path} lacks {left:,} of its {len(part.done):,} rows. Finish it: {again}.")

@@ -1,21 +1,21 @@
-"""The layout of a feature file, written once for its writer and its reader.
+"""The layout of a feature file, defined once for its writer and its reader.
 
 ========== ================= ==============================================================
-dataset    shape, dtype      what
+dataset    shape, dtype      content
 ========== ================= ==============================================================
 features   (N, D) f4 or f2   pooled pre-logits features; NaN in rows that were skipped
 labels     (N,) i8           index into class_names
 split      (N,) u1           0 train, 1 val, 2 test
-ids        (N,) S<longest>   the image's name, UTF-8
+ids        (N,) S<longest>   image name, UTF-8
 done       (N,) u1           0 pending, 1 done, 2 skipped (its image could not be read)
 classes    (K,) S<longest>   class names, UTF-8
-running    (5,) f8           seconds, images, and of the normalised input: values, sum, squares
+running    (5,) f8           seconds, images; count, sum and squares of the normalised input
 ========== ================= ==============================================================
 
-Every dataset is contiguous and allocated in full when the file is created, so that a row is a plain range of bytes in
-the file: written without touching HDF5's own metadata, read by mapping. The identity (what the features are) and the
-measured figures are attributes of the root group; dictionaries are stored as JSON. The checksum lies in front of HDF5's
-own bytes, see ``cache.seal``.
+Every HDF5 dataset is contiguous and allocated in full when the file is created, so a row is a plain range of bytes in
+the file. It is written without touching HDF5's own metadata, and read by mapping. The identity (what the features are)
+and the measured figures are attributes of the root group, with dictionaries stored as JSON. The checksum lies in front
+of HDF5's own bytes, see ``cache.seal``.
 """
 
 import hashlib
@@ -31,11 +31,11 @@ import numpy as np
 FORMAT = "backbench-features"
 SCHEMA = 2
 READABLE = (1, 2)
-"""Schemas that can be read. They differ in the checksum: that of schema 1 is an attribute and covers the arrays without
-``running``; since schema 2 it covers all of the file, see ``cache.seal``."""
+"""Schemas that can be read. They differ in the checksum. In schema 1 it is an attribute and covers the arrays without
+``running``; in schema 2 it covers the whole file, see ``cache.seal``."""
 
 EVERYTHING, ARRAYS = "everything", "arrays only"
-"""What a checksum covers, in words."""
+"""Words for what a checksum covers."""
 
 PENDING, DONE, SKIPPED = 0, 1, 2
 DATASETS = ("features", "labels", "split", "ids", "done", "classes", "running")
@@ -61,38 +61,39 @@ IDENTITY = (
 )
 """Attributes that say what the features are. Two files with equal identities hold the same features."""
 OPTIONAL = ("images_digest", "test_digest")
-"""Attributes of the identity that older files lack. They aren't compared, since they follow from the others: the digest
-of the images, whatever their split, and that of the test images follow from that of the data set."""
+"""Attributes of the identity that older files lack: the digest of the images whatever their split, and that of the test
+images. They aren't compared, since they follow from the digest of the data set."""
 SHARD = "shard"
-"""And, of a file that holds a part of the rows only, which: ``rows`` [start, stop), ``of`` how many, and the
-``batch_size`` that they were grouped by. See cache.shards."""
+"""Attribute of a file that holds only part of the rows: ``rows`` [start, stop), ``of`` how many, and the ``batch_size``
+that they were grouped by. See cache.shards."""
 ARRAYS_DIGEST = "arrays_digest"
-"""And, of features that came as arrays (``cache.arrays``), the SHA-256 of the features themselves."""
+"""Attribute of features that came as arrays (``cache.arrays``): the SHA-256 of the features themselves."""
 DICTIONARIES = ("transform", "versions", SHARD)
-"""Those of them that are dictionaries."""
+"""Attributes that are dictionaries."""
 
 PLAIN = {"layer": "last", "pool": "default", "views": "plain"}
-"""What of the identity may be absent, in files written before there was a choice: timm's own features of the centre."""
+"""Values of identity keys that older files lack, written before there was a choice: timm's own features of the
+centre."""
 
 MEASURED = ("input_mean", "input_std", "images_per_second", "seconds", "device")
 DEVICE_LENGTH = 96
-"""Bytes kept for the name of the device: attributes are written in full at creation and only changed in place."""
+"""Number of bytes reserved for the device's name, since attributes are created in full and only changed in place."""
 
 
 def part_path(path: Path) -> Path:
-    """The name an unfinished file carries until its last row and its checksum are in."""
+    """Return the name that an unfinished file has until its last row and its checksum are written."""
     return path.with_name(path.name + ".part")
 
 
 def is_finished_shard(path: Path) -> bool:
-    """Whether the name is a finished shard's, as ``cache.shards.path_of`` gives it."""
+    """Whether the name is that of a finished shard, as ``cache.shards.path_of`` gives it."""
     return bool(re.fullmatch(r".+\.shard-\d+-of-\d+", Path(path).name))
 
 
 def label(identity: dict) -> str:
-    """What these features are called in file names, rows and tables: the model, and what sets them apart from its own.
+    """Return the features' name in file names, rows and tables: the model, and layer, pooling and views if not default.
 
-    ``resnet50``, ``resnet50.layer3.gem``, ``resnet50.mean5``.
+    Examples are ``resnet50``, ``resnet50.layer3.gem`` and ``resnet50.mean5``.
     """
     layer, pool, views = (identity.get(key) or plain for key, plain in PLAIN.items())
     apart = [] if (layer, pool) == ("last", "default") else [layer, identity["pooling"]]
@@ -112,13 +113,13 @@ def from_attribute(key: str, value):
 
 
 def fixed(strings: list[str]) -> np.ndarray:
-    """Strings as fixed-length UTF-8, which lie in the file as plain bytes."""
+    """Encode strings as fixed-length UTF-8, which lies in the file as plain bytes."""
     encoded = [s.encode("utf-8", "surrogateescape") for s in strings]
     return np.array(encoded, dtype=f"S{max(map(len, encoded), default=1) or 1}")
 
 
 def checksum(arrays: dict[str, np.ndarray]) -> str:
-    """The checksum of schema 1: SHA-256 over all datasets but ``running``, each after its name, shape and dtype."""
+    """Compute the checksum of schema 1: SHA-256 over name, shape, dtype and bytes of all arrays but ``running``."""
     digest = hashlib.sha256()
     for name in DATASETS:
         if name != "running":
@@ -130,9 +131,9 @@ def checksum(arrays: dict[str, np.ndarray]) -> str:
 
 
 def blocks(array: np.ndarray):
-    """The array in parts of some 16 MB; a mapped one is mapped part by part, so that no more than one is in memory."""
+    """Yield the array in blocks of some 16 MB. A mapped array is mapped block by block, so only one is in memory."""
     n = max(1, array.nbytes >> 24)
-    if not (isinstance(array.base, mmap.mmap) and len(array)):  # of a part of a mapped array numpy forgets the offset
+    if not (isinstance(array.base, mmap.mmap) and len(array)):  # numpy loses the offset of a slice
         yield from np.array_split(array, n)
         return
     mapped, ends = cast(Any, array), np.linspace(0, len(array), n + 1).astype(int)
@@ -142,10 +143,10 @@ def blocks(array: np.ndarray):
 
 
 def differences(wanted: dict, found: dict, *, versions: bool, than: str = "this run") -> list[str]:
-    """What sets two identities apart, a line a key. A wanted None was not asked for; versions count only if told to.
+    """Return the differences between two identities, one line per key. A wanted None leaves the key open.
 
-    ``than`` names whose identity is wanted. The schema counts as the versions do: features of all
-    schemas are alike, but a file goes on as it was begun.
+    The versions are compared only with ``versions``, and so is the schema: all schemas hold the same features, but a
+    file is continued as it was begun. ``than`` names whose identity is wanted.
     """
     lines = []
     for key in (*IDENTITY, SHARD):
@@ -154,7 +155,7 @@ def differences(wanted: dict, found: dict, *, versions: bool, than: str = "this 
             continue
         if isinstance(want, dict) and isinstance(have, dict):
             inner = [k for k in sorted({*want, *have}) if want.get(k) != have.get(k)]
-            if key == "versions":  # ours is only a name for the code, which is compared; and what isn't asked for
+            if key == "versions":  # backbench's own version only names the code
                 inner = [k for k in inner if k in want and (k != "backbench" or "code" in inner)]
             lines += [f"{key}.{k}: the file has {have.get(k)!r}, {than} {want.get(k)!r}" for k in inner]
         else:
@@ -163,6 +164,6 @@ def differences(wanted: dict, found: dict, *, versions: bool, than: str = "this 
 
 
 def default_path(cache_dir: Path, dataset: str, label: str) -> Path:
-    """``<cache_dir>/<dataset>/<label>.h5``, names flattened to what every file system takes."""
+    """Return ``<cache_dir>/<dataset>/<label>.h5``, with names that every file system accepts."""
     folder, file = (re.sub(r'[/\\:*?"<>|]', "-", name) for name in (dataset, label))
     return Path(cache_dir) / folder / f"{file}.h5"

@@ -1,8 +1,8 @@
-"""The seal of a finished feature file: the SHA-256 of all of its bytes, in front of them.
+"""The seal of a finished feature file is the SHA-256 of all of its bytes, stored in front of them.
 
 A feature file begins with ``SIZE`` bytes that HDF5 leaves to its user (its "user block"). They are zero until the last
-row is in, and then hold the digest of everything behind them: arrays, identity, measured figures and HDF5's own
-structures. So the file is compared before HDF5 reads it, whose library crashes on some damaged bytes.
+row is written. Then they hold the digest of everything behind them: arrays, identity, measured figures and HDF5's own
+structures. So the checksum is compared before HDF5 reads the file, since its library crashes on some damaged bytes.
 """
 
 import re
@@ -11,13 +11,13 @@ from pathlib import Path
 from backbench.files import sha256
 
 SIZE = 512
-"""Bytes before HDF5's own: the least that its format knows."""
+"""Number of bytes before HDF5's own: the least that its format allows."""
 
 MAGIC = b"backbench feature file"
 
 
 def put(path: Path) -> None:
-    """Seal the file as it is now. The caller syncs it."""
+    """Write the seal of the file as it is now. The caller syncs the file."""
     with open(path, "r+b") as file:
         file.write(_block(sha256(path, skip=SIZE)))
 
@@ -27,21 +27,21 @@ def _block(digest: str) -> bytes:
 
 
 def read(path: Path) -> str | None:
-    """The digest (hex) that was written, or None where there is no seal."""
+    """Return the digest (hex) that is stored, or None where there is no seal."""
     head = _head(path)
     found = re.search(rb"\n([0-9a-f]{64})\n\0", head)
     return found[1].decode() if found and head.startswith(MAGIC) else None
 
 
 def broken(path: Path) -> str | None:
-    """What is wrong with a file that has a seal. None where it is whole, or has none."""
+    """Return what is wrong with a file that has a seal, or None where it is whole or has none."""
     head = _head(path)
     if not head.startswith(MAGIC):
         return None
     found, written = sha256(path, skip=SIZE), read(path) or "nothing to be read"
     if head == _block(found):
         return None
-    return f"the checksum of what it holds is {found[:12]}, but {written[:12]} is stored"
+    return f"the checksum of its content is {found[:12]}, but {written[:12]} is stored"
 
 
 def _head(path: Path) -> bytes:

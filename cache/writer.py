@@ -1,9 +1,9 @@
-"""Writing feature files so that a killed run, a full disk or a power cut never costs a computed row.
+"""Writing feature files so that a killed run, a full disk or a power cut never costs a finished row.
 
-A new file is built under a temporary name, synced, and renamed to ``<name>.h5.part``. From then on HDF5 is out of it:
-rows are written as plain bytes at the place the format gave them, and only once they are on disk are they marked in
-``done``. When the last row is in, the measured figures replace their placeholders (attributes of fixed size, changed in
-place), the checksum is written before all else (``cache.seal``), and the file takes its final name.
+A new file is built under a temporary name, synced, and renamed to ``<name>.h5.part``. From then on HDF5 isn't used:
+rows are written as plain bytes at their place in the file, and are marked in ``done`` only once they are on disk. After
+the last row, the measured figures replace their placeholders, which are attributes of fixed size. Then the checksum is
+written in front of everything (``cache.seal``), and the file gets its final name.
 """
 
 import contextlib
@@ -19,18 +19,18 @@ from backbench.cache import locking, schema, seal
 from backbench.cache.features import FeatureFileError, open_file
 
 SYNC_EVERY = 1.0
-"""Seconds of work that a power cut may cost: rows are synced, then marked, this often."""
+"""Seconds between two syncs, after which rows are marked; so much work a power cut may cost."""
 
 
-def look(path: Path, wanted: dict, *, overwrite: bool = False) -> tuple[str, dict | None]:
-    """What is already at ``path`` for this request: ``('complete' | 'partial' | 'new', its identity)``.
+def check_existing(path: Path, wanted: dict, *, overwrite: bool = False) -> tuple[str, dict | None]:
+    """Check what exists at ``path`` for this request: ``('complete' | 'partial' | 'new', its identity)``.
 
-    Raises FeatureFileError naming every difference where what is there was made otherwise, and where a finished file
-    is damaged. A finished file made with other versions of timm or torch still answers the request; an unfinished one
-    must not mix them.
+    A finished file that other versions of timm or torch made still satisfies the request, but an unfinished one must
+    not mix versions. Raises FeatureFileError, which names every difference, where the file was made with other
+    settings. It is also raised where a finished file is damaged.
     """
     part = schema.part_path(path)
-    if overwrite:  # an unfinished file of the very same identity is this command's own, stopped: it goes on
+    if overwrite:  # an unfinished file with the same identity is this command's own, and is continued
         with contextlib.suppress(OSError, FeatureFileError), open_file(part, partial=True) as file:
             if not schema.differences(wanted, file.identity, versions=True):
                 return "partial", file.identity
@@ -41,7 +41,7 @@ def look(path: Path, wanted: dict, *, overwrite: bool = False) -> tuple[str, dic
                 lines = schema.differences(wanted, file.identity, versions=state == "partial")
                 if lines:
                     raise FeatureFileError(
-                        f"{place} was made otherwise:\n  "
+                        f"{place} was made with other settings:\n  "
                         + "\n  ".join(lines)
                         + "\n--overwrite makes it again; --out FILE or another --cache-dir keeps both."
                     )
@@ -50,10 +50,11 @@ def look(path: Path, wanted: dict, *, overwrite: bool = False) -> tuple[str, dic
 
 
 class Writer:
-    """An unfinished feature file, found or (``fresh``, or none there) new, open for rows. Leaving the context commits.
+    """An unfinished feature file that is open for writing rows. Leaving the context commits them.
 
-    Raises UserError where the folder can't be written, the disk is full, or another run holds the file; ``held`` says
-    that the caller does, with ``disk.hold``.
+    The file is created if it doesn't exist, or with ``fresh``. ``held`` says that the caller holds its lock
+    (``locking.lock``). Raises UserError where the folder can't be written, the disk is full, or another run holds the
+    file.
     """
 
     def __init__(self, path, *, identity, labels, split, ids, class_names, dim, dtype, fresh=False, held=False):
@@ -61,8 +62,8 @@ class Writer:
         self.part = schema.part_path(self.path)
         with contextlib.ExitStack() as stack:
             if not held:
-                stack.enter_context(locking.hold(self.path))
-            with locking.faults(self.part):
+                stack.enter_context(locking.lock(self.path))
+            with locking.write_errors(self.part):
                 if fresh or not os.path.exists(self.part):
                     self._create(identity, labels, split, ids, class_names, dim, dtype)
                 self._raw = stack.enter_context(open(self.part, "r+b", buffering=0))
@@ -96,7 +97,7 @@ class Writer:
             "device": np.bytes_(b" " * schema.DEVICE_LENGTH),
         }
         try:
-            # First without HDF5, whose own way of meeting a full disk is unclean.
+            # Space is reserved without HDF5 first, since HDF5 doesn't handle a full disk cleanly.
             locking.reserve(new, n * dim * np.dtype(dtype).itemsize + sum(array.nbytes for array in arrays.values()))
             # 'earliest' keeps headers without checksums, so that changing an attribute in place can't break one.
             with h5py.File(new, "w", libver=("earliest", "v108"), userblock_size=seal.SIZE) as h5:
@@ -119,13 +120,13 @@ class Writer:
 
     @property
     def pending(self) -> np.ndarray:
-        """Indices of the rows still to be computed, (n,) int64, ascending."""
+        """Indices (n,) int64 of the rows that are still to be computed, in ascending order."""
         return np.flatnonzero(self.done == schema.PENDING)
 
     def rows(self, index: np.ndarray, features: np.ndarray, *, mark: int = schema.DONE) -> None:
-        """Store ``features`` (n, D) in the rows ``index`` (n,): written now, marked with the next commit."""
+        """Write ``features`` (n, D) to the rows ``index`` (n,). The next commit marks them with ``mark``."""
         values = np.ascontiguousarray(features, self.dtype)
-        with locking.faults(self.part):
+        with locking.write_errors(self.part):
             for start, stop in _runs(index):
                 self._write("features", index[start] * self.dim, values[start:stop])
         self._unmarked[index] = mark
@@ -133,12 +134,12 @@ class Writer:
             self.commit()
 
     def skip(self, index: np.ndarray) -> None:
-        """Leave the rows ``index`` out for good: NaN, marked as skipped."""
+        """Leave out the rows ``index`` (n,) for good: they become NaN and are marked as skipped."""
         self.rows(index, np.full((len(index), self.dim), np.nan), mark=schema.SKIPPED)
 
     def commit(self) -> None:
-        """Bring the rows to disk, then mark them."""
-        with locking.faults(self.part):
+        """Sync the rows to disk, then mark them."""
+        with locking.write_errors(self.part):
             os.fsync(self._raw.fileno())
             marked = np.flatnonzero(self._unmarked)
             self.done[marked] = self._unmarked[marked]
@@ -155,7 +156,10 @@ class Writer:
             left = left[self._raw.write(left) :]
 
     def finish(self, *, device: str) -> Path:
-        """Write checksum and measured figures, sync, and give the file its final name. Every row must be in."""
+        """Write the measured figures and the checksum, sync, and give the file its final name.
+
+        Raises ValueError where a row is still pending.
+        """
         import h5py
 
         self.commit()
@@ -171,7 +175,7 @@ class Writer:
             "seconds": run["seconds"],
             "device": np.bytes_(device.encode()[: schema.DEVICE_LENGTH].ljust(schema.DEVICE_LENGTH)),
         }
-        with locking.faults(self.part):
+        with locking.write_errors(self.part):
             with h5py.File(self.part, "r+", locking=False) as h5:
                 for key, value in figures.items():
                     h5.attrs.modify(key, value)
@@ -196,7 +200,7 @@ class Writer:
 
 
 def _allocate(h5, name: str, shape, dtype):
-    """A contiguous dataset whose place in the file is fixed at once."""
+    """Create a contiguous HDF5 dataset whose place in the file is fixed at once."""
     import h5py
 
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -210,14 +214,14 @@ def _allocate(h5, name: str, shape, dtype):
 
 
 def _runs(index: np.ndarray):
-    """Start and stop of each stretch of consecutive numbers in ``index``."""
+    """Yield the start and stop of each stretch of consecutive numbers in ``index``."""
     if len(index):
         cuts = np.flatnonzero(np.diff(index) != 1) + 1
         yield from zip([0, *cuts], [*cuts, len(index)], strict=True)
 
 
 def write(path, *, features, labels, split, ids, class_names, identity) -> Path:
-    """Write a whole feature file at once, from arrays in memory. (N, D) float32 or float16 features."""
+    """Write a whole feature file at once from arrays in memory, with features (N, D) float32 or float16."""
     from backbench.cache.writer import Writer
 
     with Writer(

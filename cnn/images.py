@@ -8,7 +8,7 @@ import torch
 
 from backbench import UserError
 from backbench.devices import memory
-from backbench.extract.preprocess import Pixels, Reader
+from backbench.extract.preprocess import Preprocessor, Reader
 from backbench.progress import progress
 
 AT_A_TIME = 1000
@@ -26,7 +26,7 @@ def read(imageset, backbone) -> torch.Tensor:
 
     Raises UserError that names the images that can't be read, or where the images don't fit into memory.
     """
-    preprocessor, n = Pixels(backbone), len(imageset)
+    preprocessor, n = Preprocessor(backbone), len(imageset)
     height, width = preprocessor.size
     need, there = n * 3 * height * width, memory(torch.device("cpu"))
     if need > MOST_MEMORY * there:

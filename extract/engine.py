@@ -1,7 +1,7 @@
-"""The forward pass: in which number format, compiled or not, and how many images at a time.
+"""The forward pass: its number format, whether it is compiled, and how many images it takes at a time.
 
-What is fastest depends on the processor, the backbone and how many images there are, so it is tried on the first batch
-and timed. Whatever is not float32, or compiled, must agree with float32 there.
+Which choice is fastest depends on the processor, the backbone and the number of images, so choices are timed on the
+first batch. The features of another format, or of a compiled backbone, must agree with float32 there.
 """
 
 import logging
@@ -13,23 +13,25 @@ from backbench.devices import has_bfloat16
 from backbench.progress import tell
 
 LEAST_COSINE = 0.95
-"""Least cosine between the centred features of an image in float32 and as computed, in the first batch."""
+"""Least cosine, over the first batch, between an image's centred features in float32 and in the chosen format."""
 
 COMPILE_PAYS = {"bfloat16": 25.0, "float16": 25.0, "float32": 120.0}
-"""Seconds the run would go on uncompiled from which compiling is tried. It takes 3 to 30 s; in a reduced format it
-halves the time or better, in float32 it may save nothing. See benchmarks/extract.py."""
+"""Seconds that the rest of the run must take uncompiled before compiling is tried. Compiling takes 3 to 30 s. In a
+reduced format it at least halves the time; in float32 it may save nothing. See benchmarks/extract.py."""
 
 MOST_COMPILED = 64
-"""Backbones compiled at a time. From torch's own limit on, 8, they would run uncompiled without a word."""
+"""Number of backbones that may be compiled at a time. Beyond torch's own limit of 8, they would silently run
+uncompiled."""
 
 FEW = 20
-"""Batches below which a choice between one format and itself isn't timed."""
+"""With fewer batches left than this, and only one format to choose from, compiling is not even tried."""
 
 
 class Engine:
-    """Call it with a batch (B, ...) on the device, as ``model`` takes it, for features (B, D) float32.
+    """Computes features: call it with a batch (B, ...) on the device, as ``model`` takes it, for (B, D) float32.
 
-    ``compiled`` takes batches of one size: smaller ones are filled up. Out of memory on a GPU, the batch is halved.
+    A compiled engine takes batches of one size, so smaller ones are padded. When a GPU runs out of memory, the batch
+    is halved.
     """
 
     def __init__(self, model, device, precision: str, *, compiled: bool = False):
@@ -38,7 +40,7 @@ class Engine:
         self.model, self.device, self.precision, self.compiled = model, device, precision, compiled
         self.run = torch.compile(model, dynamic=False) if compiled else model
         self.size, self.most = 0, 0
-        self.compile_seconds = None  # spent on compiling, this engine or one tried beside it
+        self.compile_seconds = None  # spent on compiling this engine, or one that was tried as well
 
     def __str__(self):
         return f"{self.precision}, compiled" if self.compiled else self.precision
@@ -53,11 +55,11 @@ class Engine:
             except torch.OutOfMemoryError:
                 if self.most == 1:
                     raise UserError(
-                        f"not even one image at a time fits into the memory of {self.device}. Use --device cpu."
+                        f"not even one image at a time fits in the memory of {self.device}. Use --device cpu."
                     ) from None
             self.most, self.size = self.most // 2, 0
             torch.cuda.empty_cache()
-            say(f"out of memory on {self.device}: going on with {self.most} images at a time")
+            say(f"{self.device} ran out of memory, so the run goes on with {self.most} images at a time")
 
     def _forward(self, batch):
         import torch
@@ -69,7 +71,7 @@ class Engine:
                 batch = torch.cat([batch, batch.new_zeros(self.size - n, *batch.shape[1:])])
                 batch = batch.contiguous(memory_format=torch.channels_last)
         with ExitStack() as stack:
-            if self.compiled:  # as constants, weights are laid out for the processor's units once: twice as fast
+            if self.compiled:  # constant weights are laid out for the processor once: twice as fast
                 from torch._dynamo import config as dynamo
                 from torch._inductor import config
 
@@ -84,8 +86,10 @@ class Engine:
 
 @contextmanager
 def exact_float32():
-    """Within it float32 on CUDA is float32, for convolutions and products alike. By default torch computes float32
-    convolutions in TF32, which keeps 10 of the 23 bits after the point."""
+    """Make float32 on CUDA exact for convolutions and matrix products while the context lasts.
+
+    By default torch computes float32 convolutions in TF32, which keeps 10 of the 23 bits after the point.
+    """
     import torch
 
     switches = torch.backends.cudnn, torch.backends.cuda.matmul
@@ -100,7 +104,7 @@ def exact_float32():
 
 
 def fastest(device) -> str:
-    """The format with matrix units of its own on this device: bfloat16, float16, or float32 where there is none."""
+    """The format that this device has matrix units for: bfloat16, float16, or float32 where it has none."""
     import torch
 
     if device.type == "cuda":
@@ -109,10 +113,10 @@ def fastest(device) -> str:
 
 
 def choose(model, batch, device, *, left: int, precision: str = "auto", compile: str = "auto") -> tuple[Engine, dict]:
-    """The fastest engine whose features agree with float32's on ``batch``, and images/s of each that was timed.
+    """Return the fastest engine whose features agree with float32's on ``batch``, and images/s of each that was timed.
 
-    ``left`` images are to come. ``precision`` and ``compile`` (auto, on, off) leave a choice only where they are auto;
-    where compiling isn't possible, the run goes on without, and says so.
+    ``left`` is the number of images still to come. ``precision`` and ``compile`` (auto, on, off) leave a choice only
+    where they are auto. Where compiling isn't possible, a message says so and the run goes on without it.
     """
     exact, speeds = Engine(model, device, "float32"), {}
     formats = {"float32": 0, fastest(device): 0} if precision == "auto" else {precision: 0}
@@ -137,7 +141,7 @@ def choose(model, batch, device, *, left: int, precision: str = "auto", compile:
 
 
 def agreement(engine: Engine, exact: Engine, batch) -> float:
-    """Least cosine, over the batch, between the centred features of an image by the two."""
+    """Least cosine, over the batch, between an image's centred features from the two engines."""
     import torch
 
     reference = exact(batch)
@@ -150,12 +154,12 @@ def _agrees(engine: Engine, exact: Engine, batch) -> bool:
         return True
     cosine = agreement(engine, exact, batch)
     if cosine < LEAST_COSINE:
-        say(f"{engine} features disagree with float32 (cosine {cosine:.3f}): not taken")
+        say(f"{engine} is not used, because its features disagree with float32 (cosine {cosine:.3f})")
     return cosine >= LEAST_COSINE
 
 
 def compiled(engine: Engine, batch) -> Engine | None:
-    """The same, compiled for batches like this one. None, said with the reason, where that isn't possible."""
+    """Compile the engine's model for batches like this one. Where that isn't possible, say why and return None."""
     log = logging.getLogger("torch.utils.cpp_extension")  # warns of a CUDA toolkit that nobody asked for
     level = log.level
     log.setLevel(logging.ERROR)
@@ -164,17 +168,18 @@ def compiled(engine: Engine, batch) -> Engine | None:
         faster = Engine(engine.model, engine.device, engine.precision, compiled=True)
         faster(batch)
         faster.compile_seconds = time.monotonic() - started
-        say(f"compiled in {faster.compile_seconds:.0f} s")
+        say(f"the backbone was compiled in {faster.compile_seconds:.0f} s")
         return faster
-    except Exception as error:  # the compiler's own, of many kinds: no C++ compiler, an operation it doesn't know, ...
-        say(f"can't compile here, going on without ({' '.join(str(error).split())[:200] or type(error).__name__})")
+    except Exception as error:  # compilers raise errors of many kinds: no C++ compiler, an unknown operation, ...
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        say(f"the backbone can't be compiled here, so the run goes on without ({reason})")
         return None
     finally:
         log.setLevel(level)
 
 
 def _speed(engine: Engine, batch) -> float:
-    """Images/s, of the faster of two batches after a first."""
+    """Images per second in the faster of two batches that follow a first."""
     engine(batch)
     seconds = []
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""One backbone's way through an image set: its file, its engine, its input guard, its clock."""
+"""One backbone's run over a data set: its feature file, its engine, its input guard and its clock."""
 
 import time
 from collections.abc import Callable
@@ -8,23 +8,23 @@ import numpy as np
 
 from backbench import UserError
 from backbench.cache import locking
-from backbench.cache.shards import choosing, look
+from backbench.cache.shards import check_existing, choosing
 from backbench.cache.writer import Writer
 from backbench.devices import device_name
 from backbench.extract.engine import Engine, choose, compiled, say
 from backbench.extract.guard import InputGuard
 from backbench.extract.plan import Planned, Settings
-from backbench.extract.preprocess import Pixels
+from backbench.extract.preprocess import Preprocessor
 
 SEEN = 4
-"""The input guard looks at every fourth row of pixels, a fiftieth of a fast backbone's time."""
+"""The input guard looks at every fourth row of pixels. This takes a fiftieth of a fast backbone's time."""
 
 
-class Lane:
-    """A backbone and its planned feature file of ``rows``, an image set's ``extract.views.Rows``.
+class BackboneRun:
+    """The run of one backbone over ``rows`` (``extract.views.Rows``) of a data set, into its planned feature file.
 
-    A UserError ends the lane, not those beside it: it is kept in ``fault``. ``complete`` says that there was nothing to
-    do, ``trial`` what its engine was chosen by.
+    A UserError ends this run but not those of other backbones, and is kept in ``fault``. ``complete`` says that there
+    was nothing to do, and ``trial`` holds the timings that its engine was chosen by.
     """
 
     def __init__(self, planned: Planned, settings: Settings, rows):
@@ -32,8 +32,8 @@ class Lane:
         backbone = self.backbone
         self.fault: UserError | None = None
         self.complete, self.writer, self.trial = False, None, {}
-        self.unread = False  # whether images could not be read that this file lacks
-        self.pixels = Pixels(backbone)
+        self.unread = False  # whether this file lacks images that could not be read
+        self.preprocessor = Preprocessor(backbone)
         self.wanted, self.label, self.path = planned.wanted, planned.label, planned.path
         self.guard = InputGuard(
             backbone.config["mean"], backbone.config["std"], name=backbone.name, scale=backbone.scale
@@ -41,20 +41,20 @@ class Lane:
         self.confirmed = False
         self.held = ExitStack()
         with self.collect():
-            self._look()
+            self._check_existing()
 
-    def _look(self) -> None:
-        state, self.found = look(self.path, self.wanted, overwrite=self.settings.overwrite)
+    def _check_existing(self) -> None:
+        state, self.found = check_existing(self.path, self.wanted, overwrite=self.settings.overwrite)
         self.complete, self.fresh = state == "complete", state == "new"
 
-    def hold(self) -> None:
-        """Keep other runs from this file until ``close``."""
+    def lock(self) -> None:
+        """Keep other processes from writing this file until ``close``."""
         with self.collect():
-            self.held.enter_context(locking.hold(self.path, wait=self.settings.wait))
+            self.held.enter_context(locking.lock(self.path, wait=self.settings.wait))
 
     @contextmanager
     def collect(self):
-        """Keep a UserError raised inside instead of passing it on, and close the file."""
+        """Keep a UserError that is raised inside in ``fault``, and close the file."""
         try:
             yield
         except UserError as error:
@@ -62,7 +62,7 @@ class Lane:
             self.close()
 
     def close(self) -> None:
-        """Close the file, if it is open, with all that was computed marked, and let others have it."""
+        """Mark all that was computed, close the file if it is open, and release its lock."""
         writer, self.writer = self.writer, None
         if writer:
             with self.collect():
@@ -70,23 +70,24 @@ class Lane:
         self.held.close()
 
     @property
-    def at_work(self) -> bool:
+    def active(self) -> bool:
+        """Whether rows are still to be computed and nothing has gone wrong."""
         return not self.complete and self.fault is None
 
     @property
-    def way(self) -> tuple:
-        """What its pixels depend on: backbones alike in this share them."""
+    def preprocess_key(self) -> tuple:
+        """The settings that preprocessed pixels depend on. Backbones with equal keys share their pixels."""
         return tuple(self.backbone.config.get(k) for k in ("input_size", "crop_pct", "interpolation", "crop_mode"))
 
     def start(self, first: Callable) -> None:
-        """Move the model to the device, choose its engine on the batch that ``first()`` gives, open its file.
+        """Move the model to the device, choose its engine on the batch that ``first()`` returns, and open its file.
 
-        Raises torch.OutOfMemoryError where the device has no room beside what it holds.
+        Raises torch.OutOfMemoryError where the device has too little free memory.
         """
         import torch
 
         with choosing(self.path, self.wanted):
-            self._look()  # again: another run may have ended meanwhile
+            self._check_existing()  # again, since another process may have finished it meanwhile
             if self.complete:
                 return
             model = self.backbone.from_pixels.to(self.settings.device, memory_format=torch.channels_last)
@@ -109,11 +110,11 @@ class Lane:
         self.pending[self.writer.pending] = True
 
     def _engine(self, model, first) -> Engine:
-        """As the unfinished file was begun, so that all its rows are made alike, or the fastest."""
+        """The engine that an unfinished file was begun with, so that all its rows are alike; else the fastest."""
         settings, found = self.settings, self.found
         if not found:
-            how = {"precision": settings.precision, "compile": settings.compile}
-            engine, speeds = choose(model, first(), settings.device, left=self.rows.images.size, **how)
+            options = {"precision": settings.precision, "compile": settings.compile}
+            engine, speeds = choose(model, first(), settings.device, left=self.rows.images.size, **options)
             if speeds:
                 say(f"{self.label}: {engine}: " + ", ".join(f"{k} {v:,.0f} images/s" for k, v in speeds.items()))
                 self.trial = {"images_per_second": speeds, "compile_seconds": engine.compile_seconds}
@@ -123,14 +124,17 @@ class Lane:
             engine = compiled(engine, first())
         if engine is None:
             raise UserError(
-                f"the unfinished features of {self.imageset.name} by {self.label} were begun compiled, which "
-                "isn't possible here. Finish them where it is, or begin anew with --overwrite --compile off."
+                f"the unfinished features of {self.imageset.name} by {self.label} were begun compiled, which isn't "
+                "possible here. Finish them on a machine where it is, or start again with --overwrite --compile off."
             )
         return engine
 
     def compute(self, group: np.ndarray, pixels, batch, readable: np.ndarray) -> None:
-        """Features of the pending rows of ``group`` (n,) from ``pixels`` (n * views, 3, H, W) uint8, on the device
-        ``batch``. ``readable`` (n,) says which rows have pixels."""
+        """Compute and store the features of the pending rows of ``group`` (n,).
+
+        ``pixels`` (n * views, 3, H, W) uint8 is their preprocessed images, and ``batch`` the same on the device.
+        ``readable`` (n,) bool says which rows have pixels.
+        """
         started = time.monotonic()
         views = self.rows.views.shape[1]
         seen = pixels.permute(0, 2, 3, 1)[:, ::SEEN].numpy()
@@ -147,7 +151,7 @@ class Lane:
         )
         if views > 1:
             features = features.reshape(len(group), views, -1).mean(1)
-        with np.errstate(over="ignore"):  # what float16 can't hold is named below
+        with np.errstate(over="ignore"):  # values that float16 can't hold are reported below
             features = features.astype(self.settings.dtype)
         broken = ~np.isfinite(features).all(axis=1) & readable
         if broken.any():
@@ -165,5 +169,5 @@ class Lane:
         self.writer.running["seconds"] += time.monotonic() - started
 
     def finish(self) -> None:
-        """Give the file its checksum and its name."""
+        """Write the file's checksum and give it its final name."""
         self.writer.finish(device=device_name(self.settings.device))

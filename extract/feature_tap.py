@@ -1,7 +1,8 @@
-"""What is laid around a timm model: the normalisation before it, other layers and poolings than its own behind it.
+"""Modules around a timm model: the normalisation in front of it, and other layers and poolings than its own behind it.
 
-Everything is asked of timm's own interface, nothing of a model's name: which layers there are (``feature_info``), what
-they give (``forward_intermediates``), how many of a layer's tokens are no part of the picture (``num_prefix_tokens``).
+Everything is found through timm's own interface, never from a model's name. ``feature_info`` names the layers,
+``forward_intermediates`` gives their output, and ``num_prefix_tokens`` is how many of their tokens belong to no part of
+the image.
 """
 
 import inspect
@@ -12,18 +13,19 @@ import torch
 from backbench import UserError
 
 POOLS = ("default", "avg", "cls", "gem", "avg+cls")
-"""``avg``: mean over the picture. ``cls``: the class token. ``gem``: generalised mean over the picture. ``default``: at
-the last layer all that timm does before the classifier; at others cls where the model itself pools so, else avg."""
+"""``avg`` is the mean over an image's positions, ``gem`` their generalised mean, and ``cls`` the class token. At the
+last layer ``default`` is all that timm does before the classifier; elsewhere it is cls where the model itself pools so,
+else avg."""
 
 GEM_POWER, GEM_LEAST = 3, 1e-6
-"""Exponent, and the value below which nothing counts, of Radenovic et al., arXiv:1711.02512."""
+"""The exponent and the least value of GeM pooling, from Radenovic et al., arXiv:1711.02512."""
 
 OWN = {"token": "cls"}
-"""timm's word for a pooling that is called otherwise here."""
+"""timm's names for poolings that have another name here."""
 
 
 class FromPixels(torch.nn.Module):
-    """``model`` with the normalisation before it, so that a compiler makes one of the two."""
+    """``model`` with the normalisation in front of it, so that a compiler can fuse the two."""
 
     def __init__(self, model, mean, std, scale: float = 1.0):
         super().__init__()
@@ -41,31 +43,31 @@ class FromPixels(torch.nn.Module):
         return self.model(self.normalise(pixels))
 
 
-class Tap(torch.nn.Module):
-    """(B, 3, H, W) normalised images to (B, D) features: layer ``index`` of ``model``, or None for the last, pooled.
+class FeatureTap(torch.nn.Module):
+    """Maps (B, 3, H, W) normalised images to (B, D) features from the pooled layer ``index``, None for the last.
 
-    A layer is taken as it leaves its block; the last one after the model's final norm.
+    A layer is taken as it leaves its block, and the last one after the model's final norm.
     """
 
     def __init__(self, model, index: int | None, pool: str):
         super().__init__()
         self.training = False
         self.model, self.index, self.pool = model, index, pool
-        self.global_pool = pool  # as timm's models say it
+        self.global_pool = pool  # the attribute that timm's models have
 
     def forward(self, images):
-        picture, token = self._last(images) if self.index is None else self._middle(images)
+        positions, token = self._last(images) if self.index is None else self._middle(images)
         parts = []
         if "avg" in self.pool:
-            parts.append(picture.mean(1))
+            parts.append(positions.mean(1))
         if self.pool == "gem":
-            parts.append(picture.float().clamp(min=GEM_LEAST).pow(GEM_POWER).mean(1).pow(1 / GEM_POWER))
+            parts.append(positions.float().clamp(min=GEM_LEAST).pow(GEM_POWER).mean(1).pow(1 / GEM_POWER))
         if "cls" in self.pool:
             parts.append(token)
         return torch.cat(parts, dim=1)
 
     def _last(self, images):
-        """Places of the picture (B, L, C) and the class token (B, C)."""
+        """Return the image's positions (B, L, C) and the class token (B, C), or None where there is none."""
         features = self.model.forward_features(images)
         if features.ndim == 4:
             if getattr(self.model, "output_fmt", "NCHW") == "NCHW":
@@ -83,10 +85,10 @@ class Tap(torch.nn.Module):
 
 
 def tap(backbone, layer: str = "last", pool: str = "default"):
-    """The backbone with features from ``layer``, a number or timm's name for it (``layer3``, ``blocks.5``), pooled.
+    """Return the backbone with pooled features from ``layer``, a number or timm's name (``layer3``, ``blocks.5``).
 
-    ``last``, or -1, with the model's own pooling is the backbone as it is. Raises UserError, saying what is possible,
-    where there is no such layer or it can't be pooled so.
+    ``last``, or -1, with the model's own pooling gives the backbone unchanged. Raises UserError, which says what is
+    possible, where there is no such layer or it can't be pooled so.
     """
     model = backbone.model
     index = None if layer in ("last", "-1") else _index(backbone, layer)
@@ -99,20 +101,20 @@ def tap(backbone, layer: str = "last", pool: str = "default"):
     if index is None and pool in ("default", own):
         return backbone
     if "cls" in pool and not token:
-        raise UserError(f"--pool {pool}: {backbone.name} has no class token there. Possible are default, avg and gem.")
+        raise UserError(f"--pool {pool}: {backbone.name} has no class token there. Use default, avg or gem.")
     name = "last" if index is None else names(model)[index]
-    tapped = Tap(model, index, pool)
+    tapped = FeatureTap(model, index, pool)
     try:
         with torch.inference_mode():
             tapped.num_features = tapped(torch.zeros(1, *backbone.config["input_size"])).shape[1]
-    except Exception as error:  # each architecture has its own way of saying what it can't do
+    except Exception as error:  # each architecture raises its own errors for what it can't do
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"--layer {layer} --pool {pool}: timm can't do this for {backbone.name} ({reason}).") from error
     return replace(backbone, model=tapped, layer=name, pool=pool)
 
 
 def names(model) -> list[str]:
-    """timm's names of the layers that features can be taken from, first to last."""
+    """timm's names for the layers that features can be taken from, first to last."""
     found = getattr(model, "feature_info", None) or []
     return [info["module"] for info in getattr(found, "info", found)]
 
@@ -120,15 +122,15 @@ def names(model) -> list[str]:
 def _index(backbone, layer: str) -> int:
     known = names(backbone.model)
     if not known or not hasattr(backbone.model, "forward_intermediates"):
-        raise UserError(f"--layer {layer}: timm gives no layers of {backbone.name} but the last.")
+        raise UserError(f"--layer {layer}: timm gives only the last layer of {backbone.name}.")
     if layer in known:
         return known.index(layer)
     try:
         return range(len(known))[int(layer)]
     except (ValueError, IndexError):
         raise UserError(
-            f"--layer {layer}: {backbone.name} has no such layer. There are last, {', '.join(known)}, or 0 to "
-            f"{len(known) - 1}, negative from the end."
+            f"--layer {layer}: {backbone.name} has no such layer. It has last, {', '.join(known)}, or a number from 0 "
+            f"to {len(known) - 1}; negative numbers count from the end."
         ) from None
 
 

@@ -1,7 +1,7 @@
-"""The input guard: a backbone fed images on another scale than it was trained on must not go unnoticed.
+"""The input guard notices when a backbone is given images on another scale than it was trained on.
 
-The published study fed 0..255 where 0..1 was expected. Backbones with a normalisation after the stem survive that with
-damage, those without collapse, and nothing in the run says so.
+The published study fed 0..255 where 0..1 was expected. Backbones with a normalisation after the stem lose accuracy from
+that, those without it collapse, and nothing in the run says so.
 """
 
 import math
@@ -11,29 +11,29 @@ import numpy as np
 from backbench import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = 0.449, 0.226
-"""Mean and spread of ImageNet's pixels on the 0..1 scale, averaged over channels (0.485, 0.456, 0.406 / 0.229, 0.224,
-0.225): what pretrained backbones have seen, whatever they then normalise by."""
+"""Mean and standard deviation of ImageNet's pixels on the 0..1 scale, averaged over channels (0.485, 0.456, 0.406 /
+0.229, 0.224, 0.225). Pretrained backbones have seen such pixels, whatever they then normalise by."""
 
 OUTSIDE = 0.5
-"""How far beyond what black and white become a value may lie, in units of that range. Pixels can't lie beyond it at
-all; interpolation on floats overshoots by less than this."""
+"""How far a value may lie outside the range from normalised black to white, in units of that range. Pixels can't lie
+outside it at all, and interpolation on floats overshoots by less than this."""
 
 FLAT = 0.02
-"""Least spread, as a share of the expected one. Dividing by 255 twice gives 0.004."""
+"""Least standard deviation, as a share of the expected one. Dividing by 255 twice gives 0.004."""
 
 CLOSE = 1e-4
-"""What float32 may differ by, of the largest value."""
+"""How much float32 may differ, as a share of the largest value."""
 
 
 class InputRangeError(UserError):
-    """Normalised input far from what the backbone was trained on."""
+    """The normalised input is far from what the backbone was trained on."""
 
 
 class InputGuard:
-    """Running mean and spread of normalised batches, checked against what ``mean`` and ``std`` imply for images.
+    """Checks the running mean and spread of normalised batches against what ``mean`` and ``std`` imply for images.
 
-    It counts the 8-bit levels of each channel and works out exactly what they become, x / 255 times ``scale`` less mean
-    by std: a sixth of the time of looking at the normalised values, which ``confirm`` does once.
+    It counts the 8-bit levels of each channel and computes exactly what they become, (x / 255 * scale - mean) / std.
+    This takes a sixth of the time of looking at the normalised values, which ``confirm`` does once.
     """
 
     def __init__(self, mean, std, *, name: str, scale: float = 1.0):
@@ -48,18 +48,18 @@ class InputGuard:
 
     @property
     def mean(self) -> float:
-        """Mean of all values seen, in units of the normalised input."""
+        """Mean of all values seen so far, in units of the normalised input."""
         return self.sum / self.count
 
     @property
     def std(self) -> float:
-        """Their standard deviation."""
+        """Standard deviation of all values seen so far, in units of the normalised input."""
         return math.sqrt(max(self.squares / self.count - self.mean**2, 0.0))
 
     def see(self, pixels: np.ndarray, *, check: bool = True) -> tuple[int, float, float]:
-        """Take in (B, H, W, 3) uint8; give count, sum and sum of squares of what they become.
+        """Add (B, H, W, 3) uint8 and return the count, sum and sum of squares of their normalised values.
 
-        Raises InputRangeError where values lie outside of what any image becomes, or all seen so far are nearly equal.
+        Raises InputRangeError where values lie outside the range of any image, or all values so far are nearly equal.
         """
         levels = np.stack([np.bincount(pixels[..., c].ravel(), minlength=256) for c in range(len(self.become))])
         sums = pixels.size, float((levels * self.become).sum()), float((levels * self.become**2).sum())
@@ -72,13 +72,13 @@ class InputGuard:
             slack = OUTSIDE * (self.highest - self.lowest)
             low, high = self.become[levels > 0].min(), self.become[levels > 0].max()
             if not (low >= self.lowest - slack and high <= self.highest + slack):
-                self._stop(low, high, f"about {self.std / self.expected_std:,.0f} times the expected spread")
+                self._stop(low, high, f"its spread is about {self.std / self.expected_std:,.0f} times the expected")
             if math.sqrt(self.within / self.count) < FLAT * self.expected_std:  # within channels: colour is no contrast
-                self._stop(low, high, "nearly constant: images divided by 255 twice, or blank")
+                self._stop(low, high, "it is nearly constant, since images were divided by 255 twice or are blank")
         return sums
 
     def confirm(self, pixels: np.ndarray, batch) -> None:
-        """Raise RuntimeError where ``batch`` (B, 3, H, W), what the model is given, isn't what ``pixels`` become."""
+        """Raise RuntimeError where ``batch`` (B, 3, H, W), the model's input, isn't what ``pixels`` normalise to."""
         expected = self.become[np.arange(len(self.become)), pixels]
         error = np.abs(batch.permute(0, 2, 3, 1).cpu().numpy() - expected).max()
         if not error < CLOSE * max(1.0, np.abs(self.become).max()):
@@ -86,9 +86,9 @@ class InputGuard:
 
     def _stop(self, low: float, high: float, verdict: str):
         raise InputRangeError(
-            f"the input of {self.name} is off, {verdict}. Measured after normalising: mean {self.mean:.3g}, spread "
-            f"{self.std:.3g}, range {low:.3g} to {high:.3g}. Expected, as in training: mean near "
-            f"{self.expected_mean:.2g}, spread near {self.expected_std:.2g}, range within {self.lowest:.3g} to "
-            f"{self.highest:.3g}. Mend the images' scale (pixels must be 0..255 in 8 bits), or insist with "
-            "--no-input-guard."
+            f"the input of {self.name} is on the wrong scale: {verdict}. After normalising its mean is "
+            f"{self.mean:.3g}, its spread {self.std:.3g} and its range {low:.3g} to {high:.3g}. In training the mean "
+            f"was near {self.expected_mean:.2g}, the spread near {self.expected_std:.2g} and the range within "
+            f"{self.lowest:.3g} to {self.highest:.3g}. Correct the images' scale (pixels must be 0..255 in 8 bits), or "
+            "go on with --no-input-guard."
         )

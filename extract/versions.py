@@ -1,7 +1,7 @@
-"""What decides pixels and features besides the settings: the libraries, this project's own code, the kind of device.
+"""Versions that decide pixels and features besides the settings: libraries, this project's code, the kind of device.
 
-A finished feature file answers for its features whatever they were made with; an unfinished one goes on only with what
-it was begun with, so that no file holds rows of two kinds.
+A finished feature file is used whatever versions made it. An unfinished one is continued only by the versions that
+began it, so that no file holds rows of two kinds.
 """
 
 import functools
@@ -12,14 +12,14 @@ from pathlib import Path
 from backbench import version
 
 LIBRARIES = {"timm": "timm", "torch": "torch", "torchvision": "torchvision", "Pillow": "pillow"}
-"""By name, the distributions that decode, resize or compute."""
+"""Distributions that decode, resize or compute, by name."""
 
 ROOMS = ("data", "extract")
-"""Folders whose code decides which pixels are read and what is computed of them."""
+"""Folders whose code decides which pixels are read and what is computed from them."""
 
 
 def versions(device=None) -> dict[str, str]:
-    """All of it. ``device``, a torch.device, adds its kind and which build of torch; without one torch isn't loaded."""
+    """Return all versions by name. A torch.device adds its kind and torch's build; without one torch isn't loaded."""
     if not device:
         return _installed()
     import torch
@@ -38,9 +38,9 @@ def _installed() -> dict[str, str]:
 
 @functools.cache
 def code() -> str:
-    """Digest of the sources in ``ROOMS``, the command lines aside.
+    """Digest of the sources in ``ROOMS``, except for the command lines.
 
-    A commit is no measure: most change nothing that decides features, and one that isn't committed yet may.
+    The commit would not do: most commits change nothing that decides features, and uncommitted changes may.
     """
     sha, root = hashlib.sha256(), Path(__file__).parents[1]
     for path in sorted(path for room in ROOMS for path in (root / room).glob("*.py") if path.name != "cli.py"):

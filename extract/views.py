@@ -1,4 +1,4 @@
-"""Several views of an image: its centre, the mirrored centre, and random crops, the same in every run."""
+"""Several views of an image: its centre, the mirrored centre, and random crops. They are the same in every run."""
 
 import hashlib
 import math
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 AREA = (0.35, 1.0)
-"""Least and greatest share of a picture that a random crop shows; its sides are to each other as 3:4 to 4:3."""
+"""Least and greatest share of an image's area that a random crop shows. Its aspect ratio is between 3:4 and 4:3."""
 
 ASPECT = 4 / 3
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a feature file: ``images`` (R, V) and ``views`` (R, V) say what each is computed from."""
+    """The rows of a feature file. ``images`` (R, V) and ``views`` (R, V) say what each row is computed from."""
 
     name: str  # as in the identity: plain, mean5, rows5
     images: np.ndarray
@@ -28,11 +28,11 @@ class Rows:
 
 
 def rows(imageset, n: int = 1, store: str = "mean") -> Rows:
-    """``n`` views an image: a row an image, the ``mean`` over its views, or with ``rows`` one a view.
+    """Lay out ``n`` views per image: with ``mean`` one row per image, with ``rows`` one row per view.
 
-    Then only train images are shown more than once, as in training with augmentation; val and test stay plain. Rows of
-    one image lie side by side. View 0 is the centre, view 1 its mirror image, others random crops, half of them
-    mirrored.
+    With ``rows`` only train images have more than one view, as in training with augmentation; val and test have the
+    centre. Rows of one image are neighbours. View 0 is the centre, view 1 its mirror image, and others are random
+    crops, half of them mirrored.
     """
     size = len(imageset)
     if n == 1 or store == "mean":
@@ -48,7 +48,10 @@ def rows(imageset, n: int = 1, store: str = "mean") -> Rows:
 
 
 def random_crop(id: str, view: int, *, seed: int, width: int, height: int) -> tuple[tuple[float, ...], bool]:
-    """Box (left, top, right, bottom) in pixels and whether to mirror it: a function of image, view and seed alone."""
+    """Return the box (left, top, right, bottom) in pixels, and whether to mirror it.
+
+    Both depend on the image's id and size, the view and the seed alone.
+    """
     digest = hashlib.sha256(f"{seed} {view} {id}".encode("utf-8", "surrogateescape")).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
     area, aspect, across, down, mirror = rng.random(5)

@@ -1,4 +1,4 @@
-"""Processes of this machine that work on tasks: replaced when they die, ended when the run is stopped."""
+"""Processes on this machine that work on tasks. They are replaced when they die, and ended when the run is stopped."""
 
 import multiprocessing
 import os
@@ -15,14 +15,14 @@ from backbench.progress import hush
 from backbench.signals import held_back
 
 LIVES = 3
-"""Deaths in a row, without a row computed between them, after which a task is given up."""
+"""Number of deaths in a row, with no row computed between them, after which a task is given up."""
 
 
 def run(work, tasks: list, workers: int) -> list:
-    """``work(task)`` of every task, in their order, each in a process of its own, ``workers`` at a time.
+    """Return ``work(task)`` for every task, in order. Each runs in its own process, ``workers`` at a time.
 
-    They share the cores, and take the GPUs by turns. A process that dies is replaced. Raises UserError where that
-    doesn't help; however this ends, no process is left.
+    The processes share the cores and take the GPUs in turn. A process that dies is replaced. Raises UserError where
+    that doesn't help. However this function ends, no process is left.
     """
     import torch
 
@@ -41,7 +41,7 @@ def run(work, tasks: list, workers: int) -> list:
                     task = replace(task, device=f"cuda:{slot % gpus}")
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_child, args=(work, task, threads, theirs))
-                with held_back(signal.SIGINT):  # a terminal sends it to all; it is for the parent, which ends them
+                with held_back(signal.SIGINT):  # a terminal sends it to all, but only the parent reacts and ends them
                     process.start()
                 theirs.close()
                 running[ours] = (process, i, slot, lives, rows_done(task.path))
@@ -63,7 +63,7 @@ def run(work, tasks: list, workers: int) -> list:
 
 
 def _lives(process, task, lives: int, before: int) -> int:
-    """How often a task whose process died may be tried again. Raises UserError where that is enough."""
+    """Return how often a task whose process died may be tried again. Raises UserError where it may not."""
     start, stop, _ = task.imageset.span
     if process.exitcode in (0, 1):  # a fault in the program, whose traceback has been printed
         raise RuntimeError(f"the worker of rows {start} to {stop} failed")
@@ -71,18 +71,18 @@ def _lives(process, task, lives: int, before: int) -> int:
     if not lives:
         raise UserError(
             f"the worker of rows {start:,} to {stop:,} of {task.imageset.name} died {LIVES} times in a row (exit code "
-            f"{process.exitcode}), mostly for lack of memory. What was computed is kept: the same command goes on. Try "
+            f"{process.exitcode}), mostly for lack of memory. What was computed is kept: the same command goes on. Use "
             "fewer --workers or a smaller --batch-size."
         )
     print(
-        f"the worker of rows {start:,} to {stop:,} died (exit code {process.exitcode}): another goes on",
+        f"the worker of rows {start:,} to {stop:,} died (exit code {process.exitcode}), so another process goes on",
         file=sys.stderr,
     )
     return lives
 
 
 def _child(work, task, threads: int, pipe) -> None:
-    """A worker process. SIGTERM ends it cleanly, and so does the end of its parent."""
+    """Run one task in a worker process. SIGTERM ends it cleanly, and so does the end of its parent."""
     try:
         signal.signal(signal.SIGTERM, _end)
         threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -12,7 +12,7 @@ from backbench import duplicates
 from backbench.cache import features, schema, seal, writer
 from backbench.cache.cli import main
 from backbench.cache.features import FeatureFileError, open_file
-from backbench.cache.writer import look
+from backbench.cache.writer import check_existing
 from backbench.probe.cli import main as probe
 from backbench.probe.predict import predict
 from backbench.report import images
@@ -81,8 +81,8 @@ def test_the_identity_and_the_measured_figures_are_covered_too(tmp_path):
 def test_extract_does_not_call_it_complete_and_mends_it_on_request(tmp_path):
     path = damage(write(tmp_path / "a.h5"))
     with pytest.raises(FeatureFileError, match=r"is damaged: the checksum .* is stored\. .*--overwrite"):
-        look(path, IDENTITY)
-    assert look(path, IDENTITY, overwrite=True) == ("new", None)
+        check_existing(path, IDENTITY)
+    assert check_existing(path, IDENTITY, overwrite=True) == ("new", None)
 
 
 def test_predict_and_the_map_refuse_it(tmp_path):
@@ -111,7 +111,7 @@ def test_a_file_of_schema_1_is_read_and_compared_as_it_was(old):
     with open_file(old) as file:
         assert (file.identity["schema"], file.covers) == (1, "arrays only")
     assert probed(old, old.parent / "results")[0] == 0
-    assert look(old, IDENTITY | {"schema": schema.SCHEMA})[0] == "complete"
+    assert check_existing(old, IDENTITY | {"schema": schema.SCHEMA})[0] == "complete"
     assert CliRunner().invoke(main, ["verify", str(old)]).stdout == f"{old}  whole, arrays only\n"
     assert "arrays only" in CliRunner().invoke(main, ["show", str(old)]).stdout
     with pytest.raises(FeatureFileError, match="the checksum of its arrays"):
@@ -121,8 +121,8 @@ def test_a_file_of_schema_1_is_read_and_compared_as_it_was(old):
 def test_an_unfinished_file_of_schema_1_does_not_go_on(old):
     part = shutil.move(old, schema.part_path(old))
     with pytest.raises(FeatureFileError, match=r"schema: the file has 1, this run 2\n--overwrite"):
-        look(old, IDENTITY | {"schema": schema.SCHEMA})
-    assert look(old, IDENTITY | {"schema": schema.SCHEMA}, overwrite=True) == ("new", None)
+        check_existing(old, IDENTITY | {"schema": schema.SCHEMA})
+    assert check_existing(old, IDENTITY | {"schema": schema.SCHEMA}, overwrite=True) == ("new", None)
     assert part.exists()
 
 

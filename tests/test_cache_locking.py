@@ -16,7 +16,7 @@ SLEEP = """
     import sys, time, pathlib
     sys.path.insert(0, {root!r})
     from backbench.cache import locking
-    with locking.hold(pathlib.Path({path!r}), wait={wait}, quiet=True):
+    with locking.lock(pathlib.Path({path!r}), wait={wait}, quiet=True):
         print("held", flush=True)
         {work}
 """
@@ -31,12 +31,12 @@ def test_who_holds_a_file_is_named_and_its_death_frees_it(tmp_path):
     path = tmp_path / "new" / "a.h5"
     process = start(path)
     assert process.stdout.readline() == "held\n"
-    with pytest.raises(UserError, match=f"another run, process {process.pid} on .*--if-busy wait"), locking.hold(path):
+    with pytest.raises(UserError, match=f"another run, process {process.pid} on .*--if-busy wait"), locking.lock(path):
         pass
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert locking.lock_of(path).exists()
-    with locking.hold(path):
+    with locking.lock(path):
         assert str(os.getpid()) in locking.lock_of(path).read_text()
     assert list(path.parent.iterdir()) == []
 

@@ -108,7 +108,7 @@ def test_no_search_takes_a_shard_for_a_feature_file(tmp_path):
     for pattern in (tmp_path, tmp_path / "m.h5"):
         with pytest.raises(UserError, match=r"shards of it.*cache merge"):
             features.find([pattern])
-    with pytest.raises(UserError, match=r"a shard, with a part of the rows only.*cache merge"):
+    with pytest.raises(UserError, match=r"a shard, which holds only part of the rows.*cache merge"):
         open_file(path)
     assert features.verify(path) is None
     assert "40 of 40, shard of 40" in CliRunner().invoke(main, ["ls", str(tmp_path)]).output
@@ -190,7 +190,7 @@ def test_shards_made_by_other_versions_are_not_taken_for_what_is_left_of_a_joini
     before = [path.read_bytes() for path in (whole, *paths)]
     said = merged(tmp_path, code=1)
     assert "versions.timm: the file has '1.0', the shards '2.0'" in said
-    assert "m.h5.shard-1-of-2: features of 20 of its 20 rows" in said
+    assert "m.h5.shard-1-of-2: features of 20 of its 20 rows differ in the file" in said
     assert f"backbench cache merge {whole} --overwrite" in said
     assert [path.read_bytes() for path in (whole, *paths)] == before
     merged(tmp_path, "--overwrite")

@@ -15,7 +15,7 @@ import pytest
 from backbench import UserError
 from backbench.cache import features, schema
 from backbench.cache.features import FeatureFileError, open_file
-from backbench.cache.writer import Writer, look, write
+from backbench.cache.writer import Writer, check_existing, write
 from tests.conftest import IDENTITY, ROOT
 
 N, D = 4000, 256
@@ -88,19 +88,19 @@ def test_skipped_rows_hold_nan_and_say_so(tmp_path):
 
 def test_look_names_every_difference_and_the_way_out(tmp_path):
     path = tmp_path / "a.h5"
-    assert look(path, IDENTITY) == ("new", None)
+    assert check_existing(path, IDENTITY) == ("new", None)
     with writer(path, 10, 4) as w:
-        assert look(path, IDENTITY)[0] == "partial"
+        assert check_existing(path, IDENTITY)[0] == "partial"
         w.rows(np.arange(10), values(10, 4))
         w.finish(device="test")
     other = IDENTITY | {"weights_sha256": "1" * 64, "transform": {"input_size": [3, 288, 288], "crop_pct": 0.95}}
     with pytest.raises(FeatureFileError) as caught:
-        look(path, other)
+        check_existing(path, other)
     assert "weights_sha256" in str(caught.value)
     assert "transform.input_size: the file has [3, 224, 224], this run [3, 288, 288]" in str(caught.value)
     assert "crop_pct" not in str(caught.value)
     assert "--overwrite" in str(caught.value)
-    assert look(path, other, overwrite=True) == ("new", None)
+    assert check_existing(path, other, overwrite=True) == ("new", None)
 
 
 def test_versions_count_only_while_a_file_is_unfinished(tmp_path):
@@ -108,10 +108,10 @@ def test_versions_count_only_while_a_file_is_unfinished(tmp_path):
     with writer(tmp_path / "a.h5", 10, 4) as w:
         w.commit()
         with pytest.raises(FeatureFileError, match=r"versions\.torch"):
-            look(tmp_path / "a.h5", newer)
+            check_existing(tmp_path / "a.h5", newer)
         w.rows(np.arange(10), values(10, 4))
         w.finish(device="test")
-    assert look(tmp_path / "a.h5", newer)[0] == "complete"
+    assert check_existing(tmp_path / "a.h5", newer)[0] == "complete"
 
 
 def test_overwrite_goes_on_with_its_own_unfinished_file(tmp_path):
@@ -124,7 +124,7 @@ def test_overwrite_goes_on_with_its_own_unfinished_file(tmp_path):
     with writer(path, 10, 4, fresh=True) as w:
         w.rows(np.arange(5), values(10, 4)[:5])
     assert path.read_bytes() == before  # the old file stands until the new one is whole
-    assert look(path, IDENTITY, overwrite=True)[0] == "partial"
+    assert check_existing(path, IDENTITY, overwrite=True)[0] == "partial"
 
 
 def test_two_runs_on_one_file(tmp_path):
@@ -241,7 +241,7 @@ def test_a_folder_without_permission_is_one_message(mode):
     try:
         if root:
             os.seteuid(65534)
-        assert look(place / "a.h5", IDENTITY) == ("new", None)
+        assert check_existing(place / "a.h5", IDENTITY) == ("new", None)
         with pytest.raises(UserError, match="Permission denied"):
             writer(place / "a.h5")
     finally:

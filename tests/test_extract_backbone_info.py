@@ -74,7 +74,7 @@ def test_a_weights_file_that_has_changed_is_read_again(extract, tmp_path):  # no
     save_file(model.state_dict(), file)
     extract("--weights", file)
     folder, how = tmp_path / "cache", {"weights": str(file), "seed": 42}
-    assert backbone_info.card(folder, MODEL, "last", "default", scale=1.0, **how).weights_sha256 == backbones.digest(
+    assert backbone_info.lookup(folder, MODEL, "last", "default", scale=1.0, **how).weights_sha256 == backbones.digest(
         model
     )
     state = {k: v + 1 if v.is_floating_point() else v for k, v in model.state_dict().items()}
@@ -82,7 +82,7 @@ def test_a_weights_file_that_has_changed_is_read_again(extract, tmp_path):  # no
     save_file(state, file)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # as cp -p, rsync -t and tar leave it
     assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
-    assert backbone_info.card(folder, MODEL, "last", "default", scale=1.0, **how) is None
+    assert backbone_info.lookup(folder, MODEL, "last", "default", scale=1.0, **how) is None
     assert "weights_sha256" in extract("--weights", file, code=1).output
 
 
@@ -90,10 +90,10 @@ def test_a_card_of_other_versions_or_none_costs_only_time(extract, tmp_path):  #
     extract()
     folder, how = tmp_path / "cache", {"weights": "random", "seed": 42, "scale": 1.0}
     kept = json.loads((folder / backbone_info.FILE).read_text())
-    assert backbone_info.card(folder, MODEL, "last", "default", **how)
+    assert backbone_info.lookup(folder, MODEL, "last", "default", **how)
     for content in ("", "[]", json.dumps({key: one | {"versions": ["0", "1", "2"]} for key, one in kept.items()})):
         (folder / backbone_info.FILE).write_text(content)
-        assert backbone_info.card(folder, MODEL, "last", "default", **how) is None
+        assert backbone_info.lookup(folder, MODEL, "last", "default", **how) is None
     assert "already complete" in extract().output
     assert json.loads((folder / backbone_info.FILE).read_text()) == kept
 
@@ -109,10 +109,10 @@ def test_the_hub_is_known_by_its_files(extract, tmp_path, monkeypatch):  # noqa:
     backbone = backbones.create(MODEL, weights="random")
     backbone.model.pretrained_cfg["hf_hub_id"] = "timm/x"
     how = {"weights": "hub", "seed": 42}
-    backbone_info.note(tmp_path / "cards", backbone, "last", "default", **how)
-    assert backbone_info.card(tmp_path / "cards", MODEL, "last", "default", scale=1.0, **how)
+    backbone_info.remember(tmp_path / "cards", backbone, "last", "default", **how)
+    assert backbone_info.lookup(tmp_path / "cards", MODEL, "last", "default", scale=1.0, **how)
     (folder / "refs" / "main").write_text("abcd")
-    assert backbone_info.card(tmp_path / "cards", MODEL, "last", "default", scale=1.0, **how) is None
+    assert backbone_info.lookup(tmp_path / "cards", MODEL, "last", "default", scale=1.0, **how) is None
 
 
 def test_what_is_known_of_a_backbone_is_not_taken_for_its_features(extract):  # noqa: F811

@@ -52,7 +52,7 @@ def test_a_study_backbone_gives_timms_pre_logits_from_timms_input(name, tmp_path
             assert torch.equal(both[:, backbone.num_features :], features)
         else:
             for layer in ("last", "1"):
-                with pytest.raises(UserError, match=r"no class token there\. Possible are default, avg and gem"):
+                with pytest.raises(UserError, match=r"no class token there\. Use default, avg or gem"):
                     feature_tap.tap(backbone, layer, "cls")
 
 

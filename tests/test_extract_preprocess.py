@@ -10,7 +10,7 @@ from PIL import Image
 
 from backbench.data import registry
 from backbench.extract import backbones
-from backbench.extract.preprocess import Pixels, Reader
+from backbench.extract.preprocess import Preprocessor, Reader
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def pixels(backbone, **config):
     found = backbones.Backbone(*(getattr(backbone, name) for name in ("name", "weights", "weights_sha256", "model")), {
         **backbone.config, **config
     })  # fmt: skip
-    return Pixels(found)
+    return Preprocessor(found)
 
 
 def picture(width, height, seed=0):

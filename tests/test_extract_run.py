@@ -20,7 +20,7 @@ from backbench.extract import backbones
 from backbench.extract.cli import main
 from backbench.extract.engine import Engine
 from backbench.extract.extraction import SEEN
-from backbench.extract.preprocess import Pixels
+from backbench.extract.preprocess import Preprocessor
 from tests.brake import Brake
 
 MODEL = "test_resnet"
@@ -60,7 +60,7 @@ def test_features_are_timms_own(extract, images):
     extract("--precision", "float32")
     backbone = backbones.create(MODEL, weights="random")
     transform = timm.data.create_transform(**backbone.config, is_training=False)
-    pixels = Pixels(backbone)
+    pixels = Preprocessor(backbone)
     assert features.verify(extract.path) is None
     with open_file(extract.path) as file:
         assert file.class_names == ["ant", "bee", "cat"]

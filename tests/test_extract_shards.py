@@ -196,7 +196,7 @@ def test_a_killed_worker_is_replaced_and_a_stopped_run_goes_on(tmp_path, images)
         brake.release()
         assert start(tmp_path, "many", log, brake).wait() == 0
     said = (tmp_path / "log").read_text()
-    assert "died (exit code -9): another goes on" in said
+    assert "died (exit code -9), so another process goes on" in said
     assert said.count("the same command goes on") == 1
     assert "Traceback" not in said
     single(tmp_path, images)
@@ -239,7 +239,7 @@ def test_a_machine_that_sees_other_files_says_which(tmp_path, images):  # noqa: 
     error = sharing.work(task)
     assert f"does not see the cache folder {tmp_path}" in str(error)
     images.rename(tmp_path / "elsewhere")
-    with locking.hold(tmp_path / "m.h5"):
+    with locking.lock(tmp_path / "m.h5"):
         error = sharing.work(task)
     assert f"does not see the images in {images}" in str(error)
 

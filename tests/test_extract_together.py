@@ -56,20 +56,20 @@ def sha256s(place):
 @pytest.fixture
 def alone(folder, tmp_path, created):
     for backbone in created:
-        (lane,) = extract(folder, tmp_path / "alone", [backbone])
-        assert lane.fault is None
+        (one,) = extract(folder, tmp_path / "alone", [backbone])
+        assert one.fault is None
     return sha256s(tmp_path / "alone")
 
 
 def test_together_gives_the_same_bits_and_reads_each_picture_once(folder, tmp_path, created, alone, monkeypatch):
     read, opened = decode.read, []
     monkeypatch.setattr(decode, "read", lambda path, **how: opened.append(path) or read(path, **how))
-    lanes = extract(folder, tmp_path / "together", created)
-    assert [(lane.label, lane.fault, lane.complete) for lane in lanes] == [(model, None, False) for model in MODELS]
+    runs = extract(folder, tmp_path / "together", created)
+    assert [(one.label, one.fault, one.complete) for one in runs] == [(model, None, False) for model in MODELS]
     assert sha256s(tmp_path / "together") == alone
     assert len(set(opened)) == 30
     assert len(opened) == 30 + 8  # the first batch is read for the trial too, once for all
-    assert all(lane.complete for lane in extract(folder, tmp_path / "together", created))
+    assert all(one.complete for one in extract(folder, tmp_path / "together", created))
     assert len(opened) == 30 + 8
 
 
@@ -83,8 +83,8 @@ def test_only_what_each_file_lacks_is_computed_to_the_same_bits(folder, tmp_path
     extract(folder, tmp_path / "together", created[1:2])
     with open_file(schema.part_path(begun.path), partial=True) as file:
         assert (file.done == schema.PENDING).sum() == 1
-    lanes = extract(folder, tmp_path / "together", created)
-    assert [lane.complete for lane in lanes] == [False, True, False]
+    runs = extract(folder, tmp_path / "together", created)
+    assert [one.complete for one in runs] == [False, True, False]
     assert sha256s(tmp_path / "together") == alone
     with open_file(begun.path) as file:
         assert file.running["images"] == 30
@@ -106,13 +106,13 @@ def test_one_that_fails_does_not_stop_the_others(folder, tmp_path, created, alon
 
 def test_an_unreadable_image_is_left_pending_or_out_in_all(folder, tmp_path, created):
     (folder / "ant" / "02.png").write_bytes(b"x" * (folder / "ant" / "02.png").stat().st_size)
-    lanes = extract(folder, tmp_path / "together", created)
-    assert len({id(lane.fault) for lane in lanes}) == 1
-    assert "ant/02.png" in str(lanes[0].fault)
-    lanes = extract(folder, tmp_path / "together", created, skip_unreadable=True)
-    for lane in lanes:
-        assert lane.fault is None
-        with open_file(lane.path) as file:
+    runs = extract(folder, tmp_path / "together", created)
+    assert len({id(one.fault) for one in runs}) == 1
+    assert "ant/02.png" in str(runs[0].fault)
+    runs = extract(folder, tmp_path / "together", created, skip_unreadable=True)
+    for one in runs:
+        assert one.fault is None
+        with open_file(one.path) as file:
             assert np.flatnonzero(file.done == schema.SKIPPED).tolist() == [2]
 
 
@@ -144,8 +144,8 @@ def test_models_that_a_device_has_no_room_for_wait(folder, tmp_path, created, al
     for backbone, plain in zip(crowded, created, strict=True):
         backbone.from_pixels.normalise = plain.normalise
     Full.held = 0
-    lanes = extract(folder, tmp_path / "together", crowded)
-    assert [lane.fault for lane in lanes] == [None] * 3
+    runs = extract(folder, tmp_path / "together", crowded)
+    assert [one.fault for one in runs] == [None] * 3
     assert sha256s(tmp_path / "together") == alone
     assert "2 backbones wait for the next pass" in capsys.readouterr().err
 
@@ -171,7 +171,7 @@ def test_a_compiled_backbone_is_compiled_once(folder, tmp_path, created):
     """What the trial is given and what the pass reads, in another thread, must look alike to the compiler."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    (lane,) = extract(folder, tmp_path, created[1:2], compile="on")
-    assert lane.fault is None
-    assert lane.engine.compiled
+    (one,) = extract(folder, tmp_path, created[1:2], compile="on")
+    assert one.fault is None
+    assert one.engine.compiled
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1

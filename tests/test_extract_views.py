@@ -13,7 +13,7 @@ from backbench.cache.features import open_file
 from backbench.data import registry
 from backbench.extract import backbones, views
 from backbench.extract.cli import main
-from backbench.extract.preprocess import Pixels, Reader
+from backbench.extract.preprocess import Preprocessor, Reader
 
 
 class Toy(list):
@@ -79,8 +79,8 @@ def read(imageset, images, view, *ways):
 def test_a_view_is_the_same_in_any_company(folder):
     imageset = registry.load(f"folder:{folder}", data_root=folder)
     backbone = backbones.create("test_resnet", weights="random")
-    at = Pixels(backbone)
-    smaller = Pixels(backbone)
+    at = Preprocessor(backbone)
+    smaller = Preprocessor(backbone)
     smaller.size, smaller.shorter = (96, 96), 110
     images = [7, 2, 2, 2, 2, 3, 3, 3, 3, 7]
     number = [1, 0, 1, 2, 3, 0, 1, 2, 3, 3]
@@ -97,7 +97,9 @@ def test_a_view_is_the_same_in_any_company(folder):
 
 def test_images_in_memory_have_views_too(tmp_path):
     imageset = registry.load("digits", data_root=tmp_path)
-    (batch,) = read(imageset, [5, 5, 5, 6], [0, 1, 2, 0], Pixels(backbones.create("test_resnet", weights="random")))
+    (batch,) = read(
+        imageset, [5, 5, 5, 6], [0, 1, 2, 0], Preprocessor(backbones.create("test_resnet", weights="random"))
+    )
     assert np.array_equal(batch[0], batch[1, :, :, ::-1])
     assert batch[2].any()
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from backbench import UserError, accuracy, calibration, columns, details
-from backbench.extract.preprocess import Pixels, Reader
+from backbench.extract.preprocess import Preprocessor, Reader
 
 BATCH = 64
 
@@ -18,7 +18,7 @@ def image_batches(imageset, backbone, rows: np.ndarray, device):
     """
     import torch
 
-    preprocessor = Pixels(backbone)
+    preprocessor = Preprocessor(backbone)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         reader = Reader(imageset, pool)
         for start in range(0, len(rows), BATCH):
