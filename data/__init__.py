@@ -1,1 +1,1 @@
-"""Images in: one registry of image sets, their splits and the decoding of every picture to RGB."""
+"""Image data: the registry of data sets, their splits, and the decoding of every image to RGB."""

@@ -1,4 +1,4 @@
-"""Pictures out of tables: parquet read a few megabytes at a time, arrow mapped. Needs pyarrow."""
+"""Images in tables: parquet files are read a few megabytes at a time, arrow files are mapped. Needs pyarrow."""
 
 import bisect
 import itertools
@@ -8,22 +8,22 @@ from collections import deque
 import numpy as np
 
 CHUNK = 8 << 20
-"""Bytes of pictures that are taken out of a parquet file at once."""
+"""Number of bytes of images that are read from a parquet file at once."""
 
 KEPT = 4
-"""Such chunks are kept: threads that read a batch of neighbours are never further apart."""
+"""Number of such chunks that are kept. Threads that read a batch of neighbours are never further apart."""
 
 STREAMS = 2
-"""Parquet files open at once: a batch may lie across the end of one and the beginning of the next."""
+"""Number of parquet files that are open at once. A batch may span the end of one and the beginning of the next."""
 
 
 class Rows:
-    """``rows(i)``: the file of picture ``i`` in the ``column`` of tables that follow each other. Thread safe."""
+    """Images in the ``column`` of consecutive tables. ``rows(i)`` returns the encoded image ``i``. Thread safe."""
 
     def __init__(self, paths: list[str], column: str):
         self.paths, self.column = paths, column
         self.ends: list[int] = []
-        """Of each table, the number of pictures in it and all before it; filled by ``table`` in turn."""
+        """For each table, the number of images in it and all before it; ``table`` fills it, table by table."""
         self._reset()
 
     def __getstate__(self):
@@ -34,17 +34,19 @@ class Rows:
         self._reset()
 
     def __call__(self, i: int) -> bytes:
-        """Raises OSError or ValueError."""
+        """Return the bytes of image ``i``. Raises OSError or ValueError."""
         k = bisect.bisect_right(self.ends, i)
         cell = self._cell(k, int(i) - (self.ends[k - 1] if k else 0))
         if cell.is_valid and hasattr(cell, "keys"):  # a struct of bytes and path
             cell = cell["bytes"]
         if not cell.is_valid:
-            raise OSError("its row holds no picture, at most the path of one")
+            raise OSError("its row holds no image, at most the path of one")
         return cell.as_py()
 
 
 class Parquet(Rows):
+    """Rows of parquet files."""
+
     def _reset(self):
         self.lock = threading.Lock()
         self.chunks = deque(maxlen=KEPT)
@@ -57,7 +59,7 @@ class Parquet(Rows):
         return pyarrow.parquet.read_schema(path)
 
     def table(self, k: int, label: str):
-        """Table ``k``'s labels, and the bytes of each row group."""
+        """Return the labels of table ``k``, and the size in bytes of each row group."""
         stream = _Stream(self.paths[k], self.column, 0)
         self.ends.append((self.ends[-1] if self.ends else 0) + stream.file.metadata.num_rows)
         labels = stream.file.read(columns=[label], use_threads=False).column(0)
@@ -79,14 +81,14 @@ class Parquet(Rows):
         chunk = stream.until(row)
         self.chunks.append((k, chunk))
         if stream.next < stream.ends[-1]:
-            self.streams[k] = stream  # the last one used is the last one closed
+            self.streams[k] = stream  # keeps the order of use: the least recently used stream is closed first
         if len(self.streams) > STREAMS:
             del self.streams[next(iter(self.streams))]
         return chunk
 
 
 class _Chunk:
-    """Cells of neighbouring rows, by row."""
+    """Cells of neighbouring rows, which are looked up by row."""
 
     def __init__(self, first: int, cells):
         self.rows, self.cells = range(first, first + len(cells)), cells
@@ -96,17 +98,17 @@ class _Chunk:
 
 
 class _Stream:
-    """A parquet file's pictures from the row group of ``row`` on, forward only, whatever the row groups' size."""
+    """The images of a parquet file from the row group of ``row`` on, read forward only, whatever the groups' size."""
 
     def __init__(self, path: str, column: str, row: int):
         import pyarrow.parquet
 
-        # buffered, not ahead of time: else a whole row group, which may be the whole file, is held in memory
+        # Without buffering, or with pre-buffering, a whole row group would be in memory, which may be the whole file.
         self.file = pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
         meta = self.file.metadata
         groups = [meta.row_group(g) for g in range(meta.num_row_groups)]
         self.rows = [group.num_rows for group in groups]
-        # of all columns: asked for one's, pyarrow 26 ends the process where a damaged file contradicts itself
+        # Sizes are those of all columns. Asked for one column's, pyarrow 26 crashes on some damaged files.
         self.sizes = [group.total_byte_size for group in groups]
         self.ends = [*itertools.accumulate(self.rows)]
         struct = pyarrow.types.is_struct(self.file.schema_arrow.field(column).type)
@@ -122,10 +124,11 @@ class _Stream:
             yield batch.column(0)
 
     def reaches(self, row: int) -> bool:
-        """Whether going on finds ``row`` without passing over a whole row group."""
+        """Whether reading on reaches ``row`` without reading over a whole row group."""
         return row >= self.next and bisect.bisect_right(self.ends, row) <= bisect.bisect_right(self.ends, self.next)
 
     def until(self, row: int) -> _Chunk:
+        """Read on to the chunk that holds ``row``. Raises OSError where the table ends before it."""
         for cells in self.cells:
             chunk = _Chunk(self.next, cells)
             self.next += len(cells)
@@ -135,6 +138,8 @@ class _Stream:
 
 
 class Arrow(Rows):
+    """Rows of arrow files."""
+
     def _reset(self):
         self.lock = threading.Lock()
         self.tables: dict[int, tuple] = {}
@@ -147,7 +152,7 @@ class Arrow(Rows):
             return _opened(file).schema
 
     def table(self, k: int, label: str):
-        """Table ``k``'s labels, and the bytes of each picture."""
+        """Return the labels of table ``k``, and the size in bytes of each image."""
         import pyarrow.compute
 
         batches, starts = self._table(k)
@@ -181,7 +186,7 @@ class Arrow(Rows):
 
 
 def _opened(file):
-    """The reader of an arrow file: a stream, as ``datasets`` writes it, or one with an index at its end."""
+    """Open the reader of an arrow file, which is a stream, as ``datasets`` writes it, or has an index at its end."""
     import pyarrow
 
     start = file.read(6)

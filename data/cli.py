@@ -37,7 +37,7 @@ def ls(data_root: Path, seed: int, as_json: bool):
         click.echo(json.dumps({"data_root": str(data_root), "seed": seed, "sets": rows}, indent=2))
         return
     keys = ("n_classes", "n_train", "n_val", "n_test")
-    lines = [("data set", "state", "classes", "train", "val", "test")]
+    lines = [("dataset", "state", "classes", "train", "val", "test")]
     for row in rows:
         lines.append((row["name"], row["state"], *(f"{row[key]:,}" if key in row else "-" for key in keys)))
     click.echo(columns(lines, left=2))

@@ -1,4 +1,4 @@
-"""Any picture file as the 8-bit RGB a person sees."""
+"""Decoding of any image file to the 8-bit RGB that a person sees."""
 
 import contextlib
 import functools
@@ -13,10 +13,11 @@ from PIL import Image, ImageOps
 from backbench import UserError
 
 EXIF = ("ignore", "apply")
-"""What to do with a camera's orientation tag. ``ignore`` is what torchvision's loader and timm's dataset do."""
+"""What can be done with a camera's orientation tag. torchvision's loader and timm's dataset ``ignore`` it."""
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""What is tried, whatever the file's ending. A fixed list, so that no stranger's .jpg starts Ghostscript (EPS)."""
+"""Formats that are tried, whatever the file's ending. The list is fixed, so that no stranger's .jpg starts Ghostscript
+(EPS)."""
 
 PIL_ERRORS = (
     OSError,
@@ -33,27 +34,27 @@ PIL_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
-"""What PIL lets through on damaged files: its readers raise whatever a field out of range happens to cause."""
+"""Exceptions that PIL raises on damaged files. Its readers raise whatever a field out of range happens to cause."""
 
 
 class UnreadableImage(UserError):
-    """A picture that can't be decoded: ``id`` says which, ``reason`` why."""
+    """An image can't be decoded. ``id`` says which image, and ``reason`` why."""
 
     def __init__(self, id: str, reason: str):
         super().__init__(f"{id}: {reason}")
         self.id = id
         self.reason = reason
 
-    def __reduce__(self):  # pickled as args, which hold the message, it would not come back from a worker process
+    def __reduce__(self):  # the default pickles the message only, which __init__ doesn't take
         return type(self), (self.id, self.reason)
 
 
 def read(source: str | os.PathLike | bytes, *, id: str, exif: str = "ignore") -> Image.Image:
-    """Decode a file, by its path or its bytes, to a PIL image of mode RGB.
+    """Decode a file, given by its path or its bytes, to a PIL image of mode RGB.
 
-    Transparency is laid on white; grey of 16 or 32 bits and floating point is scaled to 8 bits; of an animation it is
-    the first frame. Pixels of plain 8-bit files equal ``PIL.Image.open(path).convert("RGB")``. ``exif="apply"`` turns
-    the picture the way the camera was held. Thread safe. Raises UnreadableImage(id, reason).
+    Transparent images are laid on white. Grey of 16 or 32 bits and floating point is scaled to 8 bits. An animation
+    gives its first frame. The pixels of plain 8-bit files equal ``PIL.Image.open(path).convert("RGB")``.
+    ``exif="apply"`` turns the image upright by its orientation tag. Thread safe. Raises UnreadableImage(id, reason).
     """
     with reading(id), _file(source) as file:
         image = _open(file)
@@ -64,7 +65,7 @@ def read(source: str | os.PathLike | bytes, *, id: str, exif: str = "ignore") ->
 
 
 def header(source: str | os.PathLike | bytes, *, id: str) -> tuple[int, int, str]:
-    """Width and height in pixels as stored, and PIL's colour mode, without decoding. Raises UnreadableImage."""
+    """Read width and height in pixels as stored, and PIL's colour mode, without decoding. Raises UnreadableImage."""
     with reading(id), _file(source) as file:
         image = _open(file)
         return *image.size, image.mode
@@ -72,7 +73,7 @@ def header(source: str | os.PathLike | bytes, *, id: str) -> tuple[int, int, str
 
 @contextlib.contextmanager
 def reading(id: str):
-    """Whatever goes wrong with the picture ``id`` inside is raised as UnreadableImage."""
+    """A context in which any error with the image ``id`` is raised as UnreadableImage."""
     try:
         yield
     except PIL_ERRORS as error:
@@ -84,15 +85,15 @@ def _file(source):
 
 
 def _open(file) -> Image.Image:
-    # Image.open without its DecompressionBombWarning: a 100 megapixel photo is nothing to warn of, and the warnings
-    # module can only be silenced for the whole process, not for this thread. The hard limit stays.
+    # This is Image.open without its DecompressionBombWarning, since photos of 100 megapixels are no reason to warn.
+    # Warnings can only be silenced for the whole process, not for this thread. The hard limit stays.
     _load_plugins()
     start = file.read(16)
     if not start:
         raise OSError("the file is empty")
     for name in FORMATS:
         factory, accept = Image.OPEN.get(name, (None, None))
-        if factory is None or accept(start) is not True:  # a str says what the plugin lacks
+        if factory is None or accept(start) is not True:  # a str names what the plugin lacks
             continue
         file.seek(0)
         image = factory(file, "")
@@ -101,7 +102,7 @@ def _open(file) -> Image.Image:
         if pixels > limit:
             raise OSError(f"{image.width} x {image.height} pixels, more than PIL's limit of {limit:,}")
         return image
-    raise OSError(f"not a picture in a known format ({', '.join(FORMATS)})")
+    raise OSError(f"it is not an image in a known format ({', '.join(FORMATS)})")
 
 
 @functools.cache
@@ -119,10 +120,10 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(grey: np.ndarray) -> np.ndarray:
-    """Scale grey levels (H, W) to uint8 by the range they are meant in, where PIL would clip them at 255.
+    """Scale grey levels (H, W) to uint8 by the range that they are meant in, where PIL would clip them at 255.
 
-    Integers are meant in 0..65535. Floats in the smallest of 0..1, 0..255, 0..65535 that holds them. What fits none
-    is stretched from its least to its largest value. Levels that aren't finite become 0.
+    Integers are meant in 0..65535, and floats in the smallest of 0..1, 0..255 and 0..65535 that holds them. Levels
+    that fit no range are stretched from the least to the largest. Levels that aren't finite become 0.
     """
     if grey.dtype.kind == "u" and grey.dtype.itemsize == 2:
         return ((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)
@@ -130,10 +131,10 @@ def _to_8_bits(grey: np.ndarray) -> np.ndarray:
     grey = np.nan_to_num(grey.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = grey.min(), grey.max()
     fits = [top for top in ranges if low >= 0 and high <= top]
-    low, high = (0, fits[0]) if fits else (low, high if high > low else low + 1)  # one flat level below 0 is black
+    low, high = (0, fits[0]) if fits else (low, high if high > low else low + 1)  # a single level below 0 becomes black
     return np.rint((grey - low) / (high - low) * 255).astype(np.uint8)
 
 
 def _reason(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error)  # strerror, since str holds a path of this machine
+    text = getattr(error, "strerror", None) or str(error)  # str(error) holds a path of this machine
     return text if isinstance(error, (OSError, EOFError)) and text else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -1,4 +1,4 @@
-"""The sets that can be downloaded: where from, and how they come to lie under the data root."""
+"""Data sets that can be downloaded: their addresses, and how they are put under the data root."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from backbench.data.unpack import unpack
 
 @dataclass(frozen=True)
 class Download:
-    """An archive and the folder in it that is wanted."""
+    """An archive, and the folder in it that is wanted."""
 
     url: str
     md5: str
@@ -36,28 +36,28 @@ CALTECH = {
         inner="caltech-101/101_ObjectCategories.tar.gz",
     ),
 }
-"""CaltechDATA's records; torchvision before 0.24 points at dead links."""
+"""CaltechDATA's records. torchvision before 0.24 has dead links."""
 
 
 def get(name: str, data_root: str | Path) -> Path:
-    """Download and unpack the set ``name`` below ``data_root``, unless it is there; returns its folder.
+    """Download and unpack the data set ``name`` below ``data_root``, unless it is present. Returns its folder.
 
-    The archive is unpacked beside its place and moved there whole, then removed: a killed run leaves no half set, and
-    the same command goes on. Raises UserError, also for a set that can't be downloaded.
+    The archive is unpacked next to its final place, moved there as a whole, and then removed. So a killed run leaves no
+    partial data set, and the same command goes on. Raises UserError, also for a data set that can't be downloaded.
     """
     source = sources.SETS[name]
     data_root = Path(data_root)
     if found := source.find(data_root):
         return found
     if not source.has_download:
-        how = f": {source.made_by}" if source.made_by else ""
-        raise UserError(f"{name} has no public download{how}" if source.places else f"{name} needs no download")
+        command = f". Build it with: {source.made_by}" if source.made_by else ""
+        raise UserError(f"{name} has no public download{command}" if source.places else f"{name} needs no download")
     where, home = _download(name), data_root / name
     target = home / where.folder
     with writing(home):
         home.mkdir(parents=True, exist_ok=True)
     with _alone(home):
-        if not target.exists():  # else another process has just finished it
+        if not target.exists():  # otherwise another process has just finished it
             archive = fetch(where.url, home / where.url.rpartition("/")[2], md5=where.md5)
             install(archive, target, inner=where.inner)
             with writing(archive):
@@ -66,10 +66,10 @@ def get(name: str, data_root: str | Path) -> Path:
 
 
 def install(archive: Path, target: Path, *, inner: str | None = None) -> None:
-    """Unpack ``archive`` and move its folder named as ``target`` there, whole or not at all. Raises UserError."""
+    """Unpack ``archive`` and move its folder of the same name to ``target``, whole or not at all. Raises UserError."""
     work = target.with_name(f".{target.name}.unpacking")
     with writing(target):
-        shutil.rmtree(work, ignore_errors=True)  # what a killed run left
+        shutil.rmtree(work, ignore_errors=True)  # left by a killed run
         work.mkdir()
         try:
             unpack(archive, work)
@@ -93,7 +93,7 @@ def _download(name: str) -> Download:
 
 @contextlib.contextmanager
 def _alone(home: Path):
-    """Hold ``home``'s lock, so that two downloads never write the same .part; the kernel frees it if we are killed."""
+    """Hold the lock of ``home``, so that two downloads never write the same .part. It ends with the process."""
     try:
         import fcntl
     except ImportError:  # Windows

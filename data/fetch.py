@@ -1,4 +1,4 @@
-"""One file from the web: resumed where it stopped, checked, and never half there under its own name."""
+"""Downloading one file from the web: it resumes where it stopped, is checked, and gets its name only when whole."""
 
 import contextlib
 import errno
@@ -16,10 +16,10 @@ from backbench import UserError, __version__
 from backbench.progress import progress
 
 TRIES = 4
-"""Connections in a row that may bring nothing new before it is given up."""
+"""Number of connections in a row that may bring nothing new before a download is given up."""
 
 WAIT = 1.0
-"""Seconds before the second try, doubled each time."""
+"""Seconds before the second try; they are doubled each time."""
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as dead."""
@@ -29,7 +29,7 @@ MB = 1_000_000
 
 
 class Refused(UserError):
-    """What the server doesn't give, with its ``code``: 404 and the like."""
+    """The server refuses a file, with its HTTP status ``code``, such as 404."""
 
     def __init__(self, fault: str, code: int):
         super().__init__(fault)
@@ -37,12 +37,13 @@ class Refused(UserError):
 
 
 def fetch(url: str, path: Path, *, md5: str | None = None, quiet: bool = False) -> Path:
-    """Download ``url`` to ``path``, through ``path``.part, which a later call goes on from.
+    """Download ``url`` to ``path``, by way of ``path``.part, which a later call continues.
 
-    A broken connection is taken up again where it stopped (HTTP Range), or from the start where the server knows no
-    ranges. Without ``md5`` what is at ``path`` is taken as it is, and a download is checked against the server's ETag
-    where that is an md5, as with files that S3 and Google's storage hold in one piece. ``quiet`` shows no progress.
-    Raises Refused, and UserError for no network, a wrong md5, a full disk or a folder without write permission.
+    A broken connection is resumed where it stopped (HTTP Range), or from the start where the server has no ranges.
+    Without ``md5`` a file that exists is taken as it is. A download is then checked against the server's ETag where
+    that is an MD5, as for files that S3 and Google's storage hold in one piece. ``quiet`` shows no progress.
+
+    Raises Refused, and UserError for no network, a wrong MD5, a full disk or a folder without write permission.
     """
     part = path.with_name(path.name + ".part")
     with writing(part):
@@ -53,14 +54,14 @@ def fetch(url: str, path: Path, *, md5: str | None = None, quiet: bool = False) 
         wanted, found = md5 or etag, md5_of(part)
         if wanted and found != wanted:
             part.unlink()
-            raise UserError(f"{url} came with md5 {found} where {wanted} is expected; removed it: try again")
+            raise UserError(f"{url} came with md5 {found} where {wanted} is expected. It was removed: try again")
         part.replace(path)
     return path
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write ``path`` into a UserError that says what mends it."""
+    """Turn a failure to write ``path`` into a UserError that says what to do."""
     try:
         yield
     except OSError as error:
@@ -71,7 +72,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _download(url: str, part: Path, *, quiet: bool) -> str | None:
-    """The md5 that the server tells, or None."""
+    """Download to ``part``. Returns the MD5 that the server states, or None."""
     best, fruitless = part.stat().st_size if part.exists() else 0, 0
     while True:
         trouble, etag = _continue(url, part, quiet=quiet)
@@ -86,7 +87,7 @@ def _download(url: str, part: Path, *, quiet: bool) -> str | None:
 
 
 def _continue(url: str, part: Path, *, quiet: bool) -> tuple[str | None, str | None]:
-    """One connection. Returns what broke it, or None when the file is whole, and the md5 that the server tells."""
+    """Use one connection. Returns what broke it (None when the file is whole), and the MD5 that the server states."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": f"backbench/{__version__}"})
     if have:
@@ -95,7 +96,7 @@ def _continue(url: str, part: Path, *, quiet: bool) -> tuple[str | None, str | N
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         with error:
-            if error.code == 416 and have:  # nothing after what we have: whole, or not this file
+            if error.code == 416 and have:  # there is nothing after what we have
                 if error.headers.get("Content-Range") != f"bytes */{have}":
                     part.unlink()
                     return "the server's file is shorter than what was here", None
@@ -130,14 +131,14 @@ def _continue(url: str, part: Path, *, quiet: bool) -> tuple[str | None, str | N
 
 
 def _etag(headers) -> str | None:
-    """The md5 in an ETag; None where it is something else, as of a file uploaded in parts."""
+    """Return the MD5 in an ETag, or None where it is something else, as for files that were uploaded in parts."""
     tag = headers.get("ETag", "").strip('"').lower()
     return tag if re.fullmatch("[0-9a-f]{32}", tag) else None
 
 
 @contextlib.contextmanager
 def _megabytes(label: str, whole: int | None, have: int):
-    """Progress of ``whole`` bytes, of which we ``have`` some, in whole MB; none where the size isn't known."""
+    """Show progress over ``whole`` bytes in MB, starting from ``have``. Nothing is shown where the size is unknown."""
     if whole is None:
         yield lambda n: None
         return
@@ -156,7 +157,7 @@ def _megabytes(label: str, whole: int | None, have: int):
 
 
 def md5_of(path: Path) -> str:
-    """Of a file's content, hex."""
+    """Compute the MD5 of a file's content, in hex."""
     digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):

@@ -1,8 +1,8 @@
 """Hugging Face data sets on this disk: ``hf:PATH``.
 
-PATH is a folder of parquet files as the hub has them, or what ``Dataset.save_to_disk`` wrote. Which column holds the
-pictures and which the classes is in the features that ``datasets`` notes in every file, else in dataset_info.json or
-README.md. The ``datasets`` package isn't needed, only pyarrow.
+PATH is a folder of parquet files as on the hub, or what ``Dataset.save_to_disk`` wrote. The features that ``datasets``
+stores in every file say which column holds the images and which the classes; else dataset_info.json or README.md do.
+The ``datasets`` package isn't needed, only pyarrow.
 """
 
 import contextlib
@@ -15,17 +15,17 @@ from backbench.data import arrow_tables, shards
 from backbench.data.imageset import ImageSet
 
 OPTIONS = ("image", "label", "test")
-"""``image``, ``label``: columns, where there are several to choose from. ``test``: see data.shards.by_split."""
+"""``image`` and ``label`` name columns, where there are several to choose from. ``test``: see data.shards.by_split."""
 
 LABELS = ("label", "labels", "class", "cls", "target", "category")
-"""Columns taken for the class where no features tell of one."""
+"""Columns that are taken for the class where no features name one."""
 
 NOTE_BYTES = 1 << 24
-"""Of a README.md or a .json: more is not read."""
+"""Number of bytes of a README.md or a .json that are read at most."""
 
 
 def load(name: str, *, seed: int, exif: str) -> ImageSet:
-    """List and split ``hf:PATH``; no picture is read, nor are columns that aren't wanted. Raises UserError."""
+    """List and split ``hf:PATH``. Neither images nor other columns are read. Raises UserError."""
     given = shards.parse(name, known=OPTIONS)
     try:
         import pyarrow
@@ -38,7 +38,7 @@ def load(name: str, *, seed: int, exif: str) -> ImageSet:
     kind = arrow_tables.Parquet if files[0].suffix == ".parquet" else arrow_tables.Arrow
     with _readable(files[0], pyarrow):
         schema = kind.schema(str(files[0]))
-        if not schema.names:  # names that aren't UTF-8 show here
+        if not schema.names:  # reading the names raises where they aren't UTF-8
             raise ValueError("no columns")
     features = _features(schema, root)
     image, label = _columns(schema, features, given)
@@ -52,11 +52,12 @@ def load(name: str, *, seed: int, exif: str) -> ImageSet:
             parts.append(part)
     faults.stop()
     if any(part.names for part in parts):
-        try:  # one that has only paths is told at once, instead of image by image
+        try:  # a data set that holds only paths is reported at once, instead of image by image
             stored(0)
         except (pyarrow.ArrowException, OSError, ValueError, LookupError) as error:
-            have = "have pictures embedded, by Dataset.save_to_disk"
-            raise UserError(f"{called} in {root}: of the first picture, {error}: {have}") from error
+            raise UserError(
+                f"{called} in {root}: the first image can't be read, {error}. Embed the images, by Dataset.save_to_disk"
+            ) from error
     names = features.get(label)
     names = names if isinstance(names, list) else None
     return shards.assemble(called, root, parts, stored, class_names=names, seed=seed, exif=exif)
@@ -66,16 +67,20 @@ def _shard(stored, k: int, file: Path, split, *, label: str, like, start: int, p
     with _readable(file, pyarrow):
         schema = stored.schema(str(file))
         if odd := [c for c in (stored.column, label) if c not in schema.names or schema.field(c) != like.field(c)]:
-            raise UserError(f"{file} has other columns than the first file: {_told(schema)}, where {odd[0]} differs")
+            raise UserError(
+                f"{file} has other columns than the first file: {_described(schema)}, where {odd[0]} differs"
+            )
         if _note(schema).get(label) != _note(like).get(label):
-            raise UserError(f"{file} numbers its classes in {label} otherwise than the first file: write them together")
+            raise UserError(
+                f"{file} numbers its classes in {label} differently from the first file: write them together"
+            )
         labels, sizes = stored.table(k, label)
         labels = _values(labels, pyarrow)
     return shards.Shard(file, split, [f"{start + n:07d}" for n in range(len(labels))], labels, sizes)
 
 
 def _values(labels, pyarrow) -> list:
-    """Labels (chunked array) as numbers or names; only what a class can be passed ``_columns``."""
+    """Return labels (a chunked array) as numbers or names. ``_columns`` has checked that they can be classes."""
     if pyarrow.types.is_dictionary(labels.type):
         labels = labels.cast(labels.type.value_type)
     values = labels.to_pylist()
@@ -83,7 +88,7 @@ def _values(labels, pyarrow) -> list:
 
 
 def _of_the_set(files: list[Path], root: Path) -> list[Path]:
-    """Those that state.json names, beside which ``datasets`` keeps arrow files of its own; all where there is none."""
+    """Return the files that state.json names, or all where there is none. ``datasets`` keeps other arrow files too."""
     if len({file.suffix for file in files}) > 1:
         raise UserError(
             f"{root} holds .parquet and .arrow files: name a folder with one kind, or hf:'{root}/*.parquet'"
@@ -103,9 +108,7 @@ def _of_the_set(files: list[Path], root: Path) -> list[Path]:
         else:
             kept += [file for file in here if not re.match(r"(cache|tmp|indices)-?\w*\.arrow", file.name)]
     if not kept:
-        raise UserError(
-            f"{root} holds only what datasets keeps for itself: a folder by Dataset.save_to_disk is expected"
-        )
+        raise UserError(f"{root} holds only internal files of datasets: a folder by Dataset.save_to_disk is expected")
     return kept
 
 
@@ -119,12 +122,12 @@ def _one_configuration(listed: list, root: Path) -> None:
 
 
 def _features(schema, root: Path) -> dict[str, str | list[str]]:
-    """By column: "image", or the class names, as the file's own note tells, dataset_info.json or README.md."""
-    if told := _note(schema):
-        return told
+    """Return "image" or the class names by column, from the file's own note, dataset_info.json or README.md."""
+    if found := _note(schema):
+        return found
     for folder in (root, root.parent):
-        if told := _by_column(_json(folder / "dataset_info.json").get("features")) or _readme(folder):
-            return told
+        if found := _by_column(_json(folder / "dataset_info.json").get("features")) or _readme(folder):
+            return found
     return {}
 
 
@@ -136,18 +139,18 @@ def _note(schema) -> dict[str, str | list[str]]:
 
 
 def _by_column(features) -> dict[str, str | list[str]]:
-    told = {}
+    found = {}
     for column, what in features.items() if isinstance(features, dict) else ():
         kind = what.get("_type") if isinstance(what, dict) else None
         if kind == "Image":
-            told[column] = "image"
+            found[column] = "image"
         elif kind == "ClassLabel" and isinstance(what.get("names"), list):
-            told[column] = [str(name) for name in what["names"]]
-    return told
+            found[column] = [str(name) for name in what["names"]]
+    return found
 
 
 def _readme(folder: Path) -> dict[str, str | list[str]]:
-    """``dataset_info`` at the head of a README.md; of several configurations the default, or the one ``folder`` is."""
+    """Read ``dataset_info`` from a README.md. Of several configurations, ``folder``'s own or the default is taken."""
     import yaml
 
     head = re.match(r"---\n(.*?)\n---", _text(folder / "README.md"), re.DOTALL)
@@ -158,53 +161,51 @@ def _readme(folder: Path) -> dict[str, str | list[str]]:
         several = {each.get("config_name", "default"): each for each in (info if isinstance(info, list) else [info])}
         alone = next(iter(several)) if len(several) == 1 else "default"
         chosen = several.get(folder.name) or several.get(alone)
-        told = {}
+        found = {}
         for each in chosen["features"] if chosen else ():
             if each["dtype"] == "image":
-                told[each["name"]] = "image"
+                found[each["name"]] = "image"
             elif isinstance(each["dtype"], dict) and "class_label" in each["dtype"]:
                 names = each["dtype"]["class_label"]["names"]
-                told[each["name"]] = [str(names[key]) for key in sorted(names, key=int)]
+                found[each["name"]] = [str(names[key]) for key in sorted(names, key=int)]
     except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{folder / 'README.md'}: its dataset_info can't be read ({error})") from error
-    return told
+    return found
 
 
 def _columns(schema, features: dict, given: shards.Given) -> tuple[str, str]:
-    """The columns of pictures and of classes. Raises UserError that lists the columns."""
+    """Choose the columns of images and of classes. Raises UserError, which lists the columns."""
     import pyarrow
 
     def can(column, test):
         return column in schema.names and test(schema.field(schema.names.index(column)).type, pyarrow.types)
 
-    told = [c for c in features if features[c] == "image" and can(c, _pictures)]
-    structs = [c for c in schema.names if can(c, lambda kind, t: _pictures(kind, t) and t.is_struct(kind))]
-    images = told or structs or [c for c in schema.names if can(c, _pictures)]
+    declared = [c for c in features if features[c] == "image" and can(c, _images)]
+    structs = [c for c in schema.names if can(c, lambda kind, t: _images(kind, t) and t.is_struct(kind))]
+    images = declared or structs or [c for c in schema.names if can(c, _images)]
     classes = [c for c in features if isinstance(features[c], list) and can(c, _classes)]
     classes = classes or [c for c in LABELS if can(c, _classes)]
     classes = ["label"] if "label" in classes else classes
     chosen, faults = [], []
-    for key, what, found, test in (("image", "pictures", images, _pictures), ("label", "classes", classes, _classes)):
+    for key, what, found, test in (("image", "images", images, _images), ("label", "classes", classes, _classes)):
         if key in given.options:
             found = [given.options[key]]
             if not can(found[0], test):
-                faults.append(f"{found[0]!r} is no column of {what}. Columns: {_told(schema)}")
+                faults.append(f"{found[0]!r} is no column of {what}. Columns: {_described(schema)}")
         elif len(found) != 1:
             which = (
-                f"{len(found)} columns of {what} ({', '.join(found)})"
-                if found
-                else f"no column of {what} known as such"
+                f"{len(found)} columns of {what} ({', '.join(found)})" if found else f"no column known to hold {what}"
             )
-            faults.append(f"there is {which}: choose by hf:{given.path}?{key}=COLUMN. Columns: {_told(schema)}")
+            faults.append(f"there is {which}: choose by hf:{given.path}?{key}=COLUMN. Columns: {_described(schema)}")
         chosen += found[:1]
     if faults:
         raise UserError(*(f"hf:{given.path}: {fault}" for fault in faults))
     return tuple(chosen)
 
 
-def _pictures(kind, types) -> bool:
+def _images(kind, types) -> bool:
     if types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _pictures(kind.field("bytes").type, types)
+        return kind.get_field_index("bytes") >= 0 and _images(kind.field("bytes").type, types)
     return types.is_binary(kind) or types.is_large_binary(kind)
 
 
@@ -214,12 +215,12 @@ def _classes(kind, types) -> bool:
     return any(test(kind) for test in (types.is_integer, types.is_boolean, types.is_string, types.is_large_string))
 
 
-def _told(schema) -> str:
+def _described(schema) -> str:
     return ", ".join(f"{shards.clean(field.name)} ({shards.clean(str(field.type))})" for field in schema)
 
 
 def _text(path: Path) -> str:
-    """What a small text file holds, "" where it isn't one."""
+    """Read a small text file; "" where that isn't possible."""
     try:
         with open(path, "rb") as file:
             return file.read(NOTE_BYTES).decode("utf-8", "replace").replace("\r\n", "\n")
@@ -240,4 +241,4 @@ def _readable(file: Path, pyarrow):
         yield
     except (pyarrow.ArrowException, OSError, ValueError, LookupError) as error:
         reason = str(error).partition("\n")[0][:200]
-        raise UserError(f"{file} is damaged, or no {file.suffix} file ({reason}): get it again") from error
+        raise UserError(f"{file} is damaged, or no {file.suffix} file ({reason}). Get it again") from error

@@ -1,4 +1,4 @@
-"""A set of labelled, split images, on disk or in memory."""
+"""A data set: labelled images with splits, on disk or in memory."""
 
 import errno
 import hashlib
@@ -16,53 +16,53 @@ from backbench.data import decode
 from backbench.data.splits import TEST
 
 ROWS = ("ids", "labels", "split", "files", "pixels")
-"""What a set has one of for each image."""
+"""Fields that have one entry per image."""
 
 SAMPLE = 16
-"""Images looked for before a whole set is said to be gone."""
+"""Number of images that are looked for before a whole data set counts as out of reach."""
 
 NETWORK_DOWN = {
     getattr(errno, name)
     for name in ("ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENODEV")
     if hasattr(errno, name)
 }
-"""What reading from a network folder gives while the network or its server is down; never a damaged picture."""
+"""Errors of reading from a network folder while the network or its server is down. They never mean a damaged image."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """N labelled images. Made by ``data.registry.load``."""
+    """A data set of N labelled images, as ``data.registry.load`` returns it."""
 
     name: str
-    """As registered; ``folder-<basename>`` for ``folder:PATH``, and likewise ``wds-`` and ``hf-``."""
+    """The registered name, or ``folder-<basename>`` for ``folder:PATH``, and likewise ``wds-`` and ``hf-``."""
     ids: list[str]
-    """POSIX paths relative to the set's root (``digits/0001`` for digits): unique, valid UTF-8, sorted but for shards,
-    where they are in the order they are stored in."""
+    """Image names: POSIX paths relative to the root (``digits/0001`` for digits), unique and valid UTF-8. They are
+    sorted, except in shards, where they keep the stored order."""
     labels: np.ndarray
     """(N,) int64, indices into class_names."""
     split: np.ndarray
     """(N,) int8: 0 train, 1 val, 2 test."""
     class_names: list[str]
-    """Sorted; numbers by size."""
+    """Class names, sorted; numbers are sorted by size."""
     digest: str
-    """sha256 over ids, labels, split, class names and file sizes (in memory: pixels); the same on every machine."""
+    """SHA-256 over ids, labels, split, class names and file sizes (in memory: pixels), the same on all machines."""
     exif: str = "ignore"
-    """``ignore`` or ``apply``, see ``data.decode.read``."""
+    """``ignore`` or ``apply``; see ``data.decode.read``."""
     root: Path | None = None
-    """The folder that ids are relative to; None in memory."""
+    """Folder that ids are relative to; None in memory."""
     files: list[str] | None = None
-    """Paths relative to root, for the operating system; they differ from ids only for names that aren't NFC UTF-8."""
+    """File paths relative to root, for the operating system. They differ from ids only where names aren't NFC UTF-8."""
     pixels: np.ndarray | None = None
-    """(N, H, W, 3) uint8 where the set is held in memory, else None."""
+    """(N, H, W, 3) uint8 where the data set is in memory, else None."""
     stored: Callable[[int], bytes] | None = None
-    """Where the set lies in shards: reads the file of an image, by its row in the whole set, out of them. Thread safe,
-    and can be pickled."""
+    """For a data set in shards, the function that reads an image's encoded bytes, by its row in the whole data set. It
+    is thread safe and can be pickled."""
     span: tuple[int, int, int] | None = None
-    """Of a part: its rows [start, stop) and how many the whole set has. The name and the digest are the whole set's."""
+    """For a part of a data set: its rows [start, stop), and how many the whole has. Name and digest are the whole's."""
     images_digest: str = ""
-    """sha256 as ``digest``, but without the split: the same whatever seed the images are split by."""
+    """SHA-256 as ``digest``, but without the split, so that it doesn't depend on the seed of the split."""
     test_digest: str = ""
-    """sha256 as ``digest``, but of the test images alone: the same when images join train."""
+    """SHA-256 as ``digest``, but of the test images only, so that it doesn't change when images join train."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -73,21 +73,21 @@ class ImageSet:
         return self.name.replace("/", "-")
 
     def part(self, start: int, stop: int) -> "ImageSet":
-        """The rows [start, stop) of a whole set, as a set."""
+        """Return the rows [start, stop) of a whole data set, as a data set."""
         rows = {name: value[start:stop] for name in ROWS if (value := getattr(self, name)) is not None}
         return replace(self, **rows, span=(start, stop, len(self)))
 
     def reachable(self) -> bool:
-        """Whether any of a sample of its files is there, or the folder of its shards; in memory, always."""
+        """Whether any of a sample of its files exists, or the folder of its shards. In memory it is always True."""
         if self.files is None:
             return self.root is None or self.root.exists()
         return any(os.path.exists(self.path(i)) for i in range(0, len(self), max(1, len(self) // SAMPLE)))
 
     def check_reachable(self, errors) -> None:
-        """Raise UserError where not the images that couldn't be read are at fault, but all are out of reach.
+        """Raise UserError where images couldn't be read because the whole data set is out of reach.
 
-        The set's folder was unmounted or removed, or one of ``errors``, as raised by ``read``, comes of a network that
-        is down.
+        Either its folder was unmounted or removed, or one of ``errors``, as ``read`` raises them, comes from a network
+        that is down.
         """
         causes = [error.__cause__ for error in errors if isinstance(error.__cause__, OSError)]
         down = [cause for cause in causes if cause.errno in NETWORK_DOWN]
@@ -99,26 +99,26 @@ class ImageSet:
             )
 
     def path(self, i: int) -> str | None:
-        """Where image ``i`` lies on disk as a file of its own; None in memory and in shards."""
+        """Return the path of image ``i`` where it is a file of its own; None in memory and in shards."""
         return None if self.files is None else f"{self.root}/{self.files[i]}"
 
     def encoded(self, i: int) -> str | bytes | None:
-        """What data.decode reads image ``i`` from: its path, or in shards its bytes. Raises UnreadableImage."""
+        """Return image ``i`` as data.decode reads it: its path, or in shards its bytes. Raises UnreadableImage."""
         if self.stored is None:
             return self.path(i)
         with decode.reading(self.ids[i]):
             return self.stored(i + (self.span[0] if self.span else 0))
 
     def read(self, i: int) -> Image.Image:
-        """Image ``i`` as PIL RGB. Thread safe. Raises data.decode.UnreadableImage(id, reason)."""
+        """Read image ``i`` as PIL RGB. Thread safe. Raises data.decode.UnreadableImage(id, reason)."""
         if self.pixels is not None:
             return Image.fromarray(self.pixels[i])
         return decode.read(self.encoded(i), id=self.ids[i], exif=self.exif)
 
     def content(self, i: int) -> str:
-        """16 hexadecimal digits of the SHA-256 of image ``i``'s file, in memory of its pixels: the same under any name.
+        """Return 16 hexadecimal digits of the SHA-256 of image ``i``'s file, or in memory of its pixels.
 
-        Raises data.decode.UnreadableImage.
+        They don't depend on the image's name. Raises data.decode.UnreadableImage.
         """
         if self.pixels is not None:
             found = np.ascontiguousarray(self.pixels[i])
@@ -129,9 +129,10 @@ class ImageSet:
 
 
 def digest(ids, labels, split, class_names, *, sizes: list[int] | None = None, pixels: np.ndarray | None = None) -> str:
-    """The set's digest (sha256, hex): what a feature file is stale against. With ``split`` None, that of its images.
+    """Compute a data set's digest (SHA-256, hex), by which a feature file is known to be stale.
 
-    Of files it takes the size in bytes, not the content: reading 1.2 GB at each start would cost more than it saves.
+    With ``split`` None it is the digest of the images alone. For files it takes the size in bytes, not the content:
+    reading 1.2 GB at each start would cost more than it saves.
     """
     listing = [ids, labels.tolist(), None if split is None else split.tolist(), class_names, sizes]
     sha = hashlib.sha256(json.dumps(listing, separators=(",", ":")).encode())
@@ -142,9 +143,9 @@ def digest(ids, labels, split, class_names, *, sizes: list[int] | None = None, p
 
 
 def digests(ids, labels, split, class_names, *, sizes=None, pixels=None) -> dict[str, str]:
-    """``digest``, ``images_digest`` and ``test_digest`` of a set, as ``ImageSet`` takes them."""
+    """Compute ``digest``, ``images_digest`` and ``test_digest`` of a data set, as keywords of ``ImageSet``."""
     test = np.flatnonzero(split == TEST)
-    per_image = sizes is not None and len(sizes) == len(ids)  # of parquet they are those of its row groups
+    per_image = sizes is not None and len(sizes) == len(ids)  # parquet gives the sizes of row groups
     some = {
         "sizes": [sizes[i] for i in test] if per_image else sizes,
         "pixels": None if pixels is None else pixels[test],

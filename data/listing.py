@@ -1,4 +1,4 @@
-"""Folders of pictures as lists: which classes, which files, how large."""
+"""Listing folders of images: their classes, their files and the files' sizes."""
 
 import itertools
 import os
@@ -11,7 +11,7 @@ import numpy as np
 from backbench import UserError
 
 ENDINGS = frozenset({"jpg", "jpeg", "png", "bmp", "gif", "tif", "tiff", "webp", "ppm", "pgm"})
-"""Endings of image files, in any case. Other files are passed over: Caltech-256 holds ``198.spider/RENAME2``."""
+"""Endings of image files, in upper or lower case. Other files are ignored: Caltech-256 holds ``198.spider/RENAME2``."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Listing:
 
 
 def folders(root: Path) -> list[str]:
-    """Names of the folders in ``root``, hidden ones apart, sorted. Links to folders count. Raises UserError."""
+    """Return the sorted names of folders in ``root``, without hidden ones. Links to folders count. Raises UserError."""
     with _scan(root) as entries:
         return sorted(e.name for e in entries if not _hidden(e.name) and e.is_dir())
 
@@ -39,9 +39,9 @@ def holds_images(root: Path) -> bool:
 
 
 def class_folders(root: Path, *, prefixes: tuple[str, ...] = ("",), leave_out: frozenset[str] = frozenset()) -> Listing:
-    """List ``root/<prefix><class>/**``, classes being the union over prefixes (``train/``, ``test/``).
+    """List ``root/<prefix><class>/**``. The classes are the union over prefixes (``train/``, ``test/``).
 
-    Raises UserError for folders that can't be read, links that lead nowhere and names that are equal once they are
+    Raises UserError for folders that can't be read, links that lead nowhere, and names that are equal once they are
     written as NFC UTF-8.
     """
     found: list[tuple[str, str, int, str]] = []  # id, file, bytes, class
@@ -57,7 +57,7 @@ def class_folders(root: Path, *, prefixes: tuple[str, ...] = ("",), leave_out: f
                 found.append((text(file), file, size, name))
     found.sort()
     ids = [id for id, *_ in found]
-    faults = [f"{text(name)} is a link that leads nowhere: mend or remove it" for name in sorted(dead)[:20]]
+    faults = [f"{text(name)} is a link that leads nowhere: repair or remove it" for name in sorted(dead)[:20]]
     faults += [
         f"two files are named {a!r} once written as NFC UTF-8: rename one" for a, b in itertools.pairwise(ids) if a == b
     ]
@@ -70,16 +70,16 @@ def class_folders(root: Path, *, prefixes: tuple[str, ...] = ("",), leave_out: f
 
 
 def text(name: str) -> str:
-    """A file's name as valid UTF-8, the same on every system: NFC, and ``\\xNN`` for a byte that isn't UTF-8."""
+    """Return a file's name as valid UTF-8, the same on all systems: NFC, with ``\\xNN`` for bytes that aren't UTF-8."""
     if name.isascii():
         return name
     return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace"))
 
 
 def _images(folder: str, prefix: str, dead: list[str]) -> list[tuple[str, int]]:
-    """(path from the root, bytes) of each image in ``folder`` and the real folders below it.
+    """Return (path from the root, bytes) of each image in ``folder`` and the real folders below it.
 
-    Links to files are followed; links to folders aren't, they could lead round in circles.
+    Links to files are followed. Links to folders aren't, since they could lead in circles.
     """
     images = []
     with _scan(folder) as entries:

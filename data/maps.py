@@ -1,9 +1,9 @@
-"""Which class of one image set is which of another: CSV files of pairs, shipped, one's own, or proposed by name.
+"""Class maps say which class of one data set is which class of another. They are CSV files of pairs.
 
-``maps/<source>-<target>.csv`` holds ``source_class,target_class`` lines, made by hand: a line stands only where every
-picture of the target's class shows something of the source's class, or of one of the source's classes on lines with
-the same target. What is nearly so is left out: Open Images' ``Flag`` is not only American, its ``Guitar`` not only
-electric, its ``Horn`` of an uncertain kind.
+A map ships with backbench, is the user's own, or is proposed by class names. ``maps/<source>-<target>.csv`` holds
+``source_class,target_class`` lines that were made by hand. There is a line only where every image of the target's class
+shows the source's class, or one of the source's classes that have lines with the same target. Near matches are left
+out: Open Images' ``Flag`` is not only American, its ``Guitar`` not only electric, its ``Horn`` of an uncertain kind.
 """
 
 import csv
@@ -20,19 +20,19 @@ from backbench import UserError, suggest
 FOLDER = Path(__file__).with_name("maps")
 
 OPENIMAGES = Path(__file__).with_name("openimages.csv")
-"""Open Images' boxable classes, ``mid,name``: its class-descriptions-boxable.csv with a header."""
+"""Open Images' boxable classes, ``mid,name``. It is their class-descriptions-boxable.csv with a header."""
 
 HEADER = ["source_class", "target_class"]
 
 NEAR = 0.8
-"""Least similarity (difflib's ratio) of two names that are proposed as the same class."""
+"""Least similarity (difflib's ratio) of two names for them to be proposed as the same class."""
 
 
 class Groups(NamedTuple):
-    """Classes that correspond, as G groups: a target's image is known by any source class of its group."""
+    """Classes that correspond, as G groups. A target's image is right with any source class of its group."""
 
     names: list[str]
-    """The target's class of each group, several joined by `` / ``."""
+    """The target's class in each group; several are joined by `` / ``."""
     of_source: np.ndarray
     """(K,) int64: the group of each source class, -1 for none."""
     of_target: np.ndarray
@@ -40,20 +40,23 @@ class Groups(NamedTuple):
 
 
 def openimages() -> dict[str, str]:
-    """Name to id (``/m/...``) of Open Images' boxable classes."""
+    """Return the ids (``/m/...``) of Open Images' boxable classes, by name."""
     with OPENIMAGES.open(newline="", encoding="utf-8") as file:
         return {line["name"]: line["mid"] for line in csv.DictReader(file)}
 
 
 def shipped(source: str, target: str) -> Path | None:
-    """The map that comes with this project; of ``office_shift/amazon`` that of ``office_shift``."""
+    """Return the map that ships with backbench, or None. ``office_shift/amazon`` uses that of ``office_shift``."""
     path = FOLDER / f"{source.partition('/')[0]}-{target.partition('/')[0]}.csv"
     return path if re.fullmatch(r"[\w-]+", path.stem) and path.is_file() else None
 
 
 def read(path: str | Path) -> list[tuple[str, str]]:
-    """The pairs of a CSV file. Several source classes may have one target, and one several; but where two share one
-    target, they must share all. Raises UserError with every fault, each with its line."""
+    """Read the pairs of a CSV file.
+
+    Several source classes may have one target, and one source class several targets. But where two source classes share
+    one target, they must share all. Raises UserError with every error, each with its line.
+    """
     path = Path(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -61,7 +64,7 @@ def read(path: str | Path) -> list[tuple[str, str]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"the class map {path} can't be read: {reason}. CSV of {','.join(HEADER)} is expected"
+            f"the class map {path} can't be read: {reason}. A CSV file of {','.join(HEADER)} is expected"
         ) from None
     if not lines or lines[0][1] != HEADER:
         found = ",".join(lines[0][1])[:80] if lines else "nothing"
@@ -71,7 +74,7 @@ def read(path: str | Path) -> list[tuple[str, str]]:
         if len(cells) != 2 or not all(cells):
             faults.append(f"{path}:{at}: {','.join(cells)[:80]!r} where two class names are expected")
         elif tuple(cells) in pairs:
-            faults.append(f"{path}:{at}: {','.join(cells)} stands there twice: remove one")
+            faults.append(f"{path}:{at}: {','.join(cells)} is there twice: remove one")
         else:
             pairs[tuple(cells)] = at
     faults += [f"{path}: {fault}" for fault in _torn(pairs)]
@@ -83,7 +86,7 @@ def read(path: str | Path) -> list[tuple[str, str]]:
 
 
 def _torn(pairs) -> list[str]:
-    """Targets whose source classes don't have the same targets: it would not be clear what counts as right."""
+    """Describe targets whose source classes have different targets, where it would be unclear what counts as right."""
     targets, sources = {}, {}
     for a, b in pairs:
         targets.setdefault(a, set()).add(b)
@@ -96,10 +99,10 @@ def _torn(pairs) -> list[str]:
 
 
 def groups(pairs, source_classes: Sequence[str], target_classes: Sequence[str], *, path=None) -> Groups:
-    """What the pairs say of these two lists of classes; pairs of classes that neither has are of no account.
+    """Group two lists of classes by the pairs. Pairs with a class that is in neither list are ignored.
 
-    With ``path``, whose file it was, a name that a list lacks is a fault. Raises UserError with all of them, and where
-    no pair is left.
+    With ``path``, the file that the pairs come from, a name that a list lacks is an error. Raises UserError with all
+    such names.
     """
     places = [{name: k for k, name in enumerate(names)} for names in (source_classes, target_classes)]
     if path:
@@ -125,8 +128,11 @@ def groups(pairs, source_classes: Sequence[str], target_classes: Sequence[str], 
 
 
 def between(source: str, source_classes, target: str, target_classes, *, file: Path | None = None) -> Groups:
-    """The groups of two sets: by one's own ``file``, the shipped map, or the names where the target has none but the
-    source's. Raises UserError where there is none of them, or no class corresponds."""
+    """Return the groups of two data sets' classes.
+
+    They come from the user's ``file``, the shipped map, or the names where all of the target's are also the source's.
+    Raises UserError where there is none of these, or no class corresponds.
+    """
     if file:
         found = groups(read(file), source_classes, target_classes, path=file)
     elif path := shipped(source, target):
@@ -139,21 +145,21 @@ def between(source: str, source_classes, target: str, target_classes, *, file: P
             f"--map: backbench data map {source} {target} > map.csv"
         )
     if not found.names:
-        raise UserError(f"of the classes of {source} that are here, none corresponds to one of {target}")
+        raise UserError(f"none of the classes of {source} that are here corresponds to a class of {target}")
     return found
 
 
 def plain(name: str) -> str:
-    """A class name as words: ``101.head-phones`` is ``head phone``, ``sunflower-101`` is ``sunflower``."""
+    """Reduce a class name to words: ``101.head-phones`` becomes ``head phone``, ``sunflower-101`` ``sunflower``."""
     name = re.sub(r"^\d+\.|[-_ ]101$", "", name)
     words = re.findall(r"[^\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
     return " ".join(word[:-1] if len(word) > 3 and re.search(r"[^s]s$", word) else word for word in words)
 
 
 def propose(source_classes: Sequence[str], target_classes: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of classes whose names are alike, at most one target a source class, for a person to correct.
+    """Propose pairs of classes with similar names, at most one target per source class, for a person to correct.
 
-    Names alone: ``mouse`` is an animal here and a device there.
+    Names alone mislead: ``mouse`` may be an animal in one data set and a device in another.
     """
     known = {}
     for name in target_classes:

@@ -1,8 +1,8 @@
-"""Which Open Images pictures stand for which classes: chosen from the official files, or as a frozen list says.
+"""Choosing images of Open Images for classes, from the official files or from a frozen list.
 
-The official files, of https://storage.googleapis.com/openimages/web/download.html: for each split the labels that
-people verified, the boxes, and of each picture licence, author, addresses and rotation. The train split's are
-gigabytes: they are read line by line, and only what may be taken is held.
+The official files come from https://storage.googleapis.com/openimages/web/download.html. For each split they hold the
+labels that people verified, the boxes, and each image's licence, author, addresses and rotation. Those of the train
+split are gigabytes, so they are read line by line, and only candidates are kept in memory.
 """
 
 import csv
@@ -21,7 +21,7 @@ from backbench.files import write_whole
 BASE = "https://storage.googleapis.com/openimages"
 
 IMAGES = "https://open-images-dataset.s3.amazonaws.com"
-"""The public bucket of the CVDF foundation: ``<split>/<id>.jpg``, at most 1,024 pixels a side."""
+"""Public bucket of the CVDF foundation: ``<split>/<id>.jpg``, with at most 1,024 pixels a side."""
 
 FILES = {
     "train": {
@@ -38,7 +38,7 @@ FILES = {
         for split in ("validation", "test")
     },
 }
-"""Under BASE, by split."""
+"""Official files under BASE, by split."""
 
 COLUMNS = {
     "labels": ("ImageID", "LabelName", "Confidence"),
@@ -47,18 +47,18 @@ COLUMNS = {
         "ImageID", "License", "Author", "AuthorProfileURL", "OriginalURL", "OriginalLandingURL", "Title", "Rotation",
     ),
 }  # fmt: skip
-"""What is read of each."""
+"""Columns that are read from each official file."""
 
 TURNED = ("90", "180", "270")
-"""Rotations by which a picture lies on its side or head: not taken."""
+"""Rotations by which an image lies on its side or head. Such images are not taken."""
 
 SPARE = 4
-"""Times as many pictures as are wanted, a class, that are looked up: some are turned, some gone."""
+"""How many times the wanted number of images per class is looked up, since some are rotated and some are gone."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture of a class. The box, in shares of width and height, is the largest of that class in it."""
+class ImageRecord:
+    """One image of a class. The box, in shares of width and height, is the largest of that class in the image."""
 
     image_id: str
     split: str
@@ -69,7 +69,7 @@ class Picture:
     ymin: float
     ymax: float
     rotation: str = ""
-    """Degrees, empty where nobody has said."""
+    """Rotation in degrees; empty where it is unknown."""
     license: str = ""
     author: str = ""
     author_profile: str = ""
@@ -77,21 +77,24 @@ class Picture:
     landing_url: str = ""
     title: str = ""
     md5: str = ""
-    """Of the bucket's file; empty until it was fetched."""
+    """MD5 of the bucket's file; empty until it is downloaded."""
 
     @property
     def share(self) -> float:
-        """Of the picture that the box takes, 0..1."""
+        """Share of the image that the box takes, 0..1."""
         return (self.xmax - self.xmin) * (self.ymax - self.ymin)
 
 
 def wanted(sources: Iterable[str], file: Path | None = None) -> dict[str, str]:
-    """Id to name of the target classes of the sources' maps, or of one's own. Raises UserError, all faults at once."""
+    """Return names by id of the target classes in the sources' maps, or in the user's ``file``.
+
+    Raises UserError with all errors at once.
+    """
     known, names, faults = maps.openimages(), {}, []
     paths = {source: maps.shipped(source, "openimages") for source in sources} | ({"": file} if file else {})
     for source, path in paths.items():
         if path is None:
-            faults.append(f"no map of classes from {source} to openimages is shipped: give one with --map")
+            faults.append(f"backbench has no class map from {source} to openimages: give one with --map")
         else:
             names |= dict.fromkeys(target for _, target in maps.read(path))
     faults += [f"{file}: Open Images has no boxable class {name!r}" for name in names if name not in known]
@@ -101,33 +104,33 @@ def wanted(sources: Iterable[str], file: Path | None = None) -> dict[str, str]:
 
 
 def frozen(sources: Iterable[str]) -> Path | None:
-    """The list that comes with this project for that one set, where it has been made: everyone's subset."""
+    """Return the list that ships with backbench for that one data set, so that all have one subset; else None."""
     names = list(sources)
     path = maps.FOLDER.parent / f"openimages-{names[0]}.csv" if len(names) == 1 else None
     return path if path and path.is_file() and maps.shipped(names[0], "openimages") else None
 
 
 def digest(path: Path) -> str:
-    """Of a list's content."""
+    """Compute the SHA-256 (hex) of a list's content."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def candidates(home: Path, classes: dict[str, str], splits, *, per_class: int, min_area: float, seed: int, base=BASE):
-    """By class name: the pictures that may be taken, in their seeded order, SPARE times as many as are wanted.
+    """Return candidate images by class name, in seeded order, at most SPARE times as many as are wanted.
 
-    Verified by people to show the class, of all that are wanted this one only, with a box of it that takes at least
-    ``min_area`` of the picture and is neither a drawing nor seen from within, and not known to be turned. Official
-    files are kept in ``home``. Raises UserError where one can't be had or isn't what it should be.
+    People have verified that an image shows the class, and it shows no other wanted class. A box of the class takes at
+    least ``min_area`` of the image, and is neither a drawing nor an inside view. The image is not known to be rotated.
+    Official files are kept in ``home``. Raises UserError where one can't be downloaded or is not as expected.
     """
-    found: dict[str, list[Picture]] = {name: [] for name in classes.values()}
+    found: dict[str, list[ImageRecord]] = {name: [] for name in classes.values()}
     for split in splits:
         files = {}
         for kind, place in FILES[split].items():
             files[kind] = fetch(f"{base}/{place}", home / place.rpartition("/")[2])
         verified = _verified(files["labels"], classes)
-        for picture in _boxed(files["boxes"], classes, verified, split):
-            if picture.share >= min_area:
-                found[picture.class_name].append(picture)
+        for record in _boxed(files["boxes"], classes, verified, split):
+            if record.share >= min_area:
+                found[record.class_name].append(record)
     for name, some in found.items():
         order = sorted(some, key=lambda one: hashlib.sha256(f"{seed}:{one.image_id}".encode()).digest())
         found[name] = order[: SPARE * per_class]
@@ -137,7 +140,7 @@ def candidates(home: Path, classes: dict[str, str], splits, *, per_class: int, m
         about |= _described(home / FILES[split]["images"].rpartition("/")[2], ids)
     return {
         name: [
-            Picture(**asdict(one) | about[one.image_id])
+            ImageRecord(**asdict(one) | about[one.image_id])
             for one in some
             if one.image_id in about and about[one.image_id]["rotation"] not in TURNED
         ]
@@ -146,13 +149,13 @@ def candidates(home: Path, classes: dict[str, str], splits, *, per_class: int, m
 
 
 def _lines(path: Path, kind: str) -> Iterator[list[str]]:
-    """The COLUMNS of a file's lines. Raises UserError where it lacks one, or a line is cut short."""
+    """Yield the COLUMNS of a file's lines. Raises UserError where it lacks one, or a line is cut short."""
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         lines = csv.reader(file)
         head = next(lines, [])
         if missing := [name for name in COLUMNS[kind] if name not in head]:
             raise UserError(
-                f"{path} is not Open Images' file: without {', '.join(missing)}, it begins {','.join(head)[:60]!r}. "
+                f"{path} is not Open Images' file: it lacks {', '.join(missing)} and begins {','.join(head)[:60]!r}. "
                 "Remove it, and run the same command again"
             )
         at = [head.index(name) for name in COLUMNS[kind]]
@@ -166,7 +169,7 @@ def _lines(path: Path, kind: str) -> Iterator[list[str]]:
 
 
 def _verified(path: Path, classes: dict[str, str]) -> dict[str, str]:
-    """Picture to the one wanted class that people saw in it; '' where there are several."""
+    """Return the one wanted class that people saw in each image, by image id; '' where there are several."""
     found: dict[str, str] = {}
     for image, mid, confidence in _lines(path, "labels"):
         if mid in classes and _number(confidence) == 1:
@@ -174,8 +177,8 @@ def _verified(path: Path, classes: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def _boxed(path: Path, classes: dict[str, str], verified: dict[str, str], split: str) -> list[Picture]:
-    """Those with a box of their class, the largest, and none of another wanted class."""
+def _boxed(path: Path, classes: dict[str, str], verified: dict[str, str], split: str) -> list[ImageRecord]:
+    """Return images with the largest box of their class, where they have no box of another wanted class."""
     largest: dict[str, tuple] = {}
     for image, mid, *ends, depiction, inside in _lines(path, "boxes"):
         if not verified.get(image) or mid not in classes:
@@ -188,14 +191,14 @@ def _boxed(path: Path, classes: dict[str, str], verified: dict[str, str], split:
         if depiction != "1" and inside != "1" and 0 <= box[0] < box[1] <= 1 and 0 <= box[2] < box[3] <= 1:
             largest[image] = max(largest.get(image, (0.0, ())), (area, box))
     return [
-        Picture(image, split, classes[verified[image]], verified[image], *box)
+        ImageRecord(image, split, classes[verified[image]], verified[image], *box)
         for image, (_, box) in largest.items()
         if verified[image] and ID.fullmatch(image)
     ]
 
 
 ID = re.compile("[0-9a-f]{16}")
-"""A picture's id: it becomes a part of an address and of a file's name."""
+"""An image's id, which becomes part of an address and of a file name."""
 
 
 def _described(path: Path, ids: set[str]) -> dict[str, dict]:
@@ -203,7 +206,7 @@ def _described(path: Path, ids: set[str]) -> dict[str, dict]:
     for image, licence, author, profile, original, landing, title, rotation in _lines(path, "images"):
         if image in ids:
             degrees = _number(rotation)
-            turned = f"{degrees:.0f}" if degrees >= 0 else ""  # nan: nobody has said
+            turned = f"{degrees:.0f}" if degrees >= 0 else ""  # nan where it is unknown
             found[image] = dict(zip(
                 ("license", "author", "author_profile", "original_url", "landing_url", "title", "rotation"),
                 (licence, author, profile, original, landing, title, turned), strict=True,
@@ -218,24 +221,24 @@ def _number(text: str) -> float:
         return float("nan")
 
 
-def write_list(path: Path, pictures: Iterable[Picture]) -> None:
-    """The list as CSV, which ``read_list`` gives back. Raises OSError."""
+def write_list(path: Path, records: Iterable[ImageRecord]) -> None:
+    """Write the list as CSV, which ``read_list`` reads. Raises OSError."""
     text = io.StringIO()
-    lines = csv.DictWriter(text, [field.name for field in fields(Picture)], lineterminator="\n")
+    lines = csv.DictWriter(text, [field.name for field in fields(ImageRecord)], lineterminator="\n")
     lines.writeheader()
-    lines.writerows(map(asdict, pictures))
+    lines.writerows(map(asdict, records))
     write_whole(path, text.getvalue().encode("utf-8", "backslashreplace"))
 
 
-def read_list(path: Path) -> list[Picture]:
-    """A frozen list, nothing in it believed. Raises UserError with every fault."""
+def read_list(path: Path) -> list[ImageRecord]:
+    """Read a frozen list and check all of its values. Raises UserError with every error."""
     known = maps.openimages()
     try:
         with path.open(newline="", encoding="utf-8") as file:
             lines = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"the list {path} can't be read: {getattr(error, 'strerror', None) or error}") from None
-    names = [field.name for field in fields(Picture)]
+    names = [field.name for field in fields(ImageRecord)]
     if not lines or None in lines[0] or list(lines[0]) != names:
         raise UserError(
             f"{path}:1: a list with the columns {','.join(names)} is expected, as data openimages writes it"
@@ -255,9 +258,9 @@ def read_list(path: Path) -> list[Picture]:
             if not sound
         ]
         if wrong or None in line or None in line.values():
-            faults.append(f"{path}:{number}: {', '.join(wrong) or 'its columns'} not as expected")
+            faults.append(f"{path}:{number}: {', '.join(wrong) or 'its columns'} can't be used")
         else:
-            found.append(Picture(**line | dict(zip(("xmin", "xmax", "ymin", "ymax"), box, strict=True))))
+            found.append(ImageRecord(**line | dict(zip(("xmin", "xmax", "ymin", "ymax"), box, strict=True))))
     if faults:
         raise UserError(*faults)
     return found

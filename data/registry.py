@@ -1,4 +1,4 @@
-"""The one list of image sets, by name."""
+"""The registry of data sets, by name."""
 
 import shlex
 from pathlib import Path
@@ -12,20 +12,20 @@ KINDS = {
     "wds:PATH": wds.load,
     "hf:PATH": hf.load,
 }
-"""Names of anybody's own images, and what lists them: ``load(name, *, seed, exif)``."""
+"""Names for a user's own images, and the functions that list them: ``load(name, *, seed, exif)``."""
 
 
 def names() -> list[str]:
-    """The registered names, the study's first. What KINDS says are names too."""
+    """Return the registered names, the published study's first. Names of KINDS can be loaded too."""
     return list(sources.SETS)
 
 
 def check(*given: str) -> None:
-    """Raise UsageError that lists every name which isn't registered, with those near to it."""
+    """Raise UsageError where a name isn't registered. It lists every such name with its near matches."""
     unknown = [name for name in given if not (name in sources.SETS or _kind(name))]
     if unknown:
         known = f"Known: {', '.join(names())}; {', '.join(KINDS)}."
-        raise UsageError(*(f"no image set is named {name!r}.{suggest(name, names())} {known}" for name in unknown))
+        raise UsageError(*(f"no data set is named {name!r}.{suggest(name, names())} {known}" for name in unknown))
 
 
 def _kind(name: str):
@@ -33,11 +33,13 @@ def _kind(name: str):
 
 
 def load(name: str, *, data_root: str | Path, seed: int = 42, download: bool = False, exif: str = "ignore") -> ImageSet:
-    """List and split a set by name; no picture of a set on disk is decoded.
+    """List and split a data set by name. No image on disk is decoded.
 
-    ``seed`` decides who is in which split, ``exif`` ('ignore' or 'apply') how pictures with an orientation tag are
-    turned. ``download=True`` gets a set that isn't there. Raises UsageError for an unknown name and UserError for a
-    set that isn't there, can't be read or can't be split.
+    ``seed`` decides which image is in which split. ``exif`` ('ignore' or 'apply') decides how images with an
+    orientation tag are turned. ``download=True`` downloads a data set that isn't present.
+
+    Raises UsageError for an unknown name, and UserError for a data set that isn't present, can't be read or can't be
+    split.
     """
     check(name)
     if exif not in decode.EXIF:
@@ -57,15 +59,15 @@ def load(name: str, *, data_root: str | Path, seed: int = 42, download: bool = F
 
 
 def there(name: str, data_root: str | Path) -> bool:
-    """Whether a registered set lies under ``data_root``, or in a package."""
+    """Whether a registered data set is present, under ``data_root`` or in a package."""
     source = sources.SETS[name]
     return not source.places or source.find(Path(data_root)) is not None
 
 
 def missing(name: str, data_root: Path) -> str:
-    """What to tell a user whose ``data_root`` lacks the set: where it was looked for, and how to get it."""
+    """Return the error for a data set that ``data_root`` lacks: where it was looked for, and how to get it."""
     source = sources.SETS[name]
-    looked = f"{name} is not there: looked for {', '.join(str(data_root / place) for place in source.places)}."
+    looked = f"{name} is not there. backbench looked for {', '.join(str(data_root / one) for one in source.places)}."
     if source.has_download:
         command = f"backbench data download {name} --data-root {shlex.quote(str(data_root))}"
         return f"{looked} Get it with: {command} (or extract --dataset {name} --download)"

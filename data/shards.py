@@ -1,7 +1,7 @@
-"""What sources of many files have in common: ``KIND:PATH?key=value``, the files, their splits, one image set of all.
+"""Data sets in many files, ``KIND:PATH?key=value``: finding the files and their splits, and joining them.
 
-Files are shards of images: tars (data.wds) or tables (data.hf). Images keep the order they are stored in, so that a
-pass over the set reads each file from its beginning to its end.
+The files are shards of images: tars (data.wds) or tables (data.hf). Images keep their stored order, so that a pass over
+the data set reads each file from beginning to end.
 """
 
 import collections
@@ -26,7 +26,7 @@ WORDS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), splits.VAL),
     **dict.fromkeys(("test", "testing"), splits.TEST),
 }
-"""Words in the name of a file or its folders that say which split it is of."""
+"""Words in the name of a file or of its folders that say which split the file belongs to."""
 
 RULE = (
     "files with train, val and test in their names, or in folders of these names, are expected; without val, "
@@ -36,7 +36,7 @@ RULE = (
 
 @dataclass(frozen=True)
 class Given:
-    """``KIND:PATH?key=value&key=value`` as typed, taken apart."""
+    """The parts of ``KIND:PATH?key=value&key=value``."""
 
     kind: str
     path: str
@@ -49,17 +49,17 @@ class Shard:
 
     path: Path
     split: int | None
-    """Code of its split; None in all shards of a set that isn't split yet."""
+    """Code of the split; None in all shards of a data set that isn't split yet."""
     names: list[str]
-    """One an image."""
+    """One name per image."""
     labels: list[int | str | None]
-    """A number or the name of a class; None or below 0: unknown."""
+    """Number or name of each image's class; None or a negative number means unknown."""
     sizes: list[int]
-    """Bytes, an image or a group of images: what the digest holds on to."""
+    """Bytes per image, or per group of images, which go into the digest."""
 
 
 def parse(name: str, *, known: tuple[str, ...]) -> Given:
-    """Raises UsageError for options that aren't ``known``."""
+    """Parse ``KIND:PATH?key=value``. Raises UsageError for options that aren't ``known``."""
     kind, _, rest = name.partition(":")
     found = re.fullmatch(r"(.*?)\?(\w+=[^&=]+(?:&\w+=[^&=]+)*)", rest, re.DOTALL)
     if not found:
@@ -72,9 +72,10 @@ def parse(name: str, *, known: tuple[str, ...]) -> Given:
 
 
 def find(given: Given, endings: tuple[str, ...]) -> tuple[str, Path, list[Path]]:
-    """The set's name, its root and its files, sorted: of a folder and those below it, one file, or a pattern.
+    """Return the data set's name, its root and its sorted files.
 
-    A pattern has ``{000..012}``, ``{a,b}``, ``*`` or ``[0-9]``. Raises UserError.
+    The path is a folder, which is searched recursively, one file, or a pattern with ``{000..012}``, ``{a,b}``, ``*`` or
+    ``[0-9]``. Raises UserError.
     """
     path = Path(given.path).expanduser()
     kinds = " or ".join(endings)
@@ -86,7 +87,7 @@ def find(given: Given, endings: tuple[str, ...]) -> tuple[str, Path, list[Path]]
         else:
             matches = {pattern: glob.glob(pattern) for pattern in braces(str(path))}
             if missing := [pattern for pattern, found in matches.items() if not found]:
-                what = f"a folder of {kinds} files is expected, one, or a pattern"
+                what = f"a folder of {kinds} files, one such file, or a pattern is expected"
                 raise UserError(f"{given.kind}:{path} does not exist ({_some(missing)}): {what}")
             files = sorted({Path(file) for file in itertools.chain(*matches.values())})
             root = Path(os.path.commonpath([file.parent for file in files]))
@@ -96,20 +97,20 @@ def find(given: Given, endings: tuple[str, ...]) -> tuple[str, Path, list[Path]]
     found = [file for file in files if file.name.endswith(endings)]
     if not found:
         packed = [file.name for file in files if re.search(r"\.tar\.\w+$|\.tgz$", file.name)]
-        hint = f", but {packed[0]}: unpack it to a .tar, in which pictures can be found" if packed else ""
+        hint = f", but {packed[0]}: uncompress it to a .tar, in which images can be found" if packed else ""
         raise UserError(f"{given.kind}:{path} holds no {kinds} file{hint}")
     return "-".join((given.kind, listing.text(base), *map(clean, given.options.values()))), root, found
 
 
 def braces(pattern: str) -> list[str]:
-    """``{a,b}`` and ``{008..012}`` spelt out, as a shell does."""
+    """Expand ``{a,b}`` and ``{008..012}`` as a shell does."""
     found = re.search(r"\{([^{}]*,[^{}]*|\d+\.\.\d+)\}", pattern)
     if not found:
         return [pattern]
     first, dots, last = found[1].partition("..")
     if dots and first.isdigit():
         if int(last) - int(first) > 1_000_000:
-            raise UsageError(f"{pattern} are more than a million files")
+            raise UsageError(f"{pattern} names more than a million files")
         inner = [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
     else:
         inner = found[1].split(",")
@@ -117,19 +118,21 @@ def braces(pattern: str) -> list[str]:
 
 
 def by_split(files: list[Path], root: Path, *, test: str | None) -> list[tuple[Path, int | None]]:
-    """Each file with the split its name tells, its folders' names where that tells none.
+    """Return each file with the split that its name says, or else the names of its folders.
 
-    None for all, where no file tells a split or all are train: the usual name for everything. ``test="val"`` takes val
-    for test and leaves the files of test out. Raises UserError.
+    The split is None for all files where no name says one, or all say train, which is the usual name for everything.
+    ``test="val"`` uses val as test and leaves out the files of test. Raises UserError.
     """
     if test and WORDS.get(test) != splits.VAL:
         raise UsageError(f"?test={test}: ?test=val, to test on val, is expected")
     codes = {file: _split(file.relative_to(root)) for file in files}
     if two := [str(file) for file, code in codes.items() if code == "two"]:
-        raise UserError(f"the names of {_some(two)} tell two splits: rename them")
-    untold = [str(file) for file, code in codes.items() if code is None]
-    if 0 < len(untold) < len(files):
-        raise UserError(f"{_some(untold)} tell no split, {len(files) - len(untold)} other files do: {RULE}")
+        raise UserError(
+            f"{_some(two)} match more than one of train, val and test: rename them so that each names one split"
+        )
+    unnamed = [str(file) for file, code in codes.items() if code is None]
+    if 0 < len(unnamed) < len(files):
+        raise UserError(f"{_some(unnamed)} name no split, but {len(files) - len(unnamed)} other files do: {RULE}")
     if test:
         codes = {file: splits.TEST for file, code in codes.items() if code == splits.VAL} | {
             file: code for file, code in codes.items() if code == splits.TRAIN
@@ -150,9 +153,9 @@ def assemble(
     seed: int,
     exif: str,
 ) -> ImageSet:
-    """One set of all ``shards``; ``stored(i)`` reads image ``i`` of them. ``class_names`` says what numbers mean.
+    """Join all ``shards`` into one data set. ``stored(i)`` reads image ``i``; ``class_names`` says what numbers mean.
 
-    Ids are ``<split>/<name>``, as in a folder of such files; ``<shard>/<name>`` where those come twice. Classes are
+    Ids are ``<split>/<name>``, as in a folder of such files, or ``<shard>/<name>`` where those come twice. Classes are
     those that occur. Raises UserError with everything that is wrong.
     """
     faults = []
@@ -185,18 +188,18 @@ def assemble(
     except UserError as error:
         raise UserError(*(f"{name} in {root}: {fault}" for fault in error.faults)) from error
     sizes = [size for shard in shards for size in shard.sizes]
-    told = imageset.digests(ids, labels, split, names, sizes=sizes)
-    return ImageSet(name, ids, labels, split, names, exif=exif, root=root, stored=stored, **told)
+    digests = imageset.digests(ids, labels, split, names, sizes=sizes)
+    return ImageSet(name, ids, labels, split, names, exif=exif, root=root, stored=stored, **digests)
 
 
 def clean(text: str) -> str:
-    """Any name out of a stranger's file as text that can be stored: NFC, valid UTF-8, without NUL."""
+    """Turn any name from a stranger's file into text that can be stored: NFC, valid UTF-8, without NUL."""
     text = text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
     return unicodedata.normalize("NFC", text)
 
 
 def _below(folder: Path) -> list[Path]:
-    """Files in ``folder`` and the real folders below it, hidden ones apart, sorted; links to files count."""
+    """Return the sorted files in ``folder`` and the real folders below, without hidden ones. Links to files count."""
 
     def stop(error):
         raise error
@@ -209,7 +212,7 @@ def _below(folder: Path) -> list[Path]:
 
 
 def _split(file: Path) -> int | str | None:
-    """The code that the name tells, or else the nearest folder's; "two" where a name tells two."""
+    """Return the code of the split in the file's name, or else in the nearest folder's; "two" where a name has two."""
     for part in reversed(file.with_suffix("").parts):
         codes = {WORDS[word] for word in re.split(r"[^a-z]+", part.lower()) if word in WORDS}
         if codes:
@@ -222,7 +225,7 @@ def _ids(shards: list[Shard], prefix: Callable[[Shard], str]) -> list[str]:
 
 
 def _classes(given: list, class_names: list[str] | None) -> tuple[np.ndarray, list[str], list[str]]:
-    """Labels (N,) int64 into the names of the classes that occur, sorted (numbers by size), and what is wrong."""
+    """Return labels (N,) int64, the sorted names (numbers by size) of the classes that occur, and all errors."""
     faults = []
     if all(isinstance(label, int) for label in given):
         used = sorted({*given})

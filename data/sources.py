@@ -1,4 +1,4 @@
-"""Where each registered image set lies under a data root, and how it is listed and split."""
+"""The registered data sets: where each lies under a data root, and how it is listed and split."""
 
 import functools
 import shlex
@@ -24,21 +24,21 @@ OFFICE = ("amazon", "dslr", "webcam")
 
 @dataclass(frozen=True)
 class Source:
-    """A registered set."""
+    """A registered data set."""
 
     load: Callable[..., ImageSet]
     """``load(name, found, *, seed, exif)``."""
     places: tuple[str, ...]
-    """Paths under the data root, tried in order; the set is there when one of them exists. Empty: in a package."""
+    """Paths under the data root, tried in order: the data set is present when one exists. Empty: it is in a package."""
     classes: int
     images: int
-    """Size of the whole set, to tell what is missing."""
+    """Number of images in the full data set, by which missing ones are noticed."""
     has_download: bool = True
     made_by: str = ""
-    """The command that builds it, where there is one."""
+    """Command that builds it, where there is one."""
 
     def find(self, data_root: Path) -> Path | None:
-        """The first of ``places`` that exists under ``data_root``. Raises UserError where that can't be looked up."""
+        """Return the first of ``places`` that exists under ``data_root``. Raises UserError where it can't be read."""
         try:
             return next((data_root / place for place in self.places if (data_root / place).is_dir()), None)
         except OSError as error:
@@ -46,13 +46,13 @@ class Source:
 
 
 def caltech(name: str, found: Path, *, seed: int, exif: str, leave_out: str) -> ImageSet:
-    """Class folders split by the Caltech rule, the class ``leave_out`` apart."""
+    """Load class folders, without the class ``leave_out``, and split them by the Caltech rule."""
     listed = listing.class_folders(found, leave_out=frozenset({leave_out}))
     return _on_disk(name, listed, splits.caltech_rule(listed.ids, listed.labels, seed=seed), CALTECH_RULE, exif)
 
 
 def cifar(name: str, found: Path, *, seed: int, exif: str) -> ImageSet:
-    """CIFAR as torchvision keeps it, or as pictures in ``{train,test}/<class>/``. Both are split by the CIFAR rule."""
+    """Load CIFAR as torchvision keeps it, or as images in ``{train,test}/<class>/``, split by the CIFAR rule."""
     if found.name != "train":
         return _cifar_batches(name, found, seed=seed, exif=exif)
     listed = listing.class_folders(found.parent, prefixes=("train/", "test/"))
@@ -61,7 +61,7 @@ def cifar(name: str, found: Path, *, seed: int, exif: str) -> ImageSet:
 
 
 def office(name: str, found: Path, *, seed: int, exif: str) -> ImageSet:
-    """One source, or all three where ``found`` is their parent. Every image is test: these sets measure a shift."""
+    """Load one source, or all three where ``found`` is their parent. All images are test, to measure a shift."""
     prefixes = ("",)
     if name == "office_shift":
         prefixes = tuple(f"{source}/" for source in OFFICE)
@@ -71,23 +71,23 @@ def office(name: str, found: Path, *, seed: int, exif: str) -> ImageSet:
     return _on_disk(name, listed, np.full(len(listed.ids), splits.TEST, np.int8), "", exif)
 
 
-def elsewhere(name: str, found: Path, *, seed: int, exif: str) -> ImageSet:
-    """Class folders of which every image is test, even of one class: what is trained on another set is tested there."""
+def test_only(name: str, found: Path, *, seed: int, exif: str) -> ImageSet:
+    """Load class folders, even of one class, in which all images are test, for heads of other data sets."""
     listed = listing.class_folders(found)
     if not listed.ids:
-        raise UserError(f"{name} in {found}: no images in class folders")
+        raise UserError(f"{name} in {found}: there are no images in class folders")
     return _on_disk(name, listed, np.full(len(listed.ids), splits.TEST, np.int8), None, exif)
 
 
 def unknown(name: str, found: Path, *, seed: int, exif: str) -> ImageSet:
-    """The pictures of the one folder ``found``, of no class that the rest of its set has. All are test."""
+    """Load the images of the one folder ``found``, whose class the rest of its data set lacks. All are test."""
     siblings = frozenset(listing.folders(found.parent)) - {found.name}
     listed = listing.class_folders(found.parent, leave_out=siblings)
     return _on_disk(name, listed, np.full(len(listed.ids), splits.TEST, np.int8), None, exif)
 
 
 def digits(name: str, found: None, *, seed: int, exif: str) -> ImageSet:
-    """scikit-learn's 1,797 digits of 8x8 pixels, 0..16 there and 0..255 here, split by the Caltech rule."""
+    """Load scikit-learn's 1,797 digits of 8x8 pixels, rescaled from 0..16 to 0..255, split by the Caltech rule."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -100,9 +100,10 @@ def digits(name: str, found: None, *, seed: int, exif: str) -> ImageSet:
 
 
 def folder(given: str, *, seed: int, exif: str) -> ImageSet:
-    """``folder:PATH``: ``{train,val,test}/<class>/``, without val/ or only test/ as well, or ``<class>/``.
+    """Load ``folder:PATH``, which holds ``{train,val,test}/<class>/`` or ``<class>/``.
 
-    Without val/ an eighth of each class's train becomes val; class folders alone are split by the Caltech rule.
+    There may be no val/, or only test/. Without val/ an eighth of each class's train images becomes val. Class folders
+    alone are split by the Caltech rule.
     """
     path = Path(given.removeprefix("folder:")).expanduser()
     try:
@@ -131,7 +132,7 @@ def folder(given: str, *, seed: int, exif: str) -> ImageSet:
 
 
 def _hold_folders(paths: list[Path]) -> bool:
-    """Whether these are folders of class folders; a class may itself be named train (CIFAR-100 has one)."""
+    """Whether these are folders of class folders. A class may itself be named train (CIFAR-100 has one)."""
     return any(listing.folders(path) for path in paths) and not any(listing.holds_images(path) for path in paths)
 
 
@@ -168,14 +169,14 @@ def _on_disk(name, listed, split, rule, exif) -> ImageSet:
             splits.check(listed.labels, split, listed.class_names, rule=rule)
     except UserError as error:
         raise UserError(*(f"{name} in {listed.root}: {fault}" for fault in error.faults)) from error
-    names, told = listed.class_names, {"root": listed.root, "files": listed.files}
-    told |= imageset.digests(listed.ids, listed.labels, split, names, sizes=listed.sizes)
-    return ImageSet(name, listed.ids, listed.labels, split, names, exif=exif, **told)
+    names, details = listed.class_names, {"root": listed.root, "files": listed.files}
+    details |= imageset.digests(listed.ids, listed.labels, split, names, sizes=listed.sizes)
+    return ImageSet(name, listed.ids, listed.labels, split, names, exif=exif, **details)
 
 
 def _in_memory(name, ids, labels, split, class_names, pixels, exif) -> ImageSet:
-    told = imageset.digests(ids, labels, split, class_names, pixels=pixels)
-    return ImageSet(name, ids, labels, split, class_names, exif=exif, pixels=pixels, **told)
+    digests = imageset.digests(ids, labels, split, class_names, pixels=pixels)
+    return ImageSet(name, ids, labels, split, class_names, exif=exif, pixels=pixels, **digests)
 
 
 SETS = {
@@ -198,7 +199,7 @@ SETS = {
     "office_shift/dslr": Source(office, ("office_shift/dslr",), 10, 157, has_download=False),
     "office_shift/webcam": Source(office, ("office_shift/webcam",), 10, 295, has_download=False),
     "openimages": Source(
-        elsewhere, ("openimages",), 0, 0, has_download=False, made_by="backbench data openimages --for caltech256"
+        test_only, ("openimages",), 0, 0, has_download=False, made_by="backbench data openimages --for caltech256"
     ),
     "caltech256/clutter": Source(
         unknown,
@@ -218,5 +219,5 @@ SETS = {
     ),
     "digits": Source(digits, (), 10, 1_797, has_download=False),
 }
-"""The registered sets. Sizes: facts.md's totals, torchvision's Caltech101, CIFAR's page, the ten Office classes.
-Open Images' subset is as large as it was asked for."""
+"""The registered data sets. Their sizes come from facts.md's totals, torchvision's Caltech101, CIFAR's page and the ten
+Office classes. Open Images' subset has no fixed size."""

@@ -1,7 +1,7 @@
-"""Who is in train, val and test. Seeded, and the same on every machine and Python.
+"""Splits: which images are in train, val and test. They are seeded, and the same on every machine and Python.
 
-Order is by ``sha256(f"{seed}:{id}")``, not by a random generator, so that a member's place depends on its own name
-only. The CIFAR rule alone uses scikit-learn's train_test_split, since its membership is published.
+Images are ordered by ``sha256(f"{seed}:{id}")``, not by a random generator, so that an image's place depends on its own
+name only. Only the CIFAR rule uses scikit-learn's train_test_split, since that split is published.
 """
 
 import numpy as np
@@ -13,12 +13,12 @@ from backbench.split_rule import caltech_rule as caltech_rule
 
 
 def val_count(n: int) -> int:
-    """Images moved from a class of ``n`` training images to val where a set has no val of its own."""
+    """Return how many of a class's ``n`` train images become val, where a data set has no val of its own."""
     return int(n * 0.125)
 
 
 def val_from_train(ids: list[str], labels: np.ndarray, split: np.ndarray, *, seed: int) -> np.ndarray:
-    """A copy of ``split`` with ``val_count`` images of each class's train moved to val."""
+    """Return a copy of ``split`` with ``val_count`` train images of each class moved to val."""
     split = split.copy()
     train = np.flatnonzero(split == TRAIN)
     for members in classes(labels[train]):
@@ -29,10 +29,10 @@ def val_from_train(ids: list[str], labels: np.ndarray, split: np.ndarray, *, see
 
 
 def cifar_rule(split: np.ndarray, *, seed: int) -> np.ndarray:
-    """A copy of ``split`` with an eighth of train moved to val, not stratified.
+    """Return a copy of ``split`` with an eighth of train moved to val, without regard to classes.
 
-    scikit-learn's ``train_test_split(test_size=0.125, random_state=seed)`` over train in its order: 43,750 / 6,250 of
-    CIFAR's 50,000. Raises UserError where train has fewer than 2 images.
+    It is scikit-learn's ``train_test_split(test_size=0.125, random_state=seed)`` over train in its order, which gives
+    43,750 / 6,250 of CIFAR's 50,000. Raises UserError where train has fewer than 2 images.
     """
     from sklearn.model_selection import train_test_split
 
@@ -45,11 +45,11 @@ def cifar_rule(split: np.ndarray, *, seed: int) -> np.ndarray:
 
 
 def check(labels: np.ndarray, split: np.ndarray, class_names: list[str], *, rule: str) -> None:
-    """Raise UserError, with all faults at once, where nothing could be learnt or measured on such a split.
+    """Raise UserError, with all errors at once, where nothing could be learnt or measured on such a split.
 
-    Faults: fewer than two classes; a class without images; a class with images in test or val but none in train, or
-    with one image in all; an empty train, val or test. A class may have no val image (under the Caltech rule one of
-    2, 3, 5, 6 or 10 images has none) as long as val isn't empty. A set that is test only needs no train and no val.
+    Errors are: fewer than two classes; a class without images; a class with images in test or val but none in train, or
+    with one image in all; an empty train, val or test. A class may have no val image as long as val isn't empty: under
+    the Caltech rule a class of 2, 3, 5, 6 or 10 images has none. A data set that is all test needs no train and no val.
     ``rule`` tells the user what is expected.
     """
     counts = split_counts(labels, split, len(class_names))
@@ -76,7 +76,7 @@ def check(labels: np.ndarray, split: np.ndarray, class_names: list[str], *, rule
 
 
 def split_counts(labels: np.ndarray, split: np.ndarray, n_classes: int) -> np.ndarray:
-    """Images a class and split, (n_classes, 3) int64."""
+    """Count the images per class and split, (n_classes, 3) int64."""
     return np.bincount(labels * 3 + split, minlength=3 * n_classes).reshape(n_classes, 3)
 
 

@@ -1,4 +1,4 @@
-"""What there is to tell of a set: sizes a split and a class, picture sizes, what is missing."""
+"""Facts about a data set: its size per split and class, its images' sizes, and what is missing."""
 
 from pathlib import Path
 
@@ -11,12 +11,15 @@ from backbench.data.sources import SETS
 from backbench.progress import progress
 
 SHORT_SIDE = 224
-"""Pixels most of the study's backbones see: a picture with a shorter side is enlarged."""
+"""Input side in pixels of most of the study's backbones. An image with a shorter side is enlarged."""
 
 
 def overview(data_root: Path, *, seed: int) -> list[dict]:
-    """One dict a registered set: name, state ('present', 'missing' or 'unusable'), where, n_classes, n_train, n_val,
-    n_test, whole (classes, images) and, where it isn't present, fault."""
+    """Return one dict per registered data set.
+
+    Keys are name, state ('present', 'missing' or 'unusable'), where, n_classes, n_train, n_val, n_test and whole
+    (classes, images), and fault where it isn't present.
+    """
     return [_overview(name, data_root, seed=seed) for name in registry.names()]
 
 
@@ -36,7 +39,7 @@ def _overview(name: str, data_root: Path, *, seed: int) -> dict:
 
 
 def describe(images: ImageSet, *, seed: int) -> dict:
-    """All that ``backbench data show`` says. Reads every picture's header, none of its pixels."""
+    """Return all that ``backbench data show`` shows. It reads every image's header, but no pixels."""
     counts = splits.split_counts(images.labels, images.split, len(images.class_names))
     return {
         "name": images.name,
@@ -51,12 +54,12 @@ def describe(images: ImageSet, *, seed: int) -> dict:
             for name, row in zip(images.class_names, counts, strict=True)
         ],
         "missing": _missing(images),
-        **pictures(images),
+        **image_facts(images),
     }
 
 
 def _missing(images: ImageSet) -> dict | None:
-    """Classes and images short of the whole set; None for a folder or shards, whose whole size nobody knows."""
+    """Count missing classes and images. None for a folder or shards, whose full size is unknown."""
     source = SETS.get(images.name)
     if source is None:
         return None
@@ -66,9 +69,11 @@ def _missing(images: ImageSet) -> dict | None:
     }
 
 
-def pictures(images: ImageSet) -> dict:
-    """Width, height (min, median, max, in pixels as stored), share with a shorter side under SHORT_SIDE, share of
-    each of PIL's colour modes, and the unreadable ones as id and reason."""
+def image_facts(images: ImageSet) -> dict:
+    """Return width and height (min, median, max, in pixels as stored) and the share with a side under SHORT_SIDE.
+
+    Also returns the share of each of PIL's colour modes, and the unreadable images as id and reason.
+    """
     if images.pixels is not None:
         n, height, width = images.pixels.shape[:3]
         sizes, modes, unreadable = np.tile((width, height), (n, 1)), ["RGB"] * n, []

@@ -1,4 +1,4 @@
-"""Archives unpacked without trust in the names inside."""
+"""Unpacking archives without trusting the names inside them."""
 
 import gzip
 import tarfile
@@ -12,8 +12,8 @@ from backbench import UserError
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack a .tar, .tar.gz or .zip into ``folder``.
 
-    Raises UserError, naming the member, where one would be written outside ``folder`` or is no plain file, folder or
-    link inside it; and where the archive is damaged.
+    Raises UserError, which names the member, where it would be written outside ``folder``, or is no plain file, folder
+    or link inside it. Raises UserError also where the archive is damaged.
     """
     try:
         if archive.suffix == ".zip":
@@ -23,7 +23,7 @@ def unpack(archive: Path, folder: Path) -> None:
     except tarfile.FilterError as error:
         raise UserError(f"{archive} is not safe to unpack: {error}") from error
     except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{archive} is damaged ({error}): remove it and try again") from error
+        raise UserError(f"{archive} is damaged ({error}). Remove it and try again") from error
 
 
 def _untar(archive: Path, folder: Path) -> None:

@@ -1,8 +1,8 @@
 """Tar shards in the webdataset convention, read in place: ``wds:PATH``.
 
 Members of one sample follow each other and share their name up to its first dot: ``cat/1.jpg``, ``cat/1.cls``. A shard
-is looked through once to find where its pictures lie; a picture is then one seek and one read. Nothing is unpacked, and
-a name inside a tar is never used as a path.
+is scanned once to find where its images lie; reading an image is then one seek and one read. Nothing is unpacked, and a
+name inside a tar is never used as a path.
 """
 
 import collections
@@ -27,29 +27,30 @@ from backbench.files import write_whole
 from backbench.progress import progress
 
 OPTIONS = ("image", "label", "test")
-"""``image``: ending of the picture where a sample has several. ``label``: ending of the member, or field of the .json,
-that holds the class; else ``.cls``, else the field ``label``. ``test``: see data.shards.by_split."""
+"""``image`` is the ending of the image to take where a sample has several. ``label`` is the ending of the member, or
+the field of the .json, that holds the class: by default ``.cls``, else the field ``label``. For ``test`` see
+data.shards.by_split."""
 
 CLASS_FILES = ("classes.txt", "classnames.txt")
-"""Beside the shards or in the set's folder: the name of class 0, of class 1 and so on, one a line."""
+"""Files next to the shards, or in the data set's folder, with the name of class 0, class 1 and so on, one per line."""
 
 LABEL_BYTES, JSON_BYTES, IMAGE_BYTES = 1_000, 1 << 24, 1 << 30
-"""Larger members are refused before they are read. No picture within PIL's limit of pixels needs a gigabyte."""
+"""Larger members are refused before they are read. No image within PIL's limit of pixels needs a gigabyte."""
 
 MANY = 1_000
-"""From so many pictures on, where they lie is kept for the next time: 60,000 take 3 s to find in six shards."""
+"""From so many images on, their positions are kept for the next run: finding 60,000 in six shards takes 3 s."""
 
 
 VERSION = 1
-"""Of what is kept."""
+"""Version of the kept index."""
 
 ENOUGH = 10
-"""Faulty shards after which no more are looked into: a thousand shards are mostly made by one program."""
+"""Number of faulty shards after which no more are scanned, since a thousand shards are mostly made by one program."""
 
 
 @dataclass
 class Index:
-    """The pictures of a shard: name, first byte, bytes and class of each."""
+    """The images of a shard: name, first byte, size in bytes and class of each."""
 
     names: list[str] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
@@ -59,7 +60,7 @@ class Index:
 
 @dataclass(frozen=True, eq=False)
 class Members:
-    """Reads pictures out of their shards: ``members(i)``. Thread safe, holds no open file."""
+    """Reads images from their shards by ``members(i)``. Thread safe; it holds no open file."""
 
     paths: list[str]
     stamps: list[tuple[int, int]]
@@ -68,10 +69,10 @@ class Members:
     sizes: np.ndarray
 
     def __call__(self, i: int) -> bytes:
-        """Raises OSError, also where the shard isn't the one that was listed."""
+        """Return the bytes of image ``i``. Raises OSError, also where the shard has changed since it was listed."""
         k, size = self.shard[i], int(self.sizes[i])
         if size > IMAGE_BYTES:
-            raise OSError(f"{size:,} bytes, more than {IMAGE_BYTES:,} are no picture")
+            raise OSError(f"{size:,} bytes are too many for an image, of which {IMAGE_BYTES:,} are the limit")
         with open(self.paths[k], "rb") as file:
             if _stamp(os.fstat(file.fileno())) != self.stamps[k]:
                 raise OSError(f"{Path(self.paths[k]).name} has changed since the run began: run the command again")
@@ -80,13 +81,13 @@ class Members:
 
 
 def load(name: str, *, seed: int, exif: str) -> ImageSet:
-    """List and split ``wds:PATH``: a folder of .tar shards, one, or a pattern. Raises UserError."""
+    """List and split ``wds:PATH``: a folder of .tar shards, one shard, or a pattern. Raises UserError."""
     given = shards.parse(name, known=OPTIONS)
     name, root, files = shards.find(given, (".tar",))
     listed = shards.by_split(files, root, test=given.options.get("test"))
-    how = {key: given.options.get(key) for key in ("image", "label")}
+    options = {key: given.options.get(key) for key in ("image", "label")}
     files = [file for file, _ in listed]
-    stamps, indices = _indices(files, name, **how)
+    stamps, indices = _indices(files, name, **options)
     labels = [label for each in indices for label in each.labels]
     numbers = all(re.fullmatch(r"-?\d{1,9}", label) for label in labels)
     parts = [
@@ -104,22 +105,22 @@ def load(name: str, *, seed: int, exif: str) -> ImageSet:
     return shards.assemble(name, root, parts, stored, class_names=class_names, seed=seed, exif=exif)
 
 
-def _indices(files: list[Path], name: str, **how) -> tuple[list[tuple[int, int]], list[Index]]:
+def _indices(files: list[Path], name: str, **options) -> tuple[list[tuple[int, int]], list[Index]]:
     faults = Faults()
     stamps, found = [], {}
     for file in files:
         with faults.collect(), _readable(file):
             stamps.append(_stamp(file.stat()))
-            if kept := _kept(file, stamps[-1], how):
+            if kept := _kept(file, stamps[-1], options):
                 found[file] = kept
     faults.stop()
     todo = [file for file in files if file not in found]
     if todo:
-        with progress(len(todo), f"{name} looking into shards", unit="shards") as advance:
+        with progress(len(todo), f"{name} scanning shards", unit="shards") as advance:
             for file in todo:
                 with faults.collect(), _readable(file):
-                    found[file] = index(file, **how)
-                    _keep(file, stamps[files.index(file)], how, found[file])
+                    found[file] = index(file, **options)
+                    _keep(file, stamps[files.index(file)], options, found[file])
                 advance(1)
                 if len(faults.errors) == ENOUGH:
                     break
@@ -128,48 +129,48 @@ def _indices(files: list[Path], name: str, **how) -> tuple[list[tuple[int, int]]
 
 
 def index(path: Path, *, image: str | None, label: str | None) -> Index:
-    """Look through the tar at ``path``. Raises UserError with everything that is wrong, OSError, tarfile.TarError."""
+    """Scan the tar at ``path``. Raises UserError with everything that is wrong, OSError and tarfile.TarError."""
     found, seen, wrong = Index(), set(), collections.defaultdict(list)
     with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
         for key, members in itertools.groupby(_members(tar), key=lambda member: member[0]):
             members = [(ending, member) for _, ending, member in members]
-            pictures = [(e, m) for e, m in members if (e == image if image else e.rpartition(".")[2] in ENDINGS)]
-            if not pictures:
+            images = [(e, m) for e, m in members if (e == image if image else e.rpartition(".")[2] in ENDINGS)]
+            if not images:
                 if label in dict(members) or "cls" in dict(members):
-                    wrong["have a class but no picture next to it"].append(key)
+                    wrong["have a class but no image next to it"].append(key)
                 continue
-            ending, member = pictures[0]
+            ending, member = images[0]
             name = f"{key}.{ending}"
-            if len(pictures) > 1:
-                ends = ", ".join(end for end, _ in pictures)
-                wrong[f"have several pictures ({ends}): choose by wds:PATH?image={ending}"].append(key)
+            if len(images) > 1:
+                ends = ", ".join(end for end, _ in images)
+                wrong[f"have several images ({ends}): choose by wds:PATH?image={ending}"].append(key)
             if any(not m.isreg() or m.issparse() for _, m in members):
                 wrong["hold a link, a device or a file with holes where a plain file is expected"].append(key)
                 continue
             if name in seen:
                 wrong["are there twice"].append(name)
             seen.add(name)
-            said, fault = _label(file, dict(members), [label] if label else ["cls", "label"])
+            class_name, fault = _label(file, dict(members), [label] if label else ["cls", "label"])
             if fault:
                 wrong[fault].append(f"{key}: {', '.join(ending for ending, _ in members)}")
             found.names.append(name)
             found.offsets.append(member.offset_data)
             found.sizes.append(member.size)
-            found.labels.append(said)
+            found.labels.append(class_name)
         _whole(tar, file, path)
     if not found.names and not wrong:
-        wanted = f"members that end in .{image}" if image else "pictures"
-        wrong[f"no {wanted}: samples like 1.jpg, 1.cls are expected"] = []
+        wanted = f"members that end in .{image}" if image else "images"
+        wrong[f"it holds no {wanted}: samples like 1.jpg, 1.cls are expected"] = []
     if wrong:
         raise UserError(*(f"{path}: {_count(keys)}{what}" for what, keys in wrong.items()))
     return found
 
 
 def _members(tar: tarfile.TarFile):
-    """(key, ending, member) of each that belongs to a sample: the key is all before the first dot of the last part."""
+    """Yield (key, ending, member) of each sample's members. The key is all before the first dot of the file name."""
     end = -1
     while member := tar.next():
-        tar.members.clear()  # else a tar of millions is millions of objects
+        tar.members.clear()  # otherwise a tar of millions would be millions of objects
         if tar.offset <= end:
             raise tarfile.ReadError("its members overlap")
         end = tar.offset
@@ -179,12 +180,12 @@ def _members(tar: tarfile.TarFile):
 
 
 def _label(file, members: dict, wanted: list[str]) -> tuple[str | None, str | None]:
-    """The class as a sample tells it, and what is wrong with it."""
+    """Return the class that a sample states, and what is wrong with it."""
     fields = None
     for key in wanted:
-        said = None
+        text = None
         if key in members:
-            said = _content(file, members[key], LABEL_BYTES)
+            text = _content(file, members[key], LABEL_BYTES)
         elif "json" in members:
             if fields is None:
                 with contextlib.suppress(ValueError, RecursionError):
@@ -193,17 +194,17 @@ def _label(file, members: dict, wanted: list[str]) -> tuple[str | None, str | No
                     return None, "have a .json that isn't an object in JSON"
             if key not in fields:
                 continue
-            said = str(fields[key]) if isinstance(fields[key], (int, str)) else None
+            text = str(fields[key]) if isinstance(fields[key], (int, str)) else None
         else:
             continue
-        said = said and said.strip()
-        return said, None if said else f"have a {key} that isn't the number or name of a class"
+        text = text and text.strip()
+        return text, None if text else f"have a {key} that isn't the number or name of a class"
     where = " or ".join(f".{key} or field {key} of .json" for key in wanted)
-    return None, f"have no {where}: say where the class is by wds:PATH?label=ENDING-OR-FIELD"
+    return None, f"have no {where}: name the one that holds the class by wds:PATH?label=ENDING-OR-FIELD"
 
 
 def _content(file, member: tarfile.TarInfo, most: int) -> str | None:
-    """A small member's text; None where it is large or no text. The tar finds its place again by itself."""
+    """Return a small member's text, or None where it is large or no text. The tar seeks back by itself."""
     if member.size > most:
         return None
     file.seek(member.offset_data)
@@ -214,11 +215,11 @@ def _content(file, member: tarfile.TarInfo, most: int) -> str | None:
 
 
 def _whole(tar: tarfile.TarFile, file, path: Path) -> None:
-    """Refuse a tar whose members end in anything but its end, where tarfile just stops: a damaged header or a cut."""
+    """Raise where the members end before the tar does. There tarfile silently stops at a damaged header or a cut."""
     file.seek(tar.offset)
     block = file.read(tarfile.BLOCKSIZE)
     if block.strip(b"\0"):
-        raise tarfile.ReadError(f"after {tar.offset:,} bytes comes no member")
+        raise tarfile.ReadError(f"there is no member after {tar.offset:,} bytes")
     if len(block) < tarfile.BLOCKSIZE:
         end = f"head -c 1024 /dev/zero >> {shlex.quote(str(path))}"
         raise UserError(f"{path} lacks the end of a tar: get it again, or, if it is whole, add it with: {end}")
@@ -229,13 +230,13 @@ def _readable(file: Path):
     try:
         yield
     except tarfile.TarError as error:
-        raise UserError(f"{file} is damaged, or no tar ({error}): get it again") from error
+        raise UserError(f"{file} is damaged, or no tar ({error}). Get it again") from error
     except OSError as error:
         raise UserError(f"can't read {file}: {error.strerror or error}") from error
 
 
 def _class_names(root: Path, files: list[Path]) -> list[str] | None:
-    """The lines of the first of CLASS_FILES beside the shards or in ``root``."""
+    """Read the lines of the first of CLASS_FILES that is next to the shards or in ``root``."""
     for folder in dict.fromkeys([root, *(file.parent for file in files)]):
         for path in (folder / name for name in CLASS_FILES):
             if path.is_file():
@@ -243,7 +244,7 @@ def _class_names(root: Path, files: list[Path]) -> list[str] | None:
                     try:
                         return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
                     except UnicodeDecodeError as error:
-                        raise UserError(f"{path} is not UTF-8: one class name a line is expected") from error
+                        raise UserError(f"{path} is not UTF-8: one class name per line is expected") from error
     return None
 
 
@@ -251,26 +252,26 @@ def _stamp(stat: os.stat_result) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _sidecar(file: Path, how: dict) -> Path:
+def _sidecar(file: Path, options: dict) -> Path:
     home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    key = hashlib.sha256(json.dumps([VERSION, os.path.realpath(file), how]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([VERSION, os.path.realpath(file), options]).encode()).hexdigest()
     return home / "backbench" / "shards" / f"{key[:32]}.json"
 
 
-def _kept(file: Path, stamp: tuple[int, int], how: dict) -> Index | None:
-    """The index kept of an earlier time, where the shard's size and time are still the same."""
+def _kept(file: Path, stamp: tuple[int, int], options: dict) -> Index | None:
+    """Return the index that an earlier run kept, where the shard's size and modification time are unchanged."""
     try:
-        kept = json.loads(_sidecar(file, how).read_bytes())
+        kept = json.loads(_sidecar(file, options).read_bytes())
         return Index(*kept["index"]) if tuple(kept["stamp"]) == stamp else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def _keep(file: Path, stamp: tuple[int, int], how: dict, found: Index) -> None:
+def _keep(file: Path, stamp: tuple[int, int], options: dict, found: Index) -> None:
     if len(found.names) >= MANY:
         with contextlib.suppress(OSError):  # it is a convenience only
             content = json.dumps({"stamp": stamp, "index": astuple(found)})
-            write_whole(_sidecar(file, how), content.encode())
+            write_whole(_sidecar(file, options), content.encode())
 
 
 def _count(keys: list[str]) -> str:

@@ -35,7 +35,7 @@ def corrupted(origin: ImageSet, rows: np.ndarray, corruption: str, strength: int
     def change(image, id):
         return corrupt(image, corruption, strength, seed=seed, id=id)
 
-    return view(origin, rows, f"{corruption}-{level:g}", change=change, told=[corruption, strength, level, seed])
+    return view(origin, rows, f"{corruption}-{level:g}", change=change, details=[corruption, strength, level, seed])
 
 
 def corrupt(image: Image.Image, corruption: str, strength: int, *, seed: int, id: str) -> Image.Image:

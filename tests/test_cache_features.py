@@ -145,8 +145,8 @@ def test_a_file_that_points_elsewhere_is_refused(tmp_path, make):
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("labels", np.full(12, 3), "labels out of range"),
-        ("split", np.full(12, 7, np.uint8), "split out of range"),
+        ("labels", np.full(12, 3), "labels are out of range"),
+        ("split", np.full(12, 7, np.uint8), "split are out of range"),
         ("labels", np.zeros(11, np.int64), "shape"),
         ("features", np.zeros((12, 5), "f8"), "float64"),
         ("ids", np.zeros(12), "ids"),

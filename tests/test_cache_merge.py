@@ -138,7 +138,7 @@ def test_a_renamed_or_damaged_shard_is_refused(tmp_path):
         raw.write(b"\0\0\1")
     assert "checksum" in merged(tmp_path, code=1)
     shutil.copy(one, two)
-    assert "holds rows (0, 20), but its name stands for (20, 40)" in merged(tmp_path, code=1)
+    assert "holds rows (0, 20), but by its name it should hold (20, 40)" in merged(tmp_path, code=1)
     assert not (tmp_path / "m.h5").exists()
 
 
@@ -205,7 +205,7 @@ def test_an_unfinished_shard_is_never_removed(tmp_path):
     write(whole, range(40), *arrays(40))
     shard(whole, 1, 2)
     shard(whole, 2, 2, pending=(38,), finish=False)
-    assert "m.h5.shard-2-of-2.part: unfinished" in merged(tmp_path, code=1)
+    assert "m.h5.shard-2-of-2.part: it is unfinished" in merged(tmp_path, code=1)
     assert sorted(path.name for path in tmp_path.glob("*shard*")) == ["m.h5.shard-1-of-2", "m.h5.shard-2-of-2.part"]
 
 
@@ -222,7 +222,7 @@ def test_whatever_the_file_holds_otherwise_keeps_the_shards(tmp_path, name, chan
     small, x = arrays(40)
     write(whole, range(40), change(small, x), x)
     path = shard(whole, 2, 2)
-    assert f"m.h5.shard-2-of-2: {name} of 20 of its 20 rows are others in the file" in merged(tmp_path, code=1)
+    assert f"m.h5.shard-2-of-2: {name} of 20 of its 20 rows differ in the file" in merged(tmp_path, code=1)
     assert path.exists()
 
 

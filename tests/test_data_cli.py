@@ -23,7 +23,7 @@ def test_ls(run, tmp_path):
     done = run("data", "ls")
     assert done.returncode == 0, done.stderr
     lines = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
-    assert lines["set"] == ["state", "classes", "train", "val", "test"]
+    assert lines["dataset"] == ["state", "classes", "train", "val", "test"]
     assert lines["digits"] == ["present", "10", "1,252", "181", "364"]
     assert lines["caltech256"] == ["missing", "-", "-", "-", "-"]
 
@@ -66,9 +66,9 @@ def test_show_as_text(run, pets):
         "dog        7    0     3   10",
         "all       14    1     6   21",
     ]
-    assert "10.0% have a shorter side under 224 pixels" in done.stdout
+    assert "10.0% of the images have a shorter side under 224 pixels" in done.stdout
     assert "RGB 95.00%, L 5.00%" in done.stdout
-    assert "unreadable    dog/9.png: not a picture in a known format" in done.stdout
+    assert "unreadable    dog/9.png: it is not an image in a known format" in done.stdout
 
 
 def test_show_tells_what_is_missing(run, pets):
@@ -76,7 +76,7 @@ def test_show_tells_what_is_missing(run, pets):
     home.parent.mkdir(parents=True)
     pets.rename(home)
     done = run("data", "show", "caltech256")
-    assert "missing       254 classes, 29,759 images of the whole set" in done.stdout
+    assert "missing       254 classes, 29,759 images of the full data set" in done.stdout
 
 
 def test_show_digits(run):
@@ -88,7 +88,7 @@ def test_show_digits(run):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["show", "cifr10"], 2, "no image set is named 'cifr10'. Did you mean cifar10"),
+        (["show", "cifr10"], 2, "no data set is named 'cifr10'. Did you mean cifar10"),
         (["download", "cifr10"], 2, "Did you mean cifar10"),
         (["show", "cifar10"], 1, "backbench data download cifar10 --data-root data/raw"),
         (["show", "folder:gone"], 1, "folder:gone does not exist"),
@@ -117,4 +117,4 @@ def test_download_of_what_is_there_says_where(run, tmp_path):
 def test_help(run, arguments):
     done = run("data", *arguments, "--help")
     assert done.returncode == 0
-    assert "To paste:" in done.stdout
+    assert "Example" in done.stdout

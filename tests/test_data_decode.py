@@ -179,8 +179,8 @@ def test_a_real_bomb(tmp_path):
     ("content", "reason"),
     [
         (b"", "the file is empty"),
-        (b"not a picture", "not a picture in a known format"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture in a known format"),
+        (b"not a picture", "it is not an image in a known format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is not an image in a known format"),
         (b"\xff\xd8\xff\xe0", ""),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, ""),
     ],

@@ -108,7 +108,7 @@ def test_columns_to_choose_from(tmp_path):
     with pytest.raises(UserError) as caught:
         load(f"hf:{tmp_path}?label=img&image=fine", "unused")
     assert len(caught.value.faults) == 2
-    assert "'fine' is no column of pictures. Columns: img (struct" in caught.value.faults[0]
+    assert "'fine' is no column of images. Columns: img (struct" in caught.value.faults[0]
 
 
 def test_what_makes_no_set(tmp_path):
@@ -116,7 +116,8 @@ def test_what_makes_no_set(tmp_path):
     for name, write in (("a/x.parquet", parquet), ("b/x.arrow", arrow)):
         write(tmp_path / name, pa.table({"image": cells, "label": pa.array([0, 1] * 4)}))
         with pytest.raises(
-            UserError, match="first picture, its row holds no picture, at most the path of one: have pictures emb"
+            UserError,
+            match=r"first image can't be read, its row holds no image, at most the path of one\. Embed the im",
         ):
             load(f"hf:{(tmp_path / name).parent}", "unused")
     with pytest.raises(UserError, match=r"holds .parquet and .arrow files"):
@@ -130,12 +131,14 @@ def test_what_makes_no_set(tmp_path):
     with pytest.raises(UserError, match=r"train-1.parquet has other columns than the first file: .*label differs"):
         load(f"hf:{tmp_path}/d", "unused")
     parquet(tmp_path / "d/train-1.parquet", table(8, names=("dog", "cat")))
-    with pytest.raises(UserError, match=r"train-1.parquet numbers its classes in label otherwise than the first file"):
+    with pytest.raises(
+        UserError, match=r"train-1.parquet numbers its classes in label differently from the first file"
+    ):
         load(f"hf:{tmp_path}/d", "unused")
     parquet(tmp_path / "e/x.parquet", pa.table({"text": ["a"], "label": [[1]]}))
-    with pytest.raises(UserError, match="no column of pictures known as such") as caught:
+    with pytest.raises(UserError, match="no column known to hold images") as caught:
         load(f"hf:{tmp_path}/e", "unused")
-    assert "no column of classes known as such" in str(caught.value)
+    assert "no column known to hold classes" in str(caught.value)
     (tmp_path / "f").mkdir()
     with pytest.raises(UserError, match=r"holds no .parquet or .arrow file"):
         load(f"hf:{tmp_path}/f", "unused")

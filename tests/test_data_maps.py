@@ -115,7 +115,7 @@ def test_which_map_is_taken(tmp_path):
     assert maps.between("caltech256", CALTECH, "office_shift", OFFICE, file=own).names == ["mug"]
     with pytest.raises(UserError, match=r"backbench data map here there > map.csv"):
         maps.between("here", ["a"], "there", ["b"])
-    with pytest.raises(UserError, match="none corresponds"):
+    with pytest.raises(UserError, match="none of the classes of .* corresponds"):
         maps.between("caltech256", ["257.clutter", "x"], "office_shift", OFFICE)
 
 
@@ -145,7 +145,7 @@ def test_the_command_proposes_csv_to_correct(run, tmp_path):
             Image.new("RGB", (8, 8)).save(tmp_path / "mine" / name / f"{i}.png")
     done = run("data", "map", "folder:mine", "openimages")
     assert done.stdout == "source_class,target_class\ncoffee-mug,Mug\n"
-    assert "none for 1 of folder:mine: tulip" in done.stderr
+    assert "1 classes of folder:mine have none: tulip" in done.stderr
     failed = run("data", "map", "digitz", "folder:nowhere")
     assert failed.returncode == 2
     assert "digitz" in failed.stderr

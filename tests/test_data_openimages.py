@@ -130,8 +130,8 @@ def test_what_breaks_off_or_takes_too_long_is_tried_again(server, tmp_path, monk
     assert (tmp_path / "raw" / "openimages" / "Bat" / f"{name(2)}.jpg").read_bytes() == server.files[path]
 
 
-@pytest.mark.parametrize(("fault", "said"), [("wrong", "came with md5"), ("html", "not a picture"), (403, "403"),
-                                             ("html with etag", "not a picture"), (503, "503")])  # fmt: skip
+@pytest.mark.parametrize(("fault", "said"), [("wrong", "came with md5"), ("html", "not an image"), (403, "403"),
+                                             ("html with etag", "not an image"), (503, "503")])  # fmt: skip
 def test_what_is_wrong_is_said_and_the_same_command_goes_on(server, tmp_path, fault, said):
     path = f"/images/validation/{name(2)}.jpg"
     server.faults[path] = fault
@@ -173,7 +173,7 @@ def test_an_official_file_that_is_none(server, tmp_path, kind):
     path = f"/{openimages.FILES['validation'][kind]}"
     good = server.files[path]
     server.files[path] = b"<html>sign in</html>"
-    assert "is not Open Images' file: without" in build(server, tmp_path, code=1).stderr
+    assert "is not Open Images' file: it lacks" in build(server, tmp_path, code=1).stderr
     at = tmp_path / "raw" / "openimages-files" / path.rpartition("/")[2]
     at.write_bytes(good[: good.index(b",", good.rindex(b"\n", 0, -2)) + 3])  # the last line ends in its second cell
     assert "is cut short or damaged" in build(server, tmp_path, code=1).stderr
@@ -210,7 +210,7 @@ def test_a_list_that_is_shipped_is_taken_by_itself(server, tmp_path, monkeypatch
 
 def test_nothing_in_a_list_is_believed(tmp_path):
     path = tmp_path / "list.csv"
-    good = openimages.Picture(name(1), "test", "Bat", BAT, 0.0, 1.0, 0.0, 1.0)
+    good = openimages.ImageRecord(name(1), "test", "Bat", BAT, 0.0, 1.0, 0.0, 1.0)
     openimages.write_list(path, [good])
     assert openimages.read_list(path) == [good]
     head, sound = path.read_text().splitlines()
@@ -230,14 +230,14 @@ def test_nothing_in_a_list_is_believed(tmp_path):
 def test_a_folder_built_otherwise_or_not_here_is_refused(server, tmp_path):
     build(server, tmp_path, "--per-class", 2)
     done = build(server, tmp_path, "--per-class", 3, code=1)
-    assert "per_class: there it was 2, now 3" in done.stderr
+    assert "per_class: it was 2 and is now 3" in done.stderr
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "photo.jpg").touch()
     assert "holds something else" in build(server, tmp_path, "--out", tmp_path / "mine", code=1).stderr
 
 
 def test_what_is_asked_for_must_fit(server, tmp_path):
-    assert "no map of classes from digits" in build(server, tmp_path, "--for", "digits", code=1).stderr
+    assert "no class map from digits" in build(server, tmp_path, "--for", "digits", code=1).stderr
     done = CliRunner().invoke(cli.main, ["openimages", "--for", "caltech256", "--list", "x.csv"])
     assert done.exit_code == 2
     path = tmp_path / "map.csv"

@@ -79,9 +79,9 @@ def test_test_on_val(tmp_path):
 @pytest.mark.parametrize(
     ("names", "fault"),
     [
-        (["train-0.tar", "b.tar"], "b.tar tell no split, 1 other files do"),
-        (["train-test.tar"], "train-test.tar tell two splits: rename"),
-        (["a.tar.gz"], "holds no .tar file, but a.tar.gz: unpack it to a .tar"),
+        (["train-0.tar", "b.tar"], "b.tar name no split, but 1 other files do"),
+        (["train-test.tar"], "train-test.tar match more than one of train, val and test: rename"),
+        (["a.tar.gz"], "holds no .tar file, but a.tar.gz: uncompress it to a .tar"),
         (["a.txt"], "holds no .tar file"),
         (["train-0.tar", "val-0.tar"], r"no images in test .*\?test=val after the path"),
     ],

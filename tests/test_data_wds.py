@@ -60,7 +60,7 @@ def test_which_picture_and_which_member(tmp_path):
         )
     ]
     shard(tmp_path / "s.tar", *members)
-    with pytest.raises(UserError, match=r"have several pictures \(jpg, seg.png\): choose by wds:PATH\?image=jpg"):
+    with pytest.raises(UserError, match=r"have several images \(jpg, seg.png\): choose by wds:PATH\?image=jpg"):
         load(f"wds:{tmp_path}?label=kind.txt", "unused")
     images = load(f"wds:{tmp_path}?label=kind.txt&image=jpg", "unused")
     assert images.class_names == ["a", "b"]
@@ -78,9 +78,9 @@ def special(name, kind, link="") -> tarfile.TarInfo:
 @pytest.mark.parametrize(
     ("members", "fault"),
     [
-        ([], "no pictures: samples like 1.jpg, 1.cls are expected"),
+        ([], "holds no images: samples like 1.jpg, 1.cls are expected"),
         ([("a.png", png())], r"1 samples \(a: png\) have no .cls"),
-        ([("a.cls", "cat")], r"\(a\) have a class but no picture next to it"),
+        ([("a.cls", "cat")], r"\(a\) have a class but no image next to it"),
         ([("a.png", png()), ("a.cls", b"\xff")], "have a cls that isn't the number or name"),
         ([("a.png", png()), ("a.cls", " ")], "have a cls that isn't"),
         ([("a.png", png()), ("a.cls", "x" * 1001)], "have a cls that isn't"),
@@ -174,7 +174,7 @@ def test_a_bomb_and_a_giant_are_unreadable(tmp_path, monkeypatch):
     with pytest.raises(UnreadableImage, match=r"x.png: 20000 x 20000 pixels, more than"):
         images.read(8)
     monkeypatch.setattr(wds, "IMAGE_BYTES", 10)
-    with pytest.raises(UnreadableImage, match=r"000.png: \d+ bytes, more than 10 are no picture"):
+    with pytest.raises(UnreadableImage, match=r"000.png: \d+ bytes are too many for an image"):
         images.read(0)
 
 

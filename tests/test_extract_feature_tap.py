@@ -89,7 +89,9 @@ def test_what_is_not_possible_says_what_is(resnet, vit):
     with pytest.raises(UserError, match=r"no class token there\. Use default, avg or gem"):
         feature_tap.tap(resnet, "layer3", "avg+cls")
     for layer in ("layer7", "5", "-6"):
-        with pytest.raises(UserError, match=r"It has last, act1, layer1, layer2, layer3, layer4, or a number from 0 to 4"):
+        with pytest.raises(
+            UserError, match=r"It has last, act1, layer1, layer2, layer3, layer4, or a number from 0 to 4"
+        ):
             feature_tap.tap(resnet, layer)
 
 
