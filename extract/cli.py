@@ -157,7 +157,7 @@ def _shard(ctx, _, text):
     metavar="K/N",
     callback=_shard,
     help="Compute only part K of N. In a Slurm array (--array=1-N), give --shard "
-    "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT. When all parts are done, join them with backbench cache merge.",
+    "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT. The command backbench cache merge joins the finished parts.",
 )
 @click.option(
     "--if-busy",

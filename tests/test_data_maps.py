@@ -115,7 +115,7 @@ def test_which_map_is_taken(tmp_path):
     assert maps.between("caltech256", CALTECH, "office_shift", OFFICE, file=own).names == ["mug"]
     with pytest.raises(UserError, match=r"backbench data map here there > map.csv"):
         maps.between("here", ["a"], "there", ["b"])
-    with pytest.raises(UserError, match="none of the classes of .* corresponds"):
+    with pytest.raises(UserError, match=r"none of the classes of .* corresponds"):
         maps.between("caltech256", ["257.clutter", "x"], "office_shift", OFFICE)
 
 

@@ -71,7 +71,7 @@ def test_features_that_disagree_are_not_taken(model, batch, monkeypatch, capsys)
     found, speeds = choose(model, batch, CPU, left=100, compile="on")
     assert found.precision == "float32"
     assert list(speeds) == ["float32", "float32, compiled"]
-    assert "bfloat16 features disagree with float32" in capsys.readouterr().err
+    assert "bfloat16 is not used, because its features disagree with float32" in capsys.readouterr().err
 
 
 def test_without_a_compiler_the_run_goes_on_and_says_so(model, batch, monkeypatch, capsys):
