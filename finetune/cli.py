@@ -23,7 +23,7 @@ def main():
       finetune simple --preset published --model resnet50 --dataset cifar100
       finetune evaluate --checkpoint runs/digits/resnet50-simple-lp-ft-42 --dataset digits
       finetune generalize --dataset openimages
-      accelerate launch --num_processes 4 -m finetune full --model vit_base --dataset caltech256
+      accelerate launch --num_processes 4 -m backbench.finetune full --model vit_base --dataset caltech256
     """
 
 
