@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -71,7 +71,7 @@ def adapted(model: str, dataset: str, data_root: str, out: Path) -> Path | None:
     from backbench.cache.writer import write
     from backbench.data import registry
     from backbench.extract import backbones
-    from backbench.extract.preprocess import Preprocessor
+    from backbench.training.evaluate import image_batches
 
     path = out / "features" / f"{model}-adapted.h5"
     if path.exists():
@@ -80,13 +80,13 @@ def adapted(model: str, dataset: str, data_root: str, out: Path) -> Path | None:
     norms = [m for m in backbone.model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return None
-    pixels = Preprocessor(imageset, backbone)
+    enlarged = replace(backbone, scale=SCALE)
     train = np.random.default_rng(0).permutation(np.flatnonzero(imageset.split == 0))
-    with ThreadPoolExecutor() as pool, torch.inference_mode():
+    with torch.inference_mode():
 
         def forward(which):
-            batch = pixels.batch(which, pool)[0].to(memory_format=torch.channels_last)
-            return backbone.model(backbone.normalise(batch, scale=SCALE)).numpy()
+            batches = image_batches(imageset, enlarged, which, torch.device("cpu"))
+            return np.concatenate([backbone.model(batch).numpy() for _, batch in batches])
 
         for norm in norms:
             norm.train()
