@@ -113,7 +113,7 @@ def _about(path: Path) -> dict:
     try:
         about = json.loads(_read(path))
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"not JSON ({error})") from None
+        raise _damaged(path, f"it is not JSON ({error})") from None
     found = about.get("format") if isinstance(about, dict) else None
     if found != FORMAT:
         raise UserError(f"{path} is no head of backbench: format {found!r} was found, {FORMAT!r} expected.")
