@@ -24,7 +24,7 @@ from backbench.data.splits import caltech_rule
 from backbench.probe.logistic import GRID, PATH_TOLERANCE
 from backbench.probe.softmax.objective import Rows
 from backbench.probe.softmax.torch_objective import objective
-from backbench.probe.subsets import Part, moments
+from backbench.probe.subsets import Subset, moments
 from benchmarks.choices import Recorded
 
 VALUES = GRID[4::2]
@@ -35,7 +35,7 @@ FOLDS = 5
 
 def solutions(x: np.ndarray, labels: np.ndarray, k: int, *on: np.ndarray) -> list[list[np.ndarray]]:
     """Logits of each of ``on`` (M, D), one list a penalty, by heads fitted on ``x`` (N, D) and ``labels`` (N,)."""
-    train = Part(np.ascontiguousarray(x), labels)
+    train = Subset(np.ascontiguousarray(x), labels)
     mean, scale = moments(train)
     solver, found = Recorded(objective(Rows(train, mean, scale, limit=1 << 40), k, device="cpu")), []
     standard = [((one - mean) / scale).astype(np.float32) for one in on]

@@ -30,7 +30,7 @@ from backbench.probe.logistic import GRID, PATH_TOLERANCE, path
 from backbench.probe.softmax.objective import Objective, Rows
 from backbench.probe.softmax.solver import Solver
 from backbench.probe.softmax.torch_objective import objective
-from backbench.probe.subsets import Part, moments
+from backbench.probe.subsets import Subset, moments
 from benchmarks import choices
 from benchmarks.synthetic import clusters
 
@@ -58,7 +58,7 @@ class Problem:
     def __init__(self, n: int, d: int, k: int):
         x, labels = clusters(n + n // 7, d, k)
         self.k, self.n = k, n
-        self.train, self.val = Part(x[:n], labels[:n]), Part(x[n:], labels[n:])
+        self.train, self.val = Subset(x[:n], labels[:n]), Subset(x[n:], labels[n:])
         self.moments = moments(self.train)
         self.rows = Rows(self.train, *self.moments, limit=1 << 40)
         self.exact = Objective(self.rows, k, dtype=np.float64)
@@ -183,7 +183,7 @@ from backbench.allocator import keep_freed_memory
 keep_freed_memory()
 from backbench.probe.softmax.torch_objective import objective
 from backbench.probe.softmax.objective import Rows
-from backbench.probe.subsets import Part, moments
+from backbench.probe.subsets import Subset, moments
 from backbench.probe.softmax.solver import Solver
 import scipy.linalg, scipy.linalg.lapack, torch
 torch.randn(64, 64) @ torch.randn(64, 64)
@@ -193,7 +193,7 @@ labels = np.random.default_rng(0).integers(0, k, n)
 Path("/proc/self/clear_refs").write_text("5")
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 before = peak()
-part = Part(x, labels, np.arange(n), memory_limit={limit})
+part = Subset(x, labels, np.arange(n), memory_limit={limit})
 solver = Solver(objective(Rows(part, *moments(part), limit={limit}), k, device="cpu"))
 solver.solve(1 / n, 1e-4)
 print(peak() - before)

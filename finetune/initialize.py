@@ -19,7 +19,7 @@ from backbench.finetune import model as models
 from backbench.finetune.recipe import Recipe
 from backbench.probe.logistic import Logistic
 from backbench.probe.run import check, part
-from backbench.probe.subsets import Data
+from backbench.probe.subsets import Splits
 
 CHECKED = 8
 """Number of images on which the model's logits are checked against the head's."""
@@ -72,7 +72,7 @@ def probed(imageset, backbone, path: Path, settings: Settings):
         check(file)
         train, val = part(file, 0), part(file, 1)
         method = Logistic(
-            Data(train, val, train), n_classes=len(file.class_names), seed=settings.seed, device=settings.device.type
+            Splits(train, val, train), n_classes=len(file.class_names), seed=settings.seed, device=settings.device.type
         )
     return method.head, {"chosen": method.chosen}
 

@@ -21,7 +21,7 @@ from backbench.data.imageset import ImageSet
 from backbench.extract import backbones, feature_tap, plan
 from backbench.extract.run import extract_one
 from backbench.probe import head, predict
-from backbench.probe.subsets import Part
+from backbench.probe.subsets import Subset
 from backbench.training import checkpoint, checkpoint_kind
 
 
@@ -137,7 +137,7 @@ class Head(Predictor):
         predict.compare(self.saved, file, self.folder)
 
     def score(self, file, rows: np.ndarray) -> np.ndarray:
-        return self.saved.head.over(Part(file.features, file.labels[rows], rows))
+        return self.saved.head.over(Subset(file.features, file.labels[rows], rows))
 
 
 class Checkpoint(Predictor):

@@ -4,7 +4,7 @@ import numpy as np
 
 from backbench.accuracy import top_k
 from backbench.probe.head import LinearHead
-from backbench.probe.subsets import Data, Part, class_sums, moments
+from backbench.probe.subsets import Splits, Subset, class_sums, moments
 
 BLOCK = 4096
 """Rows at a time, in float64: bounds the memory."""
@@ -20,7 +20,7 @@ class Centroid:
     That is cosine similarity times ||z||: the same order of classes, and a linear head. Nothing is chosen.
     """
 
-    def __init__(self, data: Data, *, n_classes: int, seed: int):
+    def __init__(self, data: Splits, *, n_classes: int, seed: int):
         standard = moments(data.train)
         before = _head(data.train, *standard, n_classes=n_classes)
         self.head = before if data.final is data.train else _head(data.final, *standard, n_classes=n_classes)
@@ -41,7 +41,7 @@ class Centroid:
         return self.head.scores(features)
 
 
-def _head(part: Part, mean: np.ndarray, scale: np.ndarray, *, n_classes: int) -> LinearHead:
+def _head(part: Subset, mean: np.ndarray, scale: np.ndarray, *, n_classes: int) -> LinearHead:
     sums = np.zeros((n_classes, part.dim))
     for at, x in part.blocks(BLOCK):
         sums += class_sums((x - mean) / scale, part.labels[at], n_classes=n_classes)

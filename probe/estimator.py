@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from backbench.calibration import temperature
 from backbench.probe.classifier import probabilities
 from backbench.probe.logistic import Logistic
-from backbench.probe.subsets import Data, Part
+from backbench.probe.subsets import Splits, Subset
 from backbench.progress import silenced
 
 VAL_SHARE = 0.125
@@ -85,8 +85,8 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
             raise ValueError(f"n_samples={len(X)}: no class has two rows, so there is none to choose a penalty on")
         order = np.concatenate([np.flatnonzero(~val), np.flatnonzero(val)])
         rows: Any = X
-        final, n = Part(rows[order], labels[order]), int((~val).sum())
-        data = Data(final[:n], final[n:], final)
+        final, n = Subset(rows[order], labels[order]), int((~val).sum())
+        data = Splits(final[:n], final[n:], final)
         weight = "none"
         if self.class_weight is not None:
             weight = compute_class_weight(self.class_weight, classes=self.classes_, y=y)

@@ -17,7 +17,7 @@ import numpy as np
 from backbench import UserError
 from backbench.accuracy import top_k
 from backbench.files import write_whole
-from backbench.probe.subsets import Part
+from backbench.probe.subsets import Subset
 
 TENSORS, ABOUT = "head.safetensors", "head.json"
 
@@ -47,14 +47,14 @@ class LinearHead:
         x = (features - self.mean.astype(np.float32)) * (1 / self.scale).astype(np.float32)
         return x @ self.weights.T.astype(np.float32) + self.intercept.astype(np.float32)
 
-    def over(self, part: Part) -> np.ndarray:
+    def over(self, part: Subset) -> np.ndarray:
         """The scores of a subset, read in blocks, (N, K) float32."""
         scores = np.empty((len(part), len(self.weights)), np.float32)
         for at, x in part.blocks(BLOCK):
             scores[at] = self.scores(x)
         return scores
 
-    def top1(self, part: Part) -> float:
+    def top1(self, part: Subset) -> float:
         """The accuracy on a subset, read in blocks, 0..1."""
         right = sum(top_k(self.scores(x), part.labels[at], k=1).sum() for at, x in part.blocks(BLOCK))
         return float(right / len(part))

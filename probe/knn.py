@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from backbench.accuracy import top_k
-from backbench.probe.subsets import Data, Part
+from backbench.probe.subsets import Splits, Subset
 
 KS = (10, 20, 100, 200)
 """Neighbours tried, as in DINOv2's evaluation (Oquab et al. 2023, eval/knn.py)."""
@@ -25,7 +25,7 @@ class Knn:
 
     head = None
 
-    def __init__(self, data: Data, *, n_classes: int, seed: int):
+    def __init__(self, data: Splits, *, n_classes: int, seed: int):
         self.n_classes = n_classes
         ks = sorted({min(k, len(data.train)) for k in KS})
         found = [(s, labels) for _, s, labels in _neighbours(data.val, data.train, max(ks))]
@@ -51,11 +51,11 @@ class Knn:
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """Votes (N, K) for features (N, D)."""
-        queries = Part(features, np.zeros(len(features), np.int64))
+        queries = Subset(features, np.zeros(len(features), np.int64))
         votes = [self._votes(s, labels) for _, s, labels in _neighbours(queries, self.bank, self.k)]
         return np.concatenate(votes) if votes else np.zeros((0, self.n_classes))
 
-    def _train_top1(self, train: Part) -> float:
+    def _train_top1(self, train: Subset) -> float:
         """The accuracy on train, where no image votes for itself: with its own vote it would mean nothing."""
         right = 0
         for at, similarity, labels in _neighbours(train, self.bank, self.k + 1):
@@ -71,7 +71,7 @@ class Knn:
         return votes.reshape(n, self.n_classes)
 
 
-def _neighbours(queries: Part, bank: Part, k: int) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+def _neighbours(queries: Subset, bank: Subset, k: int) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Block by block of ``queries``: which rows, and the cosines and labels (n, k) of their nearest, nearest first.
 
     k is cut to the size of the bank.

@@ -17,7 +17,7 @@ from backbench.probe.softmax.array_backends import numpy
 from backbench.probe.softmax.objective import Rows
 from backbench.probe.softmax.solver import Solver
 from backbench.probe.softmax.torch_objective import objective
-from backbench.probe.subsets import Data, moments
+from backbench.probe.subsets import Splits, moments
 from backbench.progress import tell
 
 GRID = tuple(float(f"{c:.4g}") for c in np.logspace(-6, 5, 45))
@@ -47,7 +47,7 @@ class Logistic:
 
     def __init__(
         self,
-        data: Data,
+        data: Splits,
         *,
         n_classes: int,
         seed: int,

@@ -11,7 +11,7 @@ from backbench.cache import features, schema
 from backbench.cache.arrays import MADE_BY_USER
 from backbench.calibration import TEMPERATURES
 from backbench.probe.head import BLOCK, Saved, load
-from backbench.probe.subsets import Part
+from backbench.probe.subsets import Subset
 from backbench.progress import tell
 
 COMPARED = ("model", "weights", "weights_sha256", "transform", "pooling", "layer", "pool", "input_scale")
@@ -57,7 +57,7 @@ def predict(head_folder: str | Path, features_path: str | Path) -> Prediction:
         # The digest covers the splits too.
         own = file.identity["dataset_digest"] == saved.identity.get("dataset_digest")
         counts = known & (file.split[rows] == 2) if own else known
-        said, probability, scores = _apply(saved, Part(file.features, labels, rows), counts, file)
+        said, probability, scores = _apply(saved, Subset(file.features, labels, rows), counts, file)
         return Prediction(
             ids=[file.ids[i] for i in rows],
             classes=[saved.classes[k] for k in said],
@@ -69,7 +69,7 @@ def predict(head_folder: str | Path, features_path: str | Path) -> Prediction:
         )
 
 
-def _apply(saved: Saved, part: Part, counts: np.ndarray, file) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _apply(saved: Saved, part: Subset, counts: np.ndarray, file) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Each row's class (N,) and its probability (N,), and the scores of the rows that count (n, K)."""
     temperature = temperature_of(saved.row)
     said, probability = np.empty(len(part), np.int64), np.empty(len(part))

@@ -4,7 +4,7 @@ import numpy as np
 
 from backbench.accuracy import top_k
 from backbench.probe.head import LinearHead
-from backbench.probe.subsets import Data
+from backbench.probe.subsets import Splits
 
 LEARNING_RATE, WEIGHT_DECAY, EPOCHS = 1e-3, 1e-5, 5
 """As the published study trained its heads. The decay is Adam's L2 (added to the gradient), not AdamW's."""
@@ -19,7 +19,7 @@ class PublishedHead:
     The final head is the one that val judges: nothing is chosen, and the study never refitted on train+val.
     """
 
-    def __init__(self, data: Data, *, n_classes: int, seed: int, batch_size: int = 256):
+    def __init__(self, data: Splits, *, n_classes: int, seed: int, batch_size: int = 256):
         losses, self.head = _train(data.train, n_classes=n_classes, seed=seed, batch_size=batch_size)
         self.val_scores = self.head.over(data.val)
         self.val_top1 = float(top_k(self.val_scores, data.val.labels, k=1).mean())

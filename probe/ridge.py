@@ -16,7 +16,7 @@ import numpy as np
 from backbench.accuracy import top_k
 from backbench.calibration import nll, temperature
 from backbench.probe.head import LinearHead
-from backbench.probe.subsets import Data, Part, class_sums, moments
+from backbench.probe.subsets import Splits, Subset, class_sums, moments
 
 GRID = tuple(np.logspace(0, -11, 45).tolist())
 """Values of alpha tried, from strong to weak, as shares of the sum of the eigenvalues of Z^T Z, which is N D.
@@ -51,7 +51,7 @@ class Ridge:
     Standardisation is train's throughout.
     """
 
-    def __init__(self, data: Data, *, n_classes: int, seed: int):
+    def __init__(self, data: Splits, *, n_classes: int, seed: int):
         self.mean, self.scale = moments(data.train)
         on_train, refit = self._sums(data.train, n_classes), data.final is not data.train
         if refit:
@@ -95,7 +95,7 @@ class Ridge:
         """(N, D) to (N, K): the regression's estimates, near 1 for the class and near -1 for others."""
         return self.head.scores(features)
 
-    def _sums(self, part: Part, n_classes: int) -> "_Sums":
+    def _sums(self, part: Subset, n_classes: int) -> "_Sums":
         gram, by_class = np.zeros((part.dim, part.dim)), np.zeros((n_classes, part.dim))
         for at, x in part.blocks(BLOCK):
             z = (x - self.mean) / self.scale
@@ -103,7 +103,9 @@ class Ridge:
             by_class += class_sums(z, part.labels[at], n_classes=n_classes)
         return _Sums(np.bincount(part.labels, minlength=n_classes), by_class, gram)
 
-    def _judge(self, problem: "_Problem", final: Part, val: Part | None, alphas: list[float]) -> tuple[list[dict], int]:
+    def _judge(
+        self, problem: "_Problem", final: Subset, val: Subset | None, alphas: list[float]
+    ) -> tuple[list[dict], int]:
         """What each alpha gets right and its cross-entropy, over images of final left out and all of ``val``; and how
         many images these are."""
         eigenvalues, _, target = problem.spectrum
@@ -127,7 +129,7 @@ class Ridge:
             tried.append({"alpha": alpha, "top1": float(top_k(scores, labels, k=1).mean()), "cross_entropy": loss})
         return tried, len(labels)
 
-    def _rotated(self, problem: "_Problem", part: Part) -> np.ndarray:
+    def _rotated(self, problem: "_Problem", part: Subset) -> np.ndarray:
         """Standardised and centred images among the eigenvectors, (N, D): there a change of alpha only rescales."""
         basis = problem.spectrum[1]
         return np.concatenate([((x - self.mean) / self.scale - problem.centre) @ basis for _, x in part.blocks(BLOCK)])
@@ -173,7 +175,7 @@ class _Problem:
         return LinearHead(mean, scale, weights.T, self.level - self.centre @ weights)
 
 
-def _thinned(part: Part, which: np.ndarray, n_classes: int) -> Part:
+def _thinned(part: Subset, which: np.ndarray, n_classes: int) -> Subset:
     """Of the images ``which`` (N,) bool as many as penalties are judged on, evenly over the classes, in their order."""
     rows = np.argsort(part.labels, kind="stable")
     rows = rows[which[rows]]
@@ -181,7 +183,7 @@ def _thinned(part: Part, which: np.ndarray, n_classes: int) -> Part:
     return part[np.sort(rows[:: max(1, -(-len(rows) // most))])]
 
 
-def _begins_with(whole: Part, start: Part) -> bool:
+def _begins_with(whole: Subset, start: Subset) -> bool:
     """Whether the first rows of ``whole`` are those of ``start``, whose sums can then be used again."""
     n = len(start)
     if whole.in_memory != start.in_memory or not np.array_equal(whole.labels[:n], start.labels):

@@ -11,7 +11,7 @@ from backbench import SPLITS, UserError, accuracy, details, duplicates, rows, st
 from backbench.accuracy import Scored
 from backbench.cache import features, schema
 from backbench.probe import METHODS
-from backbench.probe.subsets import MEMORY_LIMIT, Data, Part
+from backbench.probe.subsets import MEMORY_LIMIT, Splits, Subset
 from backbench.progress import tell
 
 """A method is a class in the module of its name: ``Method(data, n_classes=K, seed=S)`` chooses on ``data.val`` what it
@@ -55,10 +55,10 @@ class Task:
     state: tuple | None = None
 
 
-def part(file, code: int, **limits) -> Part:
+def part(file, code: int, **limits) -> Subset:
     """The rows of one split that hold features, in the file's order, mapped."""
     which = np.flatnonzero((file.split == code) & (file.done == schema.DONE))
-    return Part(file.features, file.labels[which], which, **limits)
+    return Subset(file.features, file.labels[which], which, **limits)
 
 
 def check(file) -> None:
@@ -107,9 +107,9 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
     train, val = part(file, 0, **memory), part(file, 1, **memory)
     if task.shots:
         train, val = (few(of, task.shots, seed=task.seed) for of in (train, val))
-        data = Data(train, val, train)
+        data = Splits(train, val, train)
     else:
-        data = Data(train, val, Part(file.features, *_joined(train, val), **memory))
+        data = Splits(train, val, Subset(file.features, *_joined(train, val), **memory))
     head = fit(task, data, file, settings)
     test = part(file, 2)
     scored = Scored(_scores(head, test), test.labels)
@@ -166,7 +166,7 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
     return row, None if task.shots else beside, head.head
 
 
-def fit(task: Task, data: Data, file, settings: Settings):
+def fit(task: Task, data: Splits, file, settings: Settings):
     """The head that ``task`` asks for, fitted."""
     module, name = METHODS[task.method].split(".")
     method = getattr(import_module(f"backbench.probe.{module}"), name)
@@ -180,7 +180,7 @@ def _options(task: Task, settings: Settings) -> dict:
     return dict((settings.options or {}).get(task.method, {}))
 
 
-def few(of: Part, shots, *, seed: int) -> Part:
+def few(of: Subset, shots, *, seed: int) -> Subset:
     """``shots`` images of each class, one number or one a class (K,), or all where there are fewer.
 
     More shots of the same seed hold the fewer.
@@ -192,18 +192,18 @@ def few(of: Part, shots, *, seed: int) -> Part:
     return of[np.sort(order[place < np.broadcast_to(shots, labels.max() + 1)[labels]])]
 
 
-def _curve_point(share: float, task: Task, data: Data, test: Part, file, settings: Settings) -> dict:
+def _curve_point(share: float, task: Task, data: Splits, test: Subset, file, settings: Settings) -> dict:
     """One point of the learning curve: the head from a ``share`` of each class's train images, chosen on all of val."""
     counts = np.maximum(1, np.round(share * np.bincount(data.train.labels)).astype(int))
     train = few(data.train, counts, seed=task.seed)
-    head = fit(task, Data(train, data.val, train), file, settings)
+    head = fit(task, Splits(train, data.val, train), file, settings)
     figures = accuracy.figures(Scored(_scores(head, test), test.labels), limits=INTERVALS[settings.intervals][0])
     return {"n_train": len(train)} | {name: figures[name] for name in ("top1", "top1_low", "top1_high")}
 
 
-def _scores(head, of: Part) -> np.ndarray:
+def _scores(head, of: Subset) -> np.ndarray:
     return np.concatenate([head.scores(x) for _, x in of.blocks(BLOCK)])
 
 
-def _joined(train: Part, val: Part) -> tuple[np.ndarray, np.ndarray]:
+def _joined(train: Subset, val: Subset) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([train.labels, val.labels]), np.concatenate([train.rows, val.rows])

@@ -11,7 +11,7 @@ BLOCK_BYTES = 32 << 20
 MEMORY_LIMIT = 4 << 30
 
 
-class Part:
+class Subset:
     """Some rows of a feature file with their labels.
 
     ``features`` (M, D) is an array in memory, float32, or a mapped one; ``rows`` (N,) are this part's rows of it, None
@@ -33,11 +33,11 @@ class Part:
     def in_memory(self) -> bool:
         return self.rows is None
 
-    def __getitem__(self, which) -> "Part":
+    def __getitem__(self, which) -> "Subset":
         """The part's rows ``which``, a slice or an index array; of a slice in memory, a view."""
         if self.in_memory:
-            return Part(self.features[which], self.labels[which], memory_limit=self.memory_limit)
-        return Part(self.features, self.labels[which], self.rows[which], memory_limit=self.memory_limit)
+            return Subset(self.features[which], self.labels[which], memory_limit=self.memory_limit)
+        return Subset(self.features, self.labels[which], self.rows[which], memory_limit=self.memory_limit)
 
     def blocks(self, size: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
         """Which rows, and their features (m, D) float32, until all have come. In memory: all at once, unless sized."""
@@ -47,25 +47,25 @@ class Part:
             at = slice(start, min(start + size, len(self)))
             yield at, self.features[at] if self.in_memory else np.asarray(self.features[self.rows[at]], np.float32)
 
-    def loaded(self) -> "Part":
+    def loaded(self) -> "Subset":
         """The same rows, in memory."""
         if self.in_memory:
             return self
-        return Part(np.asarray(self.features[self.rows], np.float32), self.labels, memory_limit=self.memory_limit)
+        return Subset(np.asarray(self.features[self.rows], np.float32), self.labels, memory_limit=self.memory_limit)
 
 
-class Data(NamedTuple):
+class Splits(NamedTuple):
     """What a method may see: it chooses on ``val`` what it fitted on ``train``, then fits ``final`` for good.
 
     ``final`` is train+val, or train alone where the number of images is what is studied.
     """
 
-    train: Part
-    val: Part
-    final: Part
+    train: Subset
+    val: Subset
+    final: Subset
 
 
-def moments(part: Part) -> tuple[np.ndarray, np.ndarray]:
+def moments(part: Subset) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of every feature, (D,) float64 each; a constant feature's deviation is given as 1.
 
     Blocks, as many rows as the processor's cache holds, are merged as in Chan, Golub & LeVeque (1979), so that large

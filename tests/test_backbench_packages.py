@@ -105,12 +105,12 @@ def test_large_problems_are_solved_without_torch(without, monkeypatch, rng):
 
     from backbench.probe.softmax import torch_objective
     from backbench.probe.softmax.objective import Objective, Rows
-    from backbench.probe.subsets import Part
+    from backbench.probe.subsets import Subset
 
     without("torch")
     monkeypatch.setattr(torch_objective, "WORTH_TORCH", 0)
     monkeypatch.setattr(torch_objective, "has_bfloat16", lambda: True)
-    part = Part(rng.normal(size=(8, 3)).astype(np.float32), np.arange(8) % 2)
+    part = Subset(rng.normal(size=(8, 3)).astype(np.float32), np.arange(8) % 2)
     rows = Rows(part, np.zeros(3), np.ones(3), limit=1 << 20)
     for device in ("auto", "cpu"):
         assert type(torch_objective.objective(rows, 2, device=device)) is Objective

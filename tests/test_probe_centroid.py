@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from backbench.probe import centroid
 from backbench.probe.centroid import Centroid
-from backbench.probe.subsets import Data, Part
+from backbench.probe.subsets import Splits, Subset
 from tests.toy import clusters, mapped, split
 
 
 def test_by_hand():
     """Standardised, the images are the corners (±1, ±1); the means of the classes are (1, 0), (-1, 1), (-1, -1)."""
-    corners = Part(np.array([[3, 30], [3, 10], [1, 30], [1, 10]], "f4"), np.array([0, 0, 1, 2]))
-    head = Centroid(Data(corners, corners[:1], corners), n_classes=3, seed=0)
+    corners = Subset(np.array([[3, 30], [3, 10], [1, 30], [1, 10]], "f4"), np.array([0, 0, 1, 2]))
+    head = Centroid(Splits(corners, corners[:1], corners), n_classes=3, seed=0)
     half = 0.5**0.5
     np.testing.assert_allclose(head.head.weights, [[1, 0], [-half, half], [-half, -half]], atol=1e-12)
     np.testing.assert_allclose(head.scores(np.array([[4, 30]], "f4")), [[2, -half, -3 * half]], rtol=1e-6)

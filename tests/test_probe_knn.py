@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from backbench.probe import knn
 from backbench.probe.knn import TEMPERATURE, Knn
-from backbench.probe.subsets import Data, Part
+from backbench.probe.subsets import Splits, Subset
 from tests.toy import clusters, join, mapped, split
 
 
@@ -28,8 +28,8 @@ def brute(queries, bank, k, n_classes):
 def test_by_hand():
     """Two neighbours at cosine 1 and cos 60 degrees of class 0 and 1: votes e^0 and e^(-0.5 / T)."""
     bank = np.array([[2, 0], [0.5, np.sqrt(0.75)]], "f4")
-    train, val = Part(bank, np.array([0, 1])), Part(bank[:1], np.array([0]))
-    head = Knn(Data(train, val, join(train, val)), n_classes=3, seed=0)
+    train, val = Subset(bank, np.array([0, 1])), Subset(bank[:1], np.array([0]))
+    head = Knn(Splits(train, val, join(train, val)), n_classes=3, seed=0)
     assert head.k == 2
     assert head.val_scores[0].tolist() == pytest.approx([1, np.exp(-0.5 / TEMPERATURE), 0])
     votes = head.scores(np.array([[10, 0]], "f4"))
@@ -41,7 +41,7 @@ def test_by_hand():
 
 def test_it_takes_the_k_that_is_best_on_val_and_leaves_an_images_own_vote_out():
     train, val = clusters(250, 8, 3, spread=1.5), clusters(60, 8, 3, spread=1.5)
-    head = Knn(Data(train, val, join(train, val)), n_classes=3, seed=0)
+    head = Knn(Splits(train, val, join(train, val)), n_classes=3, seed=0)
     right = {k: (brute(val.features, train, k, 3).argmax(1) == val.labels).mean() for k in (10, 20, 100, 200)}
     assert head.val_top1 == max(right.values())
     assert right[head.k] == head.val_top1
@@ -49,9 +49,9 @@ def test_it_takes_the_k_that_is_best_on_val_and_leaves_an_images_own_vote_out():
     np.testing.assert_allclose(head.val_scores, brute(val.features, train, head.k, 3), rtol=1e-4)
     np.testing.assert_allclose(head.scores(val.features), brute(val.features, join(train, val), head.k, 3), rtol=1e-4)
     json.dumps(head.protocol, allow_nan=False)
-    noise = Part(np.random.default_rng(0).normal(size=(250, 8)).astype("f4"), train.labels)
+    noise = Subset(np.random.default_rng(0).normal(size=(250, 8)).astype("f4"), train.labels)
     # 1.0 if each image voted for itself
-    assert Knn(Data(noise, val, join(noise, val)), n_classes=3, seed=0).train_top1 < 0.6
+    assert Knn(Splits(noise, val, join(noise, val)), n_classes=3, seed=0).train_top1 < 0.6
 
 
 def test_of_equals_the_smallest_k_is_taken_and_the_edge_is_told():

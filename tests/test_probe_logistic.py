@@ -9,7 +9,7 @@ from backbench.probe.logistic import Logistic, balanced
 from backbench.probe.softmax import solver
 from backbench.probe.softmax.objective import Objective, Rows
 from backbench.probe.softmax.torch_objective import MixedPrecisionObjective
-from backbench.probe.subsets import Data, Part, moments
+from backbench.probe.subsets import Splits, Subset, moments
 from tests.toy import clusters, mapped, split
 
 
@@ -31,7 +31,7 @@ def test_standardisation_is_trains_and_scale_does_not_matter():
     of = data(n=120, d=6, k=3, spread=2.0)
     stretch = np.array([1e-3, 1, 10, 100, 1, 1], "f4")
     a = Logistic(of, n_classes=3, seed=0)
-    b = Logistic(Data(*(Part(p.features * stretch + 5, p.labels) for p in of)), n_classes=3, seed=0)
+    b = Logistic(Splits(*(Subset(p.features * stretch + 5, p.labels) for p in of)), n_classes=3, seed=0)
     assert a.chosen == b.chosen
     np.testing.assert_allclose(a.head.mean, of.train.features.mean(0), rtol=1e-5)
     np.testing.assert_allclose(a.scores(of.val.features), b.scores(of.val.features * stretch + 5), atol=2e-2)
@@ -39,9 +39,9 @@ def test_standardisation_is_trains_and_scale_does_not_matter():
 
 def test_penalties_are_tried_both_ways_until_val_has_turned():
     of = data(n=120, d=40, k=3, spread=6.0)
-    noisy = Part(of.val.features, np.random.default_rng(0).permutation(of.val.labels))
+    noisy = Subset(of.val.features, np.random.default_rng(0).permutation(of.val.labels))
     for val in (of.val, noisy):
-        found = Logistic(Data(of.train, val, of.train), n_classes=3, seed=0).protocol
+        found = Logistic(Splits(of.train, val, of.train), n_classes=3, seed=0).protocol
         values, losses = ([one[key] for one in found["C_tried"]] for key in ("C", "val_cross_entropy"))
         first = logistic.GRID.index(values[0])
         assert values == list(logistic.GRID[first : first + len(values)])
@@ -91,7 +91,7 @@ def test_the_choice_is_that_of_exact_solutions(seed):
 
 def test_few_shots_are_not_refitted_on_val():
     of = data(spread=2.0)
-    head = Logistic(Data(of.train, of.val, of.train), n_classes=4, seed=0)
+    head = Logistic(Splits(of.train, of.val, of.train), n_classes=4, seed=0)
     assert head.protocol["refit_on"] == "train"
     np.testing.assert_allclose(head.val_scores, head.scores(of.val.features), atol=0.2)
 
@@ -110,7 +110,7 @@ def test_streamed_from_the_file_it_is_the_same_head(tmp_path, limit):
 def test_balanced_weights_by_hand():
     assert balanced(np.array([0, 0, 0, 2])).tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2])
     part = clusters(200, 4, 2, spread=4.0)
-    rare = Part(part.features, np.where(np.arange(200) % 10 == 1, 1, 0))
+    rare = Subset(part.features, np.where(np.arange(200) % 10 == 1, 1, 0))
     of = split(rare, 150)
     said = [
         (Logistic(of, n_classes=2, seed=0, class_weight=w).scores(rare.features).argmax(1) == 1).sum()

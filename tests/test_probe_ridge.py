@@ -13,7 +13,7 @@ from backbench.calibration import nll, temperature
 from backbench.data.splits import caltech_counts
 from backbench.probe import ridge
 from backbench.probe.ridge import GRID, Ridge
-from backbench.probe.subsets import Data, Part
+from backbench.probe.subsets import Splits, Subset
 from tests.toy import clusters, join, mapped, split
 
 
@@ -24,9 +24,9 @@ def standardised(part, train):
 
 def test_by_hand():
     """Images at -1 and 1: Gram matrix 2, target 2 for the second class, so W = 2 / (2 + alpha)."""
-    part = Part(np.array([[-1], [1]], "f4"), np.array([0, 1]))
+    part = Subset(np.array([[-1], [1]], "f4"), np.array([0, 1]))
     with patch.object(ridge, "GRID", (1.0,)):
-        head = Ridge(Data(part, part, part), n_classes=2, seed=0)
+        head = Ridge(Splits(part, part, part), n_classes=2, seed=0)
     assert head.head.weights.tolist() == [[-0.5], [0.5]]
     assert head.head.intercept.tolist() == [0, 0]
     assert head.scores(np.array([[3]], "f4")).tolist() == [[-1.5, 1.5]]
@@ -114,11 +114,11 @@ def test_classes_without_a_val_image_are_learnt():
 
     def drawn(counts):
         labels = np.repeat(np.arange(6), counts)
-        return Part((centres[labels] + rng.normal(size=(len(labels), 20))).astype("f4"), labels)
+        return Subset((centres[labels] + rng.normal(size=(len(labels), 20))).astype("f4"), labels)
 
     train, val = (drawn([caltech_counts(n)[part] for n in sizes]) for part in (0, 1))
     assert set(val.labels) == {0, 1}
-    head = Ridge(Data(train, val, join(train, val)), n_classes=6, seed=0)
+    head = Ridge(Splits(train, val, join(train, val)), n_classes=6, seed=0)
     test = drawn(50)
     right = head.scores(test.features).argmax(axis=1) == test.labels
     assert right.mean() > 0.95
@@ -128,7 +128,7 @@ def test_classes_without_a_val_image_are_learnt():
 def test_few_shots_are_chosen_on_val_too(shots):
     """Of one image a class none can be left out: val alone decides."""
     train, val = clusters(4 * shots, 10, 4), clusters(4, 10, 4)
-    head = Ridge(Data(train, val, train), n_classes=4, seed=0)
+    head = Ridge(Splits(train, val, train), n_classes=4, seed=0)
     n = 4 if shots == 1 else 12
     assert head.protocol["chosen_on"].startswith(
         f"leave-one-out cross-entropy at its best temperature, of {n} images of train, and of val"
@@ -137,7 +137,7 @@ def test_few_shots_are_chosen_on_val_too(shots):
 
 
 def test_the_images_judged_are_bounded_and_of_all_classes():
-    part = Part(np.zeros((100, 1), "f4"), np.r_[np.arange(90) % 3, np.full(10, 3)])
+    part = Subset(np.zeros((100, 1), "f4"), np.r_[np.arange(90) % 3, np.full(10, 3)])
     with patch.object(ridge, "JUDGED", 20):
         some = ridge._thinned(part, part.labels != 1, 4)
     assert np.bincount(some.labels).tolist() == [8, 0, 7, 3]

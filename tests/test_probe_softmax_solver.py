@@ -12,7 +12,7 @@ from backbench.probe.softmax.objective import Objective, Rows
 from backbench.probe.softmax.preconditioner import Covariance, Preconditioner
 from backbench.probe.softmax.solver import Solver
 from backbench.probe.softmax.torch_objective import MixedPrecisionObjective, TorchObjective
-from backbench.probe.subsets import Part, moments
+from backbench.probe.subsets import Subset, moments
 from tests.toy import clusters, mapped, split
 
 
@@ -57,7 +57,7 @@ def test_the_optimum_of_the_stated_problem(n, d, k, c, spread, odd, seed):
         labels[0] = k - 1
     elif odd == "weights":
         weights = np.random.default_rng(seed).uniform(0, 3, n)
-    of = rows(Part(part.features, labels), weights=weights)
+    of = rows(Subset(part.features, labels), weights=weights)
     penalty = 1 / (c * n)
     solver = Solver(Objective(of, k))
     least = best(of, k, penalty)
@@ -73,7 +73,7 @@ def test_the_optimum_of_the_stated_problem(n, d, k, c, spread, odd, seed):
 def test_as_scikit_learn_driven_hard(k, balanced):
     part = clusters(150, 8, k, spread=2.0)
     labels = np.where(np.arange(150) % 3 == 0, 0, part.labels)
-    of = rows(Part(part.features, labels), weights=None)
+    of = rows(Subset(part.features, labels), weights=None)
     share = np.ones(150)
     if balanced:
         share = 150 / (k * np.bincount(of.labels)[of.labels])
@@ -156,7 +156,7 @@ def test_intercepts_of_unequal_classes_do_not_stall():
     """Intercepts bear no penalty. Taken to bear it they crept, and one value took up to 13 passes, on photos 84."""
     part = clusters(800, 300, 10, spread=3.0)
     kept = (part.labels < 5) | (np.random.default_rng(0).random(800) < 0.15)
-    of = rows(Part(part.features[kept], part.labels[kept]))
+    of = rows(Subset(part.features[kept], part.labels[kept]))
     solver = Solver(Objective(of, 10))
     passes = [solver.solve(1 / (c * len(of)), 1e-4)["evaluations"] for c in np.logspace(-6, -1, 21)]
     assert max(passes) <= 5

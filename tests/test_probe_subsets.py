@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from backbench.probe.subsets import Part, class_sums, moments
+from backbench.probe.subsets import Subset, class_sums, moments
 from tests.toy import clusters, mapped, split
 
 
@@ -24,14 +24,14 @@ def test_blocks_slices_and_loading_agree(tmp_path):
 def test_moments_are_exact_far_from_zero_and_block_by_block():
     rng = np.random.default_rng(0)
     x = (rng.normal(size=(9000, 3)) * [1e-3, 1, 50] + [1000, 0, -5]).astype("f4")
-    mean, scale = moments(Part(x, np.zeros(9000, int)))
+    mean, scale = moments(Subset(x, np.zeros(9000, int)))
     np.testing.assert_allclose(mean, x.astype(float).mean(0), rtol=1e-12)
     np.testing.assert_allclose(scale, x.astype(float).std(0), rtol=1e-9)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e6])
 def test_a_constant_feature_keeps_scale_one(value):
-    _, scale = moments(Part(np.full((50, 2), value, "f4"), np.zeros(50, int)))
+    _, scale = moments(Subset(np.full((50, 2), value, "f4"), np.zeros(50, int)))
     assert scale.tolist() == [1, 1]
 
 

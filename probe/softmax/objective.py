@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from backbench.probe.softmax.array_backends import Numpy, numpy
-from backbench.probe.subsets import Part, class_sums
+from backbench.probe.subsets import Subset, class_sums
 
 ROWS = 4096
 """Rows at a time: the logits of a block stay in the processor's cache between the two products."""
@@ -22,7 +22,7 @@ class Rows:
     ``weights`` (N,) are relative: the objective is a weighted mean over images.
     """
 
-    def __init__(self, part: Part, mean, scale, *, weights=None, limit: int):
+    def __init__(self, part: Subset, mean, scale, *, weights=None, limit: int):
         self.mean, self.factor = mean.astype(np.float32), (1 / scale).astype(np.float32)
         order = np.argsort(part.labels, kind="stable")
         self.limit, self.kept = limit, None
