@@ -26,6 +26,13 @@ def pick_device(name: str):
     return torch.device(name)
 
 
+def cores() -> int:
+    """Return the number of processor cores that this process may use, by its affinity and its container's limits."""
+    import joblib
+
+    return joblib.cpu_count()
+
+
 def device_name(device) -> str:
     """What the torch device calls itself, for the record."""
     import torch

@@ -9,7 +9,8 @@ import urllib.request
 from importlib import metadata
 from pathlib import Path
 
-from backbench import version
+from backbench import packages, version
+from backbench.devices import cores, has_bfloat16
 
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "h5py", "pandas", "torch", "torchvision", "timm", "accelerate", "pillow")
 """The libraries that decide what works here and how fast."""
@@ -46,18 +47,14 @@ def _library(name: str) -> dict:
     try:
         return _finding(name, metadata.version(name))
     except metadata.PackageNotFoundError:
-        return _finding(name, "not installed", "extract, finetune and cnn need it: pip install backbench")
+        return _finding(name, "not installed", f"Install it with: pip install '{packages.requirement(name)}'")
 
 
 def _devices() -> list[dict]:
-    import joblib
-
-    found = [_finding("processor cores", f"{joblib.cpu_count()} for this process")]
+    found = [_finding("processor cores", f"{cores()} for this process")]
     if importlib.util.find_spec("torch") is None:
         return found
     import torch
-
-    from backbench.devices import has_bfloat16
 
     found.append(_finding("bfloat16 on the processor", "in hardware" if has_bfloat16() else "no"))
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

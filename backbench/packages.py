@@ -44,6 +44,12 @@ def missing(error: ImportError) -> MissingPackageError | None:
     )
 
 
+def requirement(name: str) -> str:
+    """The requirement on a package as setup.cfg has it; the name alone where it has none."""
+    base, extras = _required()
+    return (extras | base).get(_normal(name), name)
+
+
 def _required() -> tuple[dict[str, str], dict[str, str]]:
     """Requirements by package: those of every installation, and those of the extras."""
     base, extras = {}, {}

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from backbench import Faults, UsageError, options
-from backbench.training.options import checkpoint, download, precision
+from backbench.training.options import checkpoint, download, precision, save_every
 from backbench.training.options import dataset as one_dataset
 
 SIZES = ("small", "base", "large", "reference")
@@ -79,13 +79,7 @@ def main():
     show_default=True,
     help="Compile the network. This takes a minute or two, and saved no time on any machine measured.",
 )
-@click.option(
-    "--save-every",
-    type=click.FloatRange(0),
-    default=30.0,
-    show_default=True,
-    help="Seconds between saves of the training state; 0 saves after every step.",
-)
+@save_every
 @download
 @options.data_root
 @options.results_dir

@@ -1,7 +1,6 @@
 """One pass over one data set for any number of frozen backbones. Each image is read once; each backbone has a file."""
 
 import functools
-import os
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from backbench import UserError
+from backbench.devices import cores
 from backbench.extract import views
 from backbench.extract.engine import say
 from backbench.extract.extraction import BackboneRun
@@ -62,7 +62,7 @@ def extract(files: list[Planned], settings: Settings) -> list[BackboneRun]:
     rows = views.rows(imageset, settings.views, settings.views_as)
     runs = [BackboneRun(file, settings, rows) for file in files]
     unreadable: dict[str, None] = {}
-    with ThreadPoolExecutor(settings.threads or min(8, os.cpu_count() or 1)) as pool, torch.inference_mode():
+    with ThreadPoolExecutor(settings.threads or min(8, cores())) as pool, torch.inference_mode():
         try:
             for run in sorted(runs, key=lambda run: run.path):  # otherwise two processes could wait for each other
                 if run.active:

@@ -3,7 +3,6 @@
 A batch is therefore the same whichever worker or process makes it, and after a restart.
 """
 
-import os
 import random
 import signal
 
@@ -179,8 +178,3 @@ class Mixing:
         images, targets = self.mix(images[order].contiguous(), labels[order])
         back = order.argsort()
         return images[back], targets[back]
-
-
-def cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

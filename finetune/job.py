@@ -7,10 +7,11 @@ import numpy as np
 
 from backbench import calibration
 from backbench.cache.schema import default_path
+from backbench.devices import cores
 from backbench.extract import backbones, plan
 from backbench.extract.preprocess import scaled
 from backbench.finetune import initialize, model
-from backbench.finetune.dataloader import Images, cores
+from backbench.finetune.dataloader import Images
 from backbench.finetune.recipe import Recipe
 from backbench.finetune.train import Trainer
 from backbench.training import evaluate, state

@@ -3,7 +3,7 @@
 import click
 
 from backbench import options
-from backbench.training.options import download, precision
+from backbench.training.options import download, precision, save_every
 
 
 def training(command):
@@ -62,13 +62,7 @@ def training(command):
             ),
             precision,
             click.option("--workers", type=click.IntRange(0), help="Number of processes that load and augment images."),
-            click.option(
-                "--save-every",
-                type=click.FloatRange(0),
-                default=30.0,
-                show_default=True,
-                help="Seconds between saves of the training state; 0 saves after every step.",
-            ),
+            save_every,
             click.option("--tracker", help="tensorboard, or another installed tracker that accelerate knows."),
             click.option("--onnx", is_flag=True, help="Write model.onnx as well, and check it against PyTorch."),
             click.option(

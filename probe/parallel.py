@@ -1,6 +1,5 @@
 """Probes side by side: in this process, in several, or on a Dask cluster, without more threads than there are cores."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from backbench import UserError, cluster, packages
 from backbench.allocator import keep_freed_memory
 from backbench.cache import features
+from backbench.devices import cores
 from backbench.probe.run import probe
 
 AT_ONCE: Any = 1
@@ -26,9 +26,9 @@ def run(tasks, settings, *, jobs: int | None, scheduler: str | None) -> Iterator
     if scheduler:
         yield from _on_cluster(tasks, settings, scheduler)
         return
-    cores = os.cpu_count() or 1
+    available = cores()
     if jobs is None:
-        jobs = cores if sum(task.path.stat().st_size for task in tasks) > ALONE else 1
+        jobs = available if sum(task.path.stat().st_size for task in tasks) > ALONE else 1
     jobs = min(jobs, len(tasks))
     if jobs <= 1:
         yield from ((task, one(task, settings)) for task in tasks)
@@ -36,7 +36,7 @@ def run(tasks, settings, *, jobs: int | None, scheduler: str | None) -> Iterator
     import joblib
 
     settings = replace(settings, memory_limit=settings.memory_limit // jobs)
-    threads = max(1, cores // jobs)
+    threads = max(1, available // jobs)
     with joblib.parallel_config("loky", inner_max_num_threads=threads):
         results = joblib.Parallel(n_jobs=jobs, return_as="generator", batch_size=AT_ONCE)(
             joblib.delayed(one)(task, settings) for task in tasks

@@ -63,4 +63,4 @@ def test_a_hub_out_of_reach_is_told_with_the_way_on(tmp_path, monkeypatch):
 def test_a_library_that_is_missing_is_told(tmp_path, hub, monkeypatch):
     monkeypatch.setattr(doctor, "LIBRARIES", ("numpy", "no-such-library"))
     assert by_name(tmp_path)["no-such-library"]["found"] == "not installed"
-    assert "no-such-library: extract, finetune and cnn need it" in told(tmp_path).stderr
+    assert "no-such-library: Install it with: pip install 'no-such-library'" in told(tmp_path).stderr

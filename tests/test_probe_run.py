@@ -97,7 +97,7 @@ def test_several_processes_and_little_memory_give_the_same(probe, tmp_path, monk
 
 
 def test_processes_share_the_cores(monkeypatch, tmp_path):
-    monkeypatch.setattr(parallel.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(parallel, "cores", lambda: 4)
     path = toy(tmp_path / "a.h5")
     monkeypatch.setattr(parallel, "one", threads)
     tasks = [Task(path, "knn", seed) for seed in (1, 2)]

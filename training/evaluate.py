@@ -1,11 +1,11 @@
 """A model's logits, and the figures computed from them, which are the same as for a probe."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from backbench import UserError, accuracy, calibration, columns, details
+from backbench.devices import cores
 from backbench.extract.preprocess import Preprocessor, Reader
 
 BATCH = 64
@@ -19,7 +19,7 @@ def image_batches(imageset, backbone, rows: np.ndarray, device):
     import torch
 
     preprocessor = Preprocessor(backbone)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, cores())) as pool:
         reader = Reader(imageset, pool)
         for start in range(0, len(rows), BATCH):
             group = rows[start : start + BATCH]

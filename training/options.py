@@ -18,5 +18,12 @@ download = click.option("--download", is_flag=True, help="Download the data set 
 
 dataset = click.option("--dataset", required=True, help="A registered data set or folder:PATH.")
 
+save_every = click.option(
+    "--save-every",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    help="Seconds between saves of the training state; 0 saves after every step.",
+)
 
 checkpoint = click.option("--checkpoint", type=options.PATH, required=True, help="The folder of a training run.")
