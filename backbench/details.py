@@ -1,7 +1,7 @@
 """Beside a result row: what its head said of every test image, one JSON file in ``results/details/``.
 
 A row names its file by the key ``details``, as a path in the results folder. Files are written whole or not at all.
-Like ``report.rows`` this is for the stages too, and needs nothing but the standard library.
+Like ``rows`` this needs nothing but the standard library.
 """
 
 import hashlib

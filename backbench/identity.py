@@ -1,6 +1,6 @@
 """What a result row stands for: which rows are the same thing measured again, and which only have a name in common.
 
-Like ``report.rows`` this is for the stages too, and needs nothing but the standard library.
+Like ``rows`` this needs nothing but the standard library.
 """
 
 import hashlib

@@ -1,7 +1,6 @@
 """Result rows: one JSON line a measured thing, in ``results/rows.jsonl``. Appended to and read, never edited.
 
-With ``report.details`` this is all that the other rooms know of ``report``. Neither needs more than the standard
-library.
+Every stage writes them, and ``report`` reads them. Nothing but the standard library is needed.
 """
 
 import contextlib
@@ -63,7 +62,7 @@ def make(
     """A row: what was measured (``figures``, laid flat; accuracies 0..1), how, on what and by which command.
 
     ``settings`` are the part of the protocol that a user may set and that changes what is measured: two rows that
-    differ in them are never taken for the same thing (``report.identity``). Outcomes, such as the penalty that val
+    differ in them are never taken for the same thing (``identity``). Outcomes, such as the penalty that val
     chose, are in ``protocol`` alone. With None all of ``protocol`` that is not known to be an outcome counts.
 
     ``features`` is the feature file's identity and measured values in one flat dict, and its path. ``seconds`` is the

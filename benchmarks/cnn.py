@@ -4,7 +4,7 @@
 
 The reference is airbench94 in its Muon version (KellerJordan/cifar10-airbench), as the preset ``reference`` of
 cnn/recipe.py: its network, batch of 2,000, eight epochs of 50,000. Both run on the same loop here, on noise, which
-takes the time that pictures do; steps of either in turns, medians. Seconds of a whole run are its steps times the
+takes the time that images do; steps of either in turns, medians. Seconds of a whole run are its steps times the
 median step of each kind, without val, test and compiling. The peak is that of a product of two matrices of 2,048 x
 2,048 (8,192 on a GPU) in bfloat16, on all cores, in the same run. Accuracies, beside operations and seconds, are those
 of the rows in ``--results-dir``, as ``cnn train`` left them there. CIFAR-10 of ../shared/data is a JPEG re-encoding,
@@ -51,14 +51,14 @@ class Side:
         self.recipe = recipe.fitted(replace(own, batch_size=batch or own.batch_size), IMAGES)
         n = 2 * self.recipe.batch_size
         rng = np.random.default_rng(0)
-        pictures = torch.from_numpy(rng.integers(0, 256, (n, self.recipe.pixels, self.recipe.pixels, 3), np.uint8))
+        images = torch.from_numpy(rng.integers(0, 256, (n, self.recipe.pixels, self.recipe.pixels, 3), np.uint8))
         labels = torch.from_numpy(rng.integers(0, 10, n))
         network = job.network(self.recipe, 10, 0).model
         network.to(accelerator.device, memory_format=torch.channels_last).train()
         self.trainer = Trainer(
             network,
             replace(self.recipe, epochs=1),  # of two steps here: where in the run a step is, ``kinds`` says
-            pictures.to(accelerator.device),
+            images.to(accelerator.device),
             labels.to(accelerator.device),
             accelerator,
             mean=(0.5,) * 3,
@@ -203,10 +203,10 @@ def compare(ours: Side, theirs: Side, rounds: int) -> dict:
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Two rounds, of 250 pictures a step on both sides.")
+@click.option("--quick", is_flag=True, help="Two rounds, of 250 images a step on both sides.")
 @click.option("--json", "as_json", is_flag=True, help="One object of named figures on stdout.")
 @click.option("--size", default="base", show_default=True, help="The preset held against the reference.")
-@click.option("--batch", type=int, help="Pictures a step on both sides.  [default: each one's own]")
+@click.option("--batch", type=int, help="Images a step on both sides.  [default: each one's own]")
 @click.option("--rounds", default=7, show_default=True, help="Of steps, in turns.")
 @click.option("--compile/--no-compile", default=False, show_default=True, help="Both sides alike.")
 @click.option("--results-dir", type=click.Path(path_type=Path), default=Path("results"), show_default=True)

@@ -24,7 +24,7 @@ from backbench import statistics
 
 ASKED = 0.935, 0.99
 """Share of the draws in which an interval of 95 % should hold the truth. Above it are settings with few errors, where
-single images decide; the docstrings of ``backbench.statistics`` and ``probe.metrics`` say which."""
+single images decide; the docstrings of ``backbench.statistics`` and ``backbench.accuracy`` say which."""
 
 ACCURACIES = 0.6, 0.9, 0.98
 SIZES = 30, 50, 100, 229, 500, 1000

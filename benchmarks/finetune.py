@@ -3,7 +3,7 @@
     python benchmarks/finetune.py [--quick] [--json] [--model NAME]
 
 Bare: forward, cross-entropy and backward of the same model on the same noise, nothing else. Step: finetune's, with
-clipping, the optimizer, the moving average and mixing, in turns with it. Fed: the same with pictures made for it, as a
+clipping, the optimizer, the moving average and mixing, in turns with it. Fed: the same with images made for it, as a
 user has it, after them. One process; medians of the rounds' ratios. Memory: the most that a process of its own held,
 less what it held before the first step.
 """
@@ -97,7 +97,7 @@ def speeds(figures: dict, model: str, rounds: int) -> None:
         "fed": lambda: trainer.step(*next(stream), 0, 0),
     }
     seconds = {name: [] for name in ways}
-    # Fed comes last and alone: once its worker runs, it makes pictures while the others compute.
+    # Fed comes last and alone: once its worker runs, it makes images while the others compute.
     for names in (("bare", "step"), ("fed",)):
         for turn in range(rounds + 1):
             for name in names:

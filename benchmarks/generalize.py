@@ -1,8 +1,8 @@
-"""What a head costs on images from elsewhere once they were extracted, beside seeing the pictures again.
+"""What a head costs on images from elsewhere once they were extracted, beside seeing the images again.
 
     python benchmarks/generalize.py [--quick] [--json] [--model NAME]
 
-Direct: every picture decoded, through the backbone (in the precision its features were made in) and the head. Cached:
+Direct: every image decoded, through the backbone (in the precision its features were made in) and the head. Cached:
 the same scores from the feature file, opened anew. Row: from there to all figures of the row. In turns, one process;
 medians. ``equal``: the share of images of which both ways say the same class.
 """
@@ -23,7 +23,7 @@ ASKED = {"direct_over_cached": ">= 100", "row_ms": "<= 100", "equal": ">= 0.99"}
 """Bounds set here: what was asked for is milliseconds a head, and equal predictions."""
 
 
-def pictures(folder: Path, n: int) -> Path:
+def images(folder: Path, n: int) -> Path:
     """Noise of 300 x 400 pixels under the class names of digits."""
     from PIL import Image
 
@@ -37,7 +37,7 @@ def pictures(folder: Path, n: int) -> Path:
 
 
 def measure(model: str, n: int, rounds: int) -> dict:
-    """The figures, of a probe's head on digits and ``n`` pictures from elsewhere."""
+    """The figures, of a probe's head on digits and ``n`` images from elsewhere."""
     import torch
 
     from backbench.data import maps, registry
@@ -58,7 +58,7 @@ def measure(model: str, n: int, rounds: int) -> dict:
     study.probe_all([place], ["ridge"], results_dir=results, settings=run.Settings(), save=home / "heads")[1].stop()
     (head,), device = predictors.find(home / "heads", home / "runs")[0], pick_device("auto")
     source = head.scores_on(registry.load("digits", data_root=home), cache_dir=place, device=device, test_only=True)
-    there = registry.load(f"folder:{pictures(home / 'there', n)}", data_root=home)
+    there = registry.load(f"folder:{images(home / 'there', n)}", data_root=home)
     head.scores_on(there, cache_dir=place, device=device)
     backbone, settings = head.backbone(device)
     backbone.model.to(device, memory_format=torch.channels_last)
@@ -96,7 +96,7 @@ def measure(model: str, n: int, rounds: int) -> dict:
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Fewer pictures and rounds.")
+@click.option("--quick", is_flag=True, help="Fewer images and rounds.")
 @click.option("--json", "as_json", is_flag=True, help="One object of named figures on stdout.")
 @click.option("--model", default="mobilenetv2_100", show_default=True, help="A timm model; weights are random.")
 def main(quick, as_json, model):

@@ -236,7 +236,7 @@ def real(figures: dict, file: str) -> None:
 @click.command()
 @click.option("--quick", is_flag=True, help="Small problems, about a minute.")
 @click.option("--json", "as_json", is_flag=True, help="One object of named figures on stdout.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Cost against N, D and K as a picture (matplotlib).")
+@click.option("--plot", type=click.Path(path_type=Path), help="Cost against N, D and K as a image (matplotlib).")
 @click.option("--features", multiple=True, help="Real feature files to compare accuracy on. Repeat.")
 @click.option(
     "--only", multiple=True, type=click.Choice(["caltech", "cifar", "growth", "memory", "choices"]), help="Repeat."
