@@ -192,9 +192,12 @@ def predict(head, features, out, as_json):
     if found.figures:
         parts = (f"{name} {_accuracy(found.figures, name)} %" for name in ("top1", "top5", "balanced"))
         click.echo(f"{found.n_scored:,} images scored: {', '.join(parts)}", err=True)
-    for n, why in ((found.n_unknown, "of classes that the head doesn't know"), (found.n_seen, "that it was fitted on")):
+    for n, why in (
+        (found.n_unknown, "the head doesn't know their classes"),
+        (found.n_seen, "the head was fitted or chosen on them"),
+    ):
         if n:
-            click.echo(f"{n:,} images left out of the accuracies, {why}", err=True)
+            click.echo(f"{n:,} images are left out of the accuracies: {why}.", err=True)
 
 
 def _show(text: str, out: Path | None) -> None:
