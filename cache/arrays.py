@@ -27,7 +27,7 @@ IN_MEMORY = Path("features in memory")
 SEED = 42
 """Of the split of an .npz file that holds none. As in a feature file, the seed of a probe doesn't move the split."""
 
-KEYS = ("x", "labels", "split", "ids", "class_names")
+KEYS = ("x", "labels", "split", "ids", "class_names", "groups")
 """Arrays of an .npz file that are read; the first two must be there."""
 
 MOST_BYTES = 64 << 30
@@ -45,7 +45,8 @@ class Features:
     names; None where they aren't known, which is enough to predict. ``split`` (N,) holds the codes 0, 1, 2 or the names
     train, val, test; None splits by the rule of Caltech-256, ``int(n * 0.7)`` images of a class to train and about a
     tenth to val, drawn by ``seed`` and ``ids``. ``ids`` (N,) are the images' names, each another; None numbers them.
-    ``class_names`` (K,) are what labels 0..K-1 are called; None takes the labels themselves, sorted.
+    ``class_names`` (K,) are what labels 0..K-1 are called; None takes the labels themselves, sorted. ``groups`` (N,)
+    are names of what images belong to beside their class, such as a patient.
 
     ``x`` is not copied where it needs no other dtype: it must stay as it is.
 
@@ -56,7 +57,7 @@ class Features:
     """
 
     def __init__(
-        self, x, labels=None, *, split=None, ids=None, class_names=None, seed: int = SEED,
+        self, x, labels=None, *, split=None, ids=None, class_names=None, groups=None, seed: int = SEED,
         model: str = "features", dataset: str = MADE_BY_USER, path: Path = IN_MEMORY,
     ):  # fmt: skip
         self.path, self.labelled = Path(path), labels is not None
@@ -73,6 +74,7 @@ class Features:
         faults.stop()
         n = len(self.features)
         self.ids = [f"{i:06d}" for i in range(n)] if ids is None else fit(_names, ids, n, "ids")
+        self.groups = None if groups is None else fit(_groups, groups, n)
         self.labels, self.class_names = fit(_labels, labels, n, class_names) or (None, None)
         if split is not None:
             self.split = fit(_split, split, n)
@@ -98,6 +100,7 @@ class Features:
         found.path, found.labelled = IN_MEMORY, True
         found.features, found.labels, found.split = file.features[rows], file.labels[rows], file.split[rows]
         found.ids, found.class_names = [file.ids[i] for i in rows], file.class_names
+        found.groups = None if file.groups is None else file.groups[rows]
         found.identity, found.measured = file.identity, file.measured
         return found
 
@@ -169,7 +172,7 @@ def open_npz(path: Path) -> Features:
             entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
             if missing := [key for key in KEYS[:2] if key not in entries]:
                 raise UserError(
-                    f"{path} lacks {' and '.join(missing)}: the arrays {', '.join(KEYS)} are read, the last three "
+                    f"{path} lacks {' and '.join(missing)}: the arrays {', '.join(KEYS)} are read, the last four "
                     f"where they are there. It holds {', '.join(map(repr, list(entries)[:10])) or 'nothing'}."
                 )
             arrays = {key: _array(archive, entries[key]) for key in KEYS if key in entries}
@@ -243,6 +246,14 @@ def _names(values, n: int, what: str) -> list[str]:
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"{what} has names that occur twice: {', '.join(twice[:5])}")
     return names
+
+
+def _groups(values, n: int) -> np.ndarray:
+    """(n,) str. Raises ValueError where there are others than n."""
+    found = _texts(values)
+    if found.shape != (n,):
+        raise ValueError(f"groups has shape {found.shape}, ({n},) expected")
+    return found.astype(str)
 
 
 def _labels(labels, n: int, class_names) -> tuple[np.ndarray, list[str]]:

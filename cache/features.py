@@ -64,12 +64,17 @@ class FeatureFile:
         attributes = {k: schema.from_attribute(k, v) for k, v in h5.attrs.items()}
         self.identity = {k: attributes.get(k, schema.PLAIN.get(k)) for k in schema.IDENTITY}
         self.identity |= {k: attributes[k] for k in (schema.SHARD, *schema.OPTIONAL) if k in attributes}
+        for key in self.identity.keys() & schema.DIGESTS:
+            self.identity[key] = (self.identity[key] or "").strip() or None  # blank until the last image is read
         self.measured = {k: _known(attributes.get(k)) for k in schema.MEASURED}
         self.sha256 = attributes.get("sha256") if self.covers == schema.ARRAYS else seal.read(path)
         self.labels = h5["labels"][:].astype(np.int64)
         self.split = h5["split"][:].astype(np.int8)
         self.done = h5["done"][:]
         self.class_names = _strings(h5["classes"])
+        self.contents = h5["contents"][:] if "contents" in h5 else None
+        """(N,) S40, see ``cache.schema``; None in files of earlier versions."""
+        self.groups = np.array(_strings(h5[schema.GROUPS])) if schema.GROUPS in h5 else None
         self.running = dict(zip(schema.RUNNING, h5["running"][:].tolist(), strict=True))
         dataset = h5["features"]
         self.features = np.memmap(path, dataset.dtype, "r", dataset.id.get_offset(), dataset.shape)
@@ -101,7 +106,7 @@ class FeatureFile:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return every HDF5 dataset as it lies in the file, by name."""
-        return {n: self.features if n == "features" else self._h5[n][:] for n in schema.DATASETS}
+        return {n: self.features if n == "features" else self._h5[n][:] for n in schema.DATASETS if n in self._h5}
 
     def __enter__(self):
         return self
@@ -201,7 +206,9 @@ def _fault(h5, path: Path) -> str | None:
             f"{AGAIN}"
         )
     size = path.stat().st_size
-    for name in schema.DATASETS:
+    names = [name for name in schema.DATASETS if name != "contents" or h5.attrs["schema"] > 2]
+    names += [schema.GROUPS] if schema.GROUPS in h5 else []
+    for name in names:
         if not isinstance(h5.get(name, getlink=True), h5py.HardLink):
             return f"dataset {name!r} is missing or lies in another file. Such files are refused."
         dataset = h5[name]
@@ -212,9 +219,9 @@ def _fault(h5, path: Path) -> str | None:
         if dataset.size and (offset is None or offset + dataset.size * dataset.dtype.itemsize > size):
             return f"dataset {name!r} reaches beyond the end of the file. {AGAIN}"
     n = h5["features"].shape[0] if h5["features"].ndim == 2 else -1
-    kinds = {"features": "f", "labels": "iu", "split": "iu", "ids": "S", "done": "iu", "classes": "S", "running": "f"}
-    for name, kind in kinds.items():
-        dataset = h5[name]
+    kinds = {"features": "f", "labels": "iu", "split": "iu", "done": "iu", "running": "f"}
+    for name in names:
+        dataset, kind = h5[name], kinds.get(name, "S")
         length = {"features": n, "classes": dataset.size, "running": len(schema.RUNNING)}.get(name, n)
         if dataset.dtype.kind not in kind or dataset.shape[:1] != (length,) or dataset.ndim != 1 + (name == "features"):
             return f"dataset {name!r} has shape {dataset.shape} and dtype {dataset.dtype}, which extract never writes."
@@ -228,7 +235,7 @@ def _wrong_values(h5, *, partial: bool) -> str | None:
     bad = [
         *(["labels"] if labels.min() < 0 or labels.max() >= h5["classes"].size else []),
         *(["split"] if split.min() < 0 or split.max() > 2 else []),
-        *(["done"] if done.min() < 0 or done.max() > schema.SKIPPED else []),
+        *(["done"] if done.min() < 0 or done.max() > (schema.REUSED if partial else schema.SKIPPED) else []),
     ]
     if bad:
         return f"this file is damaged: values of {', '.join(bad)} are out of range. {AGAIN}"

@@ -29,6 +29,8 @@ class _Part(NamedTuple):
     labels: np.ndarray
     split: np.ndarray
     done: np.ndarray
+    contents: np.ndarray | None
+    groups: np.ndarray | None
     running: dict
     device: str | None
     features: tuple  # shape and dtype
@@ -54,7 +56,7 @@ def merge(family: shards.Family, *, keep: bool = False, overwrite: bool = False,
         if not held:
             stack.enter_context(locking.lock(family.whole))
         parts = _alike(family)
-        identity = next(iter(parts.values())).identity | {"schema": schema.SCHEMA}
+        identity = next(iter(parts.values())).identity | {"schema": schema.SCHEMA} | dict.fromkeys(schema.DIGESTS)
         identity.pop(schema.SHARD)
         if overwrite or not os.path.exists(family.whole):
             _check(family, parts)
@@ -68,7 +70,8 @@ def merge(family: shards.Family, *, keep: bool = False, overwrite: bool = False,
 
 
 def _join(whole: Path, parts: list[_Part], identity: dict, *, fresh: bool) -> None:
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("labels", "split")}
+    names = [name for name in ("labels", "split", "contents", "groups") if getattr(parts[0], name) is not None]
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     writer = Writer(
         whole,
         identity=identity,
@@ -138,7 +141,11 @@ def _apart(file: FeatureFile, part: _Part) -> Iterator[str]:
     unlike = {
         "features": np.concatenate(features),
         "names": np.array(file.ids[rows], object) != np.array(part.ids, object),
-        **{name: getattr(file, name)[rows] != getattr(part, name) for name in ("labels", "split", "done")},
+        **{
+            name: getattr(file, name)[rows] != getattr(part, name)
+            for name in ("labels", "split", "done", "contents")
+            if getattr(part, name) is not None
+        },
     }
     for name, differ in unlike.items():
         if differ.any():
@@ -181,7 +188,16 @@ def _read(path: Path) -> _Part:
     with open_file(path, partial=True) as file:
         if schema.SHARD not in file.identity:
             raise UserError(f"{path} is not a shard, although its name says so.")
-        small = (file.class_names, file.ids, file.labels, file.split, file.done, file.running)
+        small = (
+            file.class_names,
+            file.ids,
+            file.labels,
+            file.split,
+            file.done,
+            file.contents,
+            file.groups,
+            file.running,
+        )
         return _Part(path, file.identity, *small, file.measured["device"], (file.features.shape, file.features.dtype))
 
 

@@ -9,8 +9,14 @@ split      (N,) u1           0 train, 1 val, 2 test
 ids        (N,) S<longest>   image name, UTF-8
 done       (N,) u1           0 pending, 1 done, 2 skipped (its image could not be read)
 classes    (K,) S<longest>   class names, UTF-8
+contents   (N,) S40          what the features belong to, see below; empty where an image was not read
+groups     (N,) S<longest>   what images belong to beside their class, such as a patient; only where that is known
 running    (5,) f8           seconds, images; count, sum and squares of the normalised input
 ========== ================= ==============================================================
+
+Features belong to images, which are told by their content (``backbench.image_digests``), followed by ``#2`` for the
+third view of an image. Ids, labels, split, classes and groups are the data set's as it was when the file was written.
+Where the data set changes, the features of images that are still there are taken over, see ``cache.reuse``.
 
 Every HDF5 dataset is contiguous and allocated in full when the file is created, so a row is a plain range of bytes in
 the file. It is written without touching HDF5's own metadata, and read by mapping. The identity (what the features are)
@@ -29,16 +35,26 @@ from typing import Any, cast
 import numpy as np
 
 FORMAT = "backbench-features"
-SCHEMA = 2
-READABLE = (1, 2)
-"""Schemas that can be read. They differ in the checksum. In schema 1 it is an attribute and covers the arrays without
-``running``; in schema 2 it covers the whole file, see ``cache.seal``."""
+SCHEMA = 3
+READABLE = (1, 2, 3)
+"""Schemas that can be read. In schema 1 the checksum is an attribute and covers the arrays without ``running``. Later
+it covers the whole file, see ``cache.seal``. Before schema 3 there were no contents, and the digests of data sets were
+made of names and sizes."""
 
 EVERYTHING, ARRAYS = "everything", "arrays only"
 """Words for what a checksum covers."""
 
-PENDING, DONE, SKIPPED = 0, 1, 2
-DATASETS = ("features", "labels", "split", "ids", "done", "classes", "running")
+PENDING, DONE, SKIPPED, REUSED = range(4)
+"""Marks of rows. REUSED is DONE, taken over from another file. It occurs only in unfinished files, whose other rows are
+grouped to batches without these."""
+
+DATASETS = ("features", "labels", "split", "ids", "done", "classes", "running", "contents")
+GROUPS = "groups"
+"""The dataset that not every file has."""
+
+CONTENT = "S40"
+"""The dtype of contents: ``backbench.image_digests.CONTENT``, with room for the number of a view."""
+
 RUNNING = ("seconds", "images", "input_count", "input_sum", "input_squares")
 IDENTITY = (
     "schema",
@@ -62,10 +78,14 @@ IDENTITY = (
 """Attributes that say what the features are. Two files with equal identities hold the same features."""
 OPTIONAL = ("images_digest", "test_digest")
 """Attributes of the identity that older files lack: the digest of the images whatever their split, and that of the test
-images. They aren't compared, since they follow from the digest of the data set."""
+images."""
+DIGESTS = ("dataset_digest", *OPTIONAL)
+"""Digests of the images, see ``backbench.image_digests``. They are known when the last image was read."""
+OF_IMAGES = ("dataset", "seed", *DIGESTS)
+"""Attributes about the data set. They say nothing about the features of an image, and aren't compared."""
 SHARD = "shard"
-"""Attribute of a file that holds only part of the rows: ``rows`` [start, stop), ``of`` how many, and the ``batch_size``
-that they were grouped by. See cache.shards."""
+"""Attribute of a file that holds only part of the rows: ``rows`` [start, stop), ``of`` how many, the ``batch_size``
+that they were grouped by, and the ``listing`` of the whole data set. See cache.shards."""
 ARRAYS_DIGEST = "arrays_digest"
 """Attribute of features that came as arrays (``cache.arrays``): the SHA-256 of the features themselves."""
 DICTIONARIES = ("transform", "versions", SHARD)
@@ -119,10 +139,10 @@ def fixed(strings: list[str]) -> np.ndarray:
 
 
 def checksum(arrays: dict[str, np.ndarray]) -> str:
-    """Compute the checksum of schema 1: SHA-256 over name, shape, dtype and bytes of all arrays but ``running``."""
+    """Compute the checksum of schema 1: SHA-256 over name, shape, dtype and bytes of the arrays before ``running``."""
     digest = hashlib.sha256()
-    for name in DATASETS:
-        if name != "running":
+    for name in DATASETS[: DATASETS.index("running")]:
+        if name in arrays:
             array = arrays[name]
             digest.update(f"{name}{array.shape}{array.dtype.str}".encode())
             for block in blocks(array):
@@ -150,6 +170,8 @@ def differences(wanted: dict, found: dict, *, versions: bool, than: str = "this 
     """
     lines = []
     for key in (*IDENTITY, SHARD):
+        if key in OF_IMAGES:
+            continue
         want, have = (of.get(key, PLAIN.get(key)) for of in (wanted, found))
         if want is None or want == have or (key in ("schema", "versions") and not versions):
             continue

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from backbench import UserError
+from backbench import UserError, image_digests
 from backbench.cache import locking, schema, seal
 from backbench.cache.features import FeatureFileError, open_file
 
@@ -52,12 +52,16 @@ def check_existing(path: Path, wanted: dict, *, overwrite: bool = False) -> tupl
 class Writer:
     """An unfinished feature file that is open for writing rows. Leaving the context commits them.
 
-    The file is created if it doesn't exist, or with ``fresh``. ``held`` says that the caller holds its lock
-    (``locking.lock``). Raises UserError where the folder can't be written, the disk is full, or another run holds the
-    file.
+    The file is created if it doesn't exist, or with ``fresh``. ``contents`` (N,) are those that are known already, and
+    ``reuse`` lists features that are taken over, as ``(path, rows here (n,), rows there (n,))``. ``held`` says that the
+    caller holds its lock (``locking.lock``). Raises UserError where the folder can't be written, the disk is full, or
+    another run holds the file.
     """
 
-    def __init__(self, path, *, identity, labels, split, ids, class_names, dim, dtype, fresh=False, held=False):
+    def __init__(
+        self, path, *, identity, labels, split, ids, class_names, dim, dtype, contents=None, groups=None, reuse=(),
+        fresh=False, held=False,
+    ):  # fmt: skip
         self.path = Path(path)
         self.part = schema.part_path(self.path)
         with contextlib.ExitStack() as stack:
@@ -65,7 +69,7 @@ class Writer:
                 stack.enter_context(locking.lock(self.path))
             with locking.write_errors(self.part):
                 if fresh or not os.path.exists(self.part):
-                    self._create(identity, labels, split, ids, class_names, dim, dtype)
+                    self._create(identity, labels, split, ids, class_names, dim, dtype, contents, groups, reuse)
                 self._raw = stack.enter_context(open(self.part, "r+b", buffering=0))
             self._open()
             self._stack = stack.pop_all()
@@ -75,12 +79,14 @@ class Writer:
             h5 = file._h5
             self._offset = {name: h5[name].id.get_offset() for name in schema.DATASETS}
             self.dtype, self.dim = h5["features"].dtype, h5["features"].shape[1]
-            self.done = file.done
+            self.done, self.contents = file.done, file.contents
+            self._told = {"ids": file.ids, "labels": file.labels, "split": file.split, "class_names": file.class_names}
+            self._digests = {key: file.identity.get(key) for key in schema.DIGESTS}
             self.running: dict[Any, float] = dict(file.running)
         self._unmarked = np.zeros_like(self.done)
         self._synced = time.monotonic()
 
-    def _create(self, identity, labels, split, ids, class_names, dim, dtype):
+    def _create(self, identity, labels, split, ids, class_names, dim, dtype, contents, groups, reuse):
         import h5py
 
         new = self.part.with_name(f"{self.part.name}.{os.getpid()}.new")
@@ -92,7 +98,10 @@ class Writer:
             "done": np.zeros(n, np.uint8),
             "classes": schema.fixed(class_names),
             "running": np.zeros(len(schema.RUNNING)),
+            "contents": np.zeros(n, schema.CONTENT) if contents is None else np.asarray(contents, schema.CONTENT),
         }
+        if groups is not None:
+            arrays[schema.GROUPS] = schema.fixed(groups)
         placeholders = dict.fromkeys(schema.MEASURED, np.nan) | {
             "device": np.bytes_(b" " * schema.DEVICE_LENGTH),
         }
@@ -104,12 +113,12 @@ class Writer:
                 _allocate(h5, "features", (n, dim), np.dtype(dtype))
                 for name, array in arrays.items():
                     _allocate(h5, name, array.shape, array.dtype)[:] = array
+                _take_over(h5, reuse)
                 h5.attrs["format"] = schema.FORMAT
                 identity = {**schema.PLAIN, **identity, "schema": schema.SCHEMA}
-                for key in schema.IDENTITY:
-                    h5.attrs[key] = schema.to_attribute(identity[key])
-                for key in identity.keys() & {schema.SHARD, *schema.OPTIONAL}:
-                    h5.attrs[key] = schema.to_attribute(identity[key])
+                for key in (*schema.IDENTITY, *(identity.keys() & {schema.SHARD, *schema.OPTIONAL})):
+                    known = schema.to_attribute(identity[key])
+                    h5.attrs[key] = known if known is not None else np.bytes_(b" " * 64)
                 for key, value in placeholders.items():
                     h5.attrs[key] = value
             locking.reserve(new, new.stat().st_size)
@@ -123,19 +132,39 @@ class Writer:
         """Indices (n,) int64 of the rows that are still to be computed, in ascending order."""
         return np.flatnonzero(self.done == schema.PENDING)
 
-    def rows(self, index: np.ndarray, features: np.ndarray, *, mark: int = schema.DONE) -> None:
-        """Write ``features`` (n, D) to the rows ``index`` (n,). The next commit marks them with ``mark``."""
+    @property
+    def computed(self) -> np.ndarray:
+        """Indices (n,) int64 of the rows that aren't taken over from another file, done or not."""
+        return np.flatnonzero(self.done != schema.REUSED)
+
+    def rows(self, index: np.ndarray, features: np.ndarray, *, contents=None, mark: int = schema.DONE) -> None:
+        """Write ``features`` (n, D) to the rows ``index`` (n,). The next commit marks them with ``mark``.
+
+        ``contents`` (n,) are those of their images, where they weren't known when the file was created.
+        """
         values = np.ascontiguousarray(features, self.dtype)
+        if contents is not None:
+            self.contents[index] = contents
         with locking.write_errors(self.part):
             for start, stop in _runs(index):
                 self._write("features", index[start] * self.dim, values[start:stop])
+                if contents is not None:
+                    self._write("contents", index[start], self.contents[index[start:stop]])
         self._unmarked[index] = mark
         if time.monotonic() - self._synced > SYNC_EVERY:
             self.commit()
 
-    def skip(self, index: np.ndarray) -> None:
+    def skip(self, index: np.ndarray, *, contents=None) -> None:
         """Leave out the rows ``index`` (n,) for good: they become NaN and are marked as skipped."""
-        self.rows(index, np.full((len(index), self.dim), np.nan), mark=schema.SKIPPED)
+        self.rows(index, np.full((len(index), self.dim), np.nan), contents=contents, mark=schema.SKIPPED)
+
+    def copy(self, index: np.ndarray, origin: np.ndarray) -> None:
+        """Give the rows ``index`` (n,) the features and contents of the rows ``origin`` (n,), which are written."""
+        size = self.dim * self.dtype.itemsize
+        for row, source in zip(index, origin, strict=True):
+            self._raw.seek(self._offset["features"] + int(source) * size)
+            values = np.frombuffer(self._raw.read(size), self.dtype)
+            self.rows(np.array([row]), values[None], contents=self.contents[[source]])
 
     def commit(self) -> None:
         """Sync the rows to disk, then mark them."""
@@ -165,6 +194,7 @@ class Writer:
         self.commit()
         if self.pending.size:
             raise ValueError(f"{self.pending.size} rows are pending")
+        done = np.where(self.done == schema.REUSED, schema.DONE, self.done).astype(np.uint8)
         run = self.running
         count = run["input_count"] or np.nan
         mean = run["input_sum"] / count
@@ -175,7 +205,10 @@ class Writer:
             "seconds": run["seconds"],
             "device": np.bytes_(device.encode()[: schema.DEVICE_LENGTH].ljust(schema.DEVICE_LENGTH)),
         }
+        if not self._digests["dataset_digest"]:
+            figures |= {key: np.bytes_(value.encode()) for key, value in self._image_digests().items()}
         with locking.write_errors(self.part):
+            self._write("done", 0, done)
             with h5py.File(self.part, "r+", locking=False) as h5:
                 for key, value in figures.items():
                     h5.attrs.modify(key, value)
@@ -184,6 +217,11 @@ class Writer:
             os.replace(self.part, self.path)
             locking.sync(self.path.parent)
         return self.path
+
+    def _image_digests(self) -> dict[str, str]:
+        first = np.char.find(self.contents, b"#") < 0  # an image may have several rows, one for each view
+        told = {key: np.asarray(self._told[key])[first] for key in ("ids", "labels", "split")}
+        return image_digests.digests(self.contents[first], **told, class_names=self._told["class_names"])
 
     def __enter__(self):
         return self
@@ -211,6 +249,20 @@ def _allocate(h5, name: str, shape, dtype):
         h5.id, name.encode(), h5py.h5t.py_create(dtype, logical=True), h5py.h5s.create_simple(shape), plist
     )
     return h5py.Dataset(dataset)
+
+
+def _take_over(h5, reuse) -> None:
+    """Copy features, contents and marks from other feature files, a block of rows at a time."""
+    for path, here, there in reuse:
+        with open_file(path, partial=True) as file:
+            for block in np.array_split(np.arange(len(here)), max(1, len(here) >> 14)):
+                to, at = here[block], there[block]
+                for start, stop in _runs(to):
+                    h5["features"][to[start] : to[stop - 1] + 1] = file.features[at[start:stop]]
+            marks = file.done[there]
+        done = h5["done"][:]
+        done[here] = np.where(marks == schema.SKIPPED, schema.SKIPPED, schema.REUSED)
+        h5["done"][:] = done
 
 
 def _runs(index: np.ndarray):

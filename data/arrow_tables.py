@@ -43,6 +43,15 @@ class Rows:
             raise OSError("its row holds no image, at most the path of one")
         return cell.as_py()
 
+    def places(self) -> list[tuple[str, int]]:
+        """Return the table of each image and its row there."""
+        starts = [0, *self.ends]
+        return [
+            (path, row)
+            for path, start, end in zip(self.paths, starts, self.ends, strict=False)
+            for row in range(end - start)
+        ]
+
 
 class Parquet(Rows):
     """Rows of parquet files."""

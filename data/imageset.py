@@ -1,21 +1,22 @@
 """A data set: labelled images with splits, on disk or in memory."""
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from backbench import UserError
-from backbench.data import decode
-from backbench.data.splits import TEST
+from backbench import UserError, image_digests
+from backbench.data import contents, decode
 
-ROWS = ("ids", "labels", "split", "files", "pixels")
+ROWS = ("ids", "labels", "split", "files", "pixels", "groups", "contents")
 """Fields that have one entry per image."""
 
 SAMPLE = 16
@@ -44,8 +45,6 @@ class ImageSet:
     """(N,) int8: 0 train, 1 val, 2 test."""
     class_names: list[str]
     """Class names, sorted; numbers are sorted by size."""
-    digest: str
-    """SHA-256 over ids, labels, split, class names and file sizes (in memory: pixels), the same on all machines."""
     exif: str = "ignore"
     """``ignore`` or ``apply``; see ``data.decode.read``."""
     root: Path | None = None
@@ -58,11 +57,18 @@ class ImageSet:
     """For a data set in shards, the function that reads an image's encoded bytes, by its row in the whole data set. It
     is thread safe and can be pickled."""
     span: tuple[int, int, int] | None = None
-    """For a part of a data set: its rows [start, stop), and how many the whole has. Name and digest are the whole's."""
-    images_digest: str = ""
-    """SHA-256 as ``digest``, but without the split, so that it doesn't depend on the seed of the split."""
-    test_digest: str = ""
-    """SHA-256 as ``digest``, but of the test images only, so that it doesn't change when images join train."""
+    """For a part of a data set: its rows [start, stop), and how many the whole has. The name is the whole's."""
+    groups: np.ndarray | None = None
+    """(N,) str: what each image belongs to beside its class, such as a patient. No group is in two splits."""
+    listings: tuple[str, str] = ("", "")
+    """SHA-256 over ids, labels, split, class names and file sizes (in memory: pixels), with and without the split. By
+    these earlier versions knew a data set; shards of one run share them."""
+    contents: np.ndarray = field(default=None)  # pyright: ignore[reportArgumentType]  set below
+    """(N,) S32: see ``backbench.image_digests``. They become known as images are read."""
+
+    def __post_init__(self):
+        if self.contents is None:
+            object.__setattr__(self, "contents", np.zeros(len(self.ids), image_digests.CONTENT))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -76,6 +82,36 @@ class ImageSet:
         """Return the rows [start, stop) of a whole data set, as a data set."""
         rows = {name: value[start:stop] for name in ROWS if (value := getattr(self, name)) is not None}
         return replace(self, **rows, span=(start, stop, len(self)))
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether no image is a file."""
+        return self.pixels is not None
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """The digests of the data set, see ``image_digests.digests``. Images whose contents aren't known are read."""
+        known = contents.complete(self)
+        return image_digests.digests(known, self.ids, self.labels, self.split, self.class_names)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all images with their classes and splits, the same on all machines."""
+        return self.digests["dataset_digest"]
+
+    @property
+    def images_digest(self) -> str:
+        """SHA-256 as ``digest``, but without the split, so that it doesn't depend on the seed of the split."""
+        return self.digests["images_digest"]
+
+    @property
+    def test_digest(self) -> str:
+        """SHA-256 as ``digest``, but of the test images only, so that it doesn't change when images join train."""
+        return self.digests["test_digest"]
+
+    def known_as(self, digest: str) -> bool:
+        """Whether ``digest`` is this data set's ``digest``, or the one by which earlier versions knew it."""
+        return digest == self.listings[0] or digest == self.digest
 
     def reachable(self) -> bool:
         """Whether any of a sample of its files exists, or the folder of its shards. In memory it is always True."""
@@ -109,49 +145,52 @@ class ImageSet:
         with decode.reading(self.ids[i]):
             return self.stored(i + (self.span[0] if self.span else 0))
 
-    def read(self, i: int) -> Image.Image:
-        """Read image ``i`` as PIL RGB. Thread safe. Raises data.decode.UnreadableImage(id, reason)."""
-        if self.pixels is not None:
-            return Image.fromarray(self.pixels[i])
-        return decode.read(self.encoded(i), id=self.ids[i], exif=self.exif)
+    def read(self, i: int, *, unless: Collection[bytes] = ()) -> Image.Image | None:
+        """Read image ``i`` as PIL RGB, and note its content. Returns None where its content is among ``unless``.
 
-    def content(self, i: int) -> str:
-        """Return 16 hexadecimal digits of the SHA-256 of image ``i``'s file, or in memory of its pixels.
-
-        They don't depend on the image's name. Raises data.decode.UnreadableImage.
+        Thread safe. Raises data.decode.UnreadableImage(id, reason).
         """
         if self.pixels is not None:
-            found = np.ascontiguousarray(self.pixels[i])
-        elif isinstance(found := self.encoded(i), str):
-            with decode.reading(self.ids[i]):
-                found = Path(found).read_bytes()
-        return hashlib.sha256(found).hexdigest()[:16]
+            self.content(i)
+            return None if self.contents[i] in unless else Image.fromarray(self.pixels[i])
+        data = self._bytes(i)
+        self.contents[i] = image_digests.content(data)
+        return None if self.contents[i] in unless else decode.read(data, id=self.ids[i], exif=self.exif)
+
+    def content(self, i: int) -> str:
+        """Return the content of image ``i``, see ``backbench.image_digests``; "" where its file can't be read."""
+        if not self.contents[i]:
+            with contextlib.suppress(decode.UnreadableImage):
+                data = self._bytes(i) if self.pixels is None else np.ascontiguousarray(self.pixels[i])
+                self.contents[i] = image_digests.content(data)
+        return self.contents[i].decode()
+
+    def _bytes(self, i: int) -> bytes:
+        found = self.encoded(i)
+        if isinstance(found, bytes):
+            return found
+        with decode.reading(self.ids[i]):
+            return Path(found).read_bytes()
+
+    def places(self) -> list[tuple[str, int]] | None:
+        """Return the file of each image and its place in it, 0 unless the file is a shard; None in memory."""
+        if self.files is not None:
+            return [(f"{self.root}/{file}", 0) for file in self.files]
+        whole = getattr(self.stored, "places", None)
+        if whole is None:
+            return None
+        start = self.span[0] if self.span else 0
+        return whole()[start : start + len(self)]
 
 
-def digest(ids, labels, split, class_names, *, sizes: list[int] | None = None, pixels: np.ndarray | None = None) -> str:
-    """Compute a data set's digest (SHA-256, hex), by which a feature file is known to be stale.
-
-    With ``split`` None it is the digest of the images alone. For files it takes the size in bytes, not the content:
-    reading 1.2 GB at each start would cost more than it saves.
-    """
-    listing = [ids, labels.tolist(), None if split is None else split.tolist(), class_names, sizes]
-    sha = hashlib.sha256(json.dumps(listing, separators=(",", ":")).encode())
-    if pixels is not None:
-        sha.update(json.dumps([*pixels.shape]).encode())
-        sha.update(np.ascontiguousarray(pixels))
-    return sha.hexdigest()
-
-
-def digests(ids, labels, split, class_names, *, sizes=None, pixels=None) -> dict[str, str]:
-    """Compute ``digest``, ``images_digest`` and ``test_digest`` of a data set, as keywords of ``ImageSet``."""
-    test = np.flatnonzero(split == TEST)
-    per_image = sizes is not None and len(sizes) == len(ids)  # parquet gives the sizes of row groups
-    some = {
-        "sizes": [sizes[i] for i in test] if per_image else sizes,
-        "pixels": None if pixels is None else pixels[test],
-    }
-    return {
-        "digest": digest(ids, labels, split, class_names, sizes=sizes, pixels=pixels),
-        "images_digest": digest(ids, labels, None, class_names, sizes=sizes, pixels=pixels),
-        "test_digest": digest([ids[i] for i in test], labels[test], None, class_names, **some),
-    }
+def listings(ids, labels, split, class_names, *, sizes=None, pixels=None) -> tuple[str, str]:
+    """Compute ``ImageSet.listings`` from the names, the files' ``sizes`` in bytes, or in memory the ``pixels``."""
+    both = []
+    for part in (split.tolist(), None):
+        listing = [ids, labels.tolist(), part, class_names, sizes]
+        sha = hashlib.sha256(json.dumps(listing, separators=(",", ":")).encode())
+        if pixels is not None:
+            sha.update(json.dumps([*pixels.shape]).encode())
+            sha.update(np.ascontiguousarray(pixels))
+        both.append(sha.hexdigest())
+    return both[0], both[1]

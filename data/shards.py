@@ -188,8 +188,8 @@ def assemble(
     except UserError as error:
         raise UserError(*(f"{name} in {root}: {fault}" for fault in error.faults)) from error
     sizes = [size for shard in shards for size in shard.sizes]
-    digests = imageset.digests(ids, labels, split, names, sizes=sizes)
-    return ImageSet(name, ids, labels, split, names, exif=exif, root=root, stored=stored, **digests)
+    told = imageset.listings(ids, labels, split, names, sizes=sizes)
+    return ImageSet(name, ids, labels, split, names, exif=exif, root=root, stored=stored, listings=told)
 
 
 def clean(text: str) -> str:

@@ -170,13 +170,13 @@ def _on_disk(name, listed, split, rule, exif) -> ImageSet:
     except UserError as error:
         raise UserError(*(f"{name} in {listed.root}: {fault}" for fault in error.faults)) from error
     names, details = listed.class_names, {"root": listed.root, "files": listed.files}
-    details |= imageset.digests(listed.ids, listed.labels, split, names, sizes=listed.sizes)
+    details["listings"] = imageset.listings(listed.ids, listed.labels, split, names, sizes=listed.sizes)
     return ImageSet(name, listed.ids, listed.labels, split, names, exif=exif, **details)
 
 
 def _in_memory(name, ids, labels, split, class_names, pixels, exif) -> ImageSet:
-    digests = imageset.digests(ids, labels, split, class_names, pixels=pixels)
-    return ImageSet(name, ids, labels, split, class_names, exif=exif, pixels=pixels, **digests)
+    told = imageset.listings(ids, labels, split, class_names, pixels=pixels)
+    return ImageSet(name, ids, labels, split, class_names, exif=exif, pixels=pixels, listings=told)
 
 
 SETS = {

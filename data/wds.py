@@ -41,7 +41,7 @@ MANY = 1_000
 """From so many images on, their positions are kept for the next run: finding 60,000 in six shards takes 3 s."""
 
 
-VERSION = 1
+VERSION = 2
 """Version of the kept index."""
 
 ENOUGH = 10
@@ -63,7 +63,7 @@ class Members:
     """Reads images from their shards by ``members(i)``. Thread safe; it holds no open file."""
 
     paths: list[str]
-    stamps: list[tuple[int, int]]
+    stamps: list[tuple[int, ...]]
     shard: np.ndarray
     offsets: np.ndarray
     sizes: np.ndarray
@@ -78,6 +78,10 @@ class Members:
                 raise OSError(f"{Path(self.paths[k]).name} has changed since the run began: run the command again")
             file.seek(int(self.offsets[i]))
             return file.read(size)
+
+    def places(self) -> list[tuple[str, int]]:
+        """Return the shard of each image and its first byte there."""
+        return [(self.paths[k], offset) for k, offset in zip(self.shard.tolist(), self.offsets.tolist(), strict=True)]
 
 
 def load(name: str, *, seed: int, exif: str) -> ImageSet:
@@ -105,7 +109,7 @@ def load(name: str, *, seed: int, exif: str) -> ImageSet:
     return shards.assemble(name, root, parts, stored, class_names=class_names, seed=seed, exif=exif)
 
 
-def _indices(files: list[Path], name: str, **options) -> tuple[list[tuple[int, int]], list[Index]]:
+def _indices(files: list[Path], name: str, **options) -> tuple[list[tuple[int, ...]], list[Index]]:
     faults = Faults()
     stamps, found = [], {}
     for file in files:
@@ -248,8 +252,9 @@ def _class_names(root: Path, files: list[Path]) -> list[str] | None:
     return None
 
 
-def _stamp(stat: os.stat_result) -> tuple[int, int]:
-    return stat.st_size, stat.st_mtime_ns
+def _stamp(stat: os.stat_result) -> tuple[int, ...]:
+    """What changes whenever a shard does: nobody can set back the time of a file's last change of any kind."""
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
 def _sidecar(file: Path, options: dict) -> Path:
@@ -258,8 +263,8 @@ def _sidecar(file: Path, options: dict) -> Path:
     return home / "backbench" / "shards" / f"{key[:32]}.json"
 
 
-def _kept(file: Path, stamp: tuple[int, int], options: dict) -> Index | None:
-    """Return the index that an earlier run kept, where the shard's size and modification time are unchanged."""
+def _kept(file: Path, stamp: tuple[int, ...], options: dict) -> Index | None:
+    """Return the index that an earlier run kept, where the shard's size, times and inode are unchanged."""
     try:
         kept = json.loads(_sidecar(file, options).read_bytes())
         return Index(*kept["index"]) if tuple(kept["stamp"]) == stamp else None
@@ -267,7 +272,7 @@ def _kept(file: Path, stamp: tuple[int, int], options: dict) -> Index | None:
         return None
 
 
-def _keep(file: Path, stamp: tuple[int, int], options: dict, found: Index) -> None:
+def _keep(file: Path, stamp: tuple[int, ...], options: dict, found: Index) -> None:
     if len(found.names) >= MANY:
         with contextlib.suppress(OSError):  # it is a convenience only
             content = json.dumps({"stamp": stamp, "index": astuple(found)})

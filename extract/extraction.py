@@ -7,11 +7,11 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 
 from backbench import UserError
-from backbench.cache import locking
+from backbench.cache import locking, reuse
 from backbench.cache.shards import check_existing, choosing
-from backbench.cache.writer import Writer
 from backbench.devices import device_name
-from backbench.extract.engine import Engine, choose, compiled, say
+from backbench.extract import views
+from backbench.extract.engine import FEW, Engine, choose, compiled, say
 from backbench.extract.guard import InputGuard
 from backbench.extract.plan import Planned, Settings
 from backbench.extract.preprocess import Preprocessor
@@ -31,10 +31,12 @@ class BackboneRun:
         self.imageset, self.backbone, self.settings, self.rows = planned.imageset, planned.backbone, settings, rows
         backbone = self.backbone
         self.fault: UserError | None = None
-        self.complete, self.writer, self.trial = False, None, {}
+        self.complete, self.writer, self.engine, self.trial = False, None, None, {}
+        self.computed = None  # rows that aren't taken over from another file
         self.unread = False  # whether this file lacks images that could not be read
         self.preprocessor = Preprocessor(backbone)
         self.wanted, self.label, self.path = planned.wanted, planned.label, planned.path
+        self.layout = views.layout(self.imageset, rows)
         self.guard = InputGuard(
             backbone.config["mean"], backbone.config["std"], name=backbone.name, scale=backbone.scale
         )
@@ -44,8 +46,11 @@ class BackboneRun:
             self._check_existing()
 
     def _check_existing(self) -> None:
-        state, self.found = check_existing(self.path, self.wanted, overwrite=self.settings.overwrite)
-        self.complete, self.fresh = state == "complete", state == "new"
+        overwrite = self.settings.overwrite
+        self.found = reuse.check_existing(
+            self.path, self.wanted, self.layout, overwrite=overwrite, check=check_existing
+        )
+        self.complete = self.found.state == "complete"
 
     def lock(self) -> None:
         """Keep other processes from writing this file until ``close``."""
@@ -69,6 +74,12 @@ class BackboneRun:
                 writer.__exit__(None, None, None)
         self.held.close()
 
+    def suspend(self) -> None:
+        """Close the file until ``start`` is called again."""
+        writer, self.writer = self.writer, None
+        writer.__exit__(None, None, None)
+        self.backbone.model.to("cpu")
+
     @property
     def active(self) -> bool:
         """Whether rows are still to be computed and nothing has gone wrong."""
@@ -80,9 +91,9 @@ class BackboneRun:
         return tuple(self.backbone.config.get(k) for k in ("input_size", "crop_pct", "interpolation", "crop_mode"))
 
     def start(self, first: Callable) -> None:
-        """Move the model to the device, choose its engine on the batch that ``first()`` returns, and open its file.
+        """Move the model to the device and open its file. ``first()`` returns the first batch, on the device.
 
-        Raises torch.OutOfMemoryError where the device has too little free memory.
+        The engine of a new file is chosen by it. Raises torch.OutOfMemoryError where the device has too little memory.
         """
         import torch
 
@@ -91,36 +102,35 @@ class BackboneRun:
             if self.complete:
                 return
             model = self.backbone.from_pixels.to(self.settings.device, memory_format=torch.channels_last)
-            engine = self.engine = self._engine(model, first)
-            self.wanted = self.wanted | {"precision": engine.precision, "compiled": engine.compiled}
-            rows = self.rows
-            self.writer = Writer(
-                self.path,
-                identity=self.wanted,
-                labels=rows.labels,
-                split=rows.split,
-                ids=rows.ids,
-                class_names=self.imageset.class_names,
-                dim=self.backbone.num_features,
-                dtype=self.settings.dtype,
-                fresh=self.fresh,
-                held=True,
-            )
-        self.pending = np.zeros(len(rows), bool)
+            if self.found.identity:
+                self.go_on = lambda: self._engine_of(self.found, model, first)
+            else:
+                engine = self.engine = self._fastest(model, first)
+                self.wanted = self.wanted | {"precision": engine.precision, "compiled": engine.compiled}
+            dim = {"dim": self.backbone.num_features, "dtype": self.settings.dtype}
+            self.writer = reuse.opened(self.path, self.wanted, self.layout, self.found, **dim)
+        self.pending = np.zeros(len(self.rows), bool)
         self.pending[self.writer.pending] = True
+        self.computed = self.writer.computed
 
-    def _engine(self, model, first) -> Engine:
-        """The engine that an unfinished file was begun with, so that all its rows are alike; else the fastest."""
-        settings, found = self.settings, self.found
-        if not found:
-            options = {"precision": settings.precision, "compile": settings.compile}
-            engine, speeds = choose(model, first(), settings.device, left=self.rows.images.size, **options)
-            if speeds:
-                say(f"{self.label}: {engine}: " + ", ".join(f"{k} {v:,.0f} images/s" for k, v in speeds.items()))
-                self.trial = {"images_per_second": speeds, "compile_seconds": engine.compile_seconds}
-            return engine
-        engine = Engine(model, settings.device, found["precision"])
-        if found["compiled"]:
+    def _fastest(self, model, first) -> Engine:
+        settings = self.settings
+        options = {"precision": settings.precision, "compile": settings.compile}
+        engine, speeds = choose(model, first(), settings.device, left=self.rows.images.size, **options)
+        if speeds:
+            say(f"{self.label}: {engine}: " + ", ".join(f"{k} {v:,.0f} images/s" for k, v in speeds.items()))
+            self.trial = {"images_per_second": speeds, "compile_seconds": engine.compile_seconds}
+        return engine
+
+    def _engine_of(self, found: reuse.Existing, model, first) -> Engine:
+        """Return the engine that a file was begun with, so that all its rows are alike.
+
+        A few new images beside many that are there aren't worth compiling; their features agree with compiled ones.
+        """
+        identity, settings = found.identity or {}, self.settings
+        engine = Engine(model, settings.device, identity["precision"])
+        few = len(self.computed) < min(FEW * settings.images_a_batch, len(self.rows))
+        if identity["compiled"] and not few:
             engine = compiled(engine, first())
         if engine is None:
             raise UserError(
@@ -129,6 +139,11 @@ class BackboneRun:
             )
         return engine
 
+    def copy(self, group: np.ndarray, origin: np.ndarray) -> None:
+        """Give pending rows of ``group`` (n,) the features of the rows ``origin`` (n,), -1 where no image is equal."""
+        copies = (origin >= 0) & self.pending[group]
+        self.writer.copy(group[copies], origin[copies])
+
     def compute(self, group: np.ndarray, pixels, batch, readable: np.ndarray) -> None:
         """Compute and store the features of the pending rows of ``group`` (n,).
 
@@ -136,6 +151,8 @@ class BackboneRun:
         ``readable`` (n,) bool says which rows have pixels.
         """
         started = time.monotonic()
+        if self.engine is None:
+            self.engine = self.go_on()
         views = self.rows.views.shape[1]
         seen = pixels.permute(0, 2, 3, 1)[:, ::SEEN].numpy()
         if not readable.all():
@@ -162,11 +179,19 @@ class BackboneRun:
                 "Try --precision float32 --feature-dtype float32."
             )
         keep = readable & self.pending[group]
-        self.writer.rows(group[keep], features[keep])
+        self.writer.rows(group[keep], features[keep], contents=self.contents(group[keep]))
         for key, value in zip(("input_count", "input_sum", "input_squares"), sums, strict=True):
             self.writer.running[key] += value
         self.writer.running["images"] += int(keep.sum())
         self.writer.running["seconds"] += time.monotonic() - started
+
+    def contents(self, rows: np.ndarray) -> np.ndarray:
+        """Return the contents (n,) of the images of ``rows`` (n,), which have been read."""
+        return self.layout.contents_of(rows)[rows]
+
+    def skip(self, rows: np.ndarray) -> None:
+        """Leave out ``rows`` (n,), whose images can't be read."""
+        self.writer.skip(rows, contents=self.contents(rows))
 
     def finish(self) -> None:
         """Write the file's checksum and give it its final name."""

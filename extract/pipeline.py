@@ -7,11 +7,11 @@ from pathlib import Path
 
 from backbench import Faults, UserError, rows
 from backbench.allocator import keep_freed_memory
-from backbench.cache import writer
-from backbench.cache.features import summary
-from backbench.data import registry
+from backbench.cache import reuse
+from backbench.cache.features import open_file, summary
+from backbench.data import contents, registry
 from backbench.devices import memory, pick_device
-from backbench.extract import backbone_info, backbones, names, plan, shards
+from backbench.extract import backbone_info, backbones, names, plan, shards, views
 from backbench.extract.plan import Settings
 
 MODELS_SHARE = 1 / 8
@@ -35,7 +35,7 @@ def extract_all(
     Returns the figures of each finished file, and the errors met on the way, since one file that fails doesn't stop the
     others. Raises UsageError or UserError, before any work, with everything that is wrong in the request itself.
     """
-    faults, imagesets = Faults(), []
+    faults, imagesets, kept = Faults(), [], []
     skip, wait = on_error == "skip", if_busy == "wait"
     planned = Settings(device=None, seed=seed, skip_unreadable=skip, wait=wait, **settings)
     found = [
@@ -50,10 +50,13 @@ def extract_all(
     for name in dict.fromkeys(datasets):
         with faults.collect():
             imagesets.append(registry.load(name, data_root=data_root, seed=seed, download=download, exif=exif))
+            kept.append(contents.Kept(imagesets[-1], cache_dir / imagesets[-1].slug))
     if found and not faults.errors and (done := _finished(found, imagesets, planned, out, cache_dir)):
         for figures in done:
             with faults.collect():
                 _keep(results_dir, figures, seed)
+        for one in kept:
+            one.save()
         return done, faults
     with faults.collect():
         asked, device = device, pick_device("cpu" if scheduler else device)  # on a cluster each worker picks its own
@@ -80,11 +83,17 @@ def extract_all(
 
     done = []
     for together in _sets(models, created, faults, memory(device) * MODELS_SHARE):
-        for imageset in imagesets:
+        for imageset, known in zip(imagesets, kept, strict=True):
             outcomes = []
-            with faults.collect():
-                files = [plan.planned(imageset, one, settings, out, cache_dir=cache_dir) for one in together]
-                outcomes = spread.extract(files, settings)
+            try:
+                with faults.collect():
+                    files = [plan.planned(imageset, one, settings, out, cache_dir=cache_dir) for one in together]
+                    outcomes = spread.extract(files, settings)
+                    if (workers or scheduler) and outcomes and not outcomes[0].fault:
+                        with open_file(outcomes[0].path, check=False) as file:
+                            known.learn(file.ids, file.contents)
+            finally:
+                known.save()
             for outcome in outcomes:
                 if outcome.fault in faults.errors:  # unreadable images are reported once for all backbones
                     continue
@@ -106,8 +115,9 @@ def _finished(backbones, imagesets, settings, out, cache_dir) -> list[dict] | No
     for imageset in imagesets:
         for backbone in backbones:
             file = plan.planned(imageset, backbone, settings, out, cache_dir=cache_dir)
+            layout = views.layout(imageset, views.rows(imageset, settings.views, settings.views_as))
             try:
-                if writer.check_existing(file.path, file.wanted, overwrite=settings.overwrite)[0] != "complete":
+                if settings.overwrite or not reuse.settle(file.path, file.wanted, layout):
                     return None
             except UserError:  # the full run reports it, together with everything else
                 return None

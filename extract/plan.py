@@ -41,20 +41,23 @@ def batch_size(device_type: str) -> int:
 def identity(imageset, backbone, settings: Settings, *, views: str = "plain") -> dict:
     """Return the identity that the features will have.
 
-    ``precision`` and ``compiled`` are None while they are still open. The versions are empty for a backbone without its
+    ``precision`` and ``compiled`` are None while they are still open, and the digests of the images until the last
+    image is read. The versions are empty for a backbone without its
     model (``backbone_info.BackboneInfo``).
     """
     shard = {}
     if imageset.span:
         start, stop, n = imageset.span
-        shard = {schema.SHARD: {"rows": [start, stop], "of": n, "batch_size": settings.images_a_batch}}
+        how = {"rows": [start, stop], "of": n, "batch_size": settings.images_a_batch}
+        shard = {schema.SHARD: how | {"listing": imageset.listings[0]}}
     return {
         "schema": schema.SCHEMA,
         "model": backbone.name,
         "weights": backbone.weights,
         "weights_sha256": backbone.weights_sha256,
         "transform": {k: list(v) if isinstance(v, tuple) else v for k, v in backbone.config.items()}
-        | {"exif": imageset.exif},
+        | {"exif": imageset.exif}
+        | ({"crop_seed": settings.seed} if settings.views > 2 else {}),
         "pooling": backbone.pooling,
         "layer": backbone.layer,
         "pool": backbone.pool,
@@ -63,9 +66,7 @@ def identity(imageset, backbone, settings: Settings, *, views: str = "plain") ->
         "precision": None if settings.precision == "auto" else settings.precision,
         "compiled": False if settings.compile == "off" else None,
         "dataset": imageset.name,
-        "dataset_digest": imageset.digest,
-        "images_digest": imageset.images_digest,
-        "test_digest": imageset.test_digest,
+        **dict.fromkeys(schema.DIGESTS),
         "seed": settings.seed,
         "input_scale": backbone.scale,
         "versions": versions(settings.device) if backbone.model else {},

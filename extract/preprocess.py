@@ -55,13 +55,13 @@ class Preprocessor:
         box = (0, top * down - first, self.size[1], (top + self.size[0]) * down - first)
         return np.asarray(image.resize(self.size[::-1], filter, box))
 
-    def view(self, image, number: int, *, id: str, seed: int) -> np.ndarray:
+    def view(self, image, number: int, *, content: str, seed: int) -> np.ndarray:
         """Return view ``number`` of a PIL image, (H, W, 3) uint8: 0 its centre, 1 that mirrored, else a random crop."""
         from PIL import Image
 
         if number < 2:
             return self.crop(image)[:, :: 1 - 2 * number]
-        box, mirror = random_crop(id, number, seed=seed, width=image.width, height=image.height)
+        box, mirror = random_crop(content, number, seed=seed, width=image.width, height=image.height)
         filter = getattr(Image.Resampling, self.filter.upper(), Image.Resampling.BICUBIC)
         return np.asarray(image.resize(self.size[::-1], filter, box))[:, :: -1 if mirror else 1]
 
@@ -92,8 +92,10 @@ class Reader:
         self.imageset, self.pool, self.seed = imageset, pool, seed
         self.in_memory = imageset.pixels is not None
 
-    def read(self, images: np.ndarray, views: np.ndarray, preprocessors: list[Preprocessor]):
+    def read(self, images: np.ndarray, views: np.ndarray, preprocessors: list[Preprocessor], unless=()):
         """Read view ``views[r]`` of image ``images[r]``, for each r of R.
+
+        Images whose contents are among ``unless`` aren't decoded, and are black.
 
         Returns a batch (R, 3, H, W) uint8, channels last, for each of ``preprocessors``. Also returns an array (R,)
         that holds None or the UserError that says why the image could not be read. Such images are black, so that the
@@ -108,14 +110,16 @@ class Reader:
 
         def load(i: int, rows: np.ndarray) -> UserError | None:
             try:
-                image = self.imageset.read(i)
+                if (image := self.imageset.read(i, unless=unless)) is None:
+                    return None
+                content = self.imageset.content(i)
                 for preprocessor, batch, together in zip(preprocessors, batches, left, strict=True):
                     small = preprocessor.together(*image.size, in_memory=self.in_memory)
                     for row in rows:
                         if small and views[row] < 2:
                             together.append((row, image))
                         else:
-                            batch[row] = preprocessor.view(image, views[row], id=self.imageset.ids[i], seed=self.seed)
+                            batch[row] = preprocessor.view(image, views[row], content=content, seed=self.seed)
             except UserError as error:
                 return error
             except (ValueError, MemoryError) as error:  # an image one pixel wide becomes hundreds of megapixels

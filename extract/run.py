@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from backbench import UserError
+from backbench.cache import schema
 from backbench.devices import cores
 from backbench.extract import views
 from backbench.extract.engine import say
@@ -119,6 +120,10 @@ def _start(waiting: deque, imageset, rows, pool) -> list[BackboneRun]:
         try:
             with run.collect():
                 run.start(lambda run=run: first()[run.preprocess_key])
+                alike = next((one.computed for one in together if one.active), run.computed)
+                if run.active and not np.array_equal(run.computed, alike):
+                    run.suspend()  # batches are made of the rows that are computed, so these differ
+                    break
         except torch.OutOfMemoryError:
             run.backbone.model.to("cpu")
             torch.cuda.empty_cache()
@@ -139,7 +144,9 @@ class _Pass:
         self.runs = [run for run in runs if run.active]
         self.reader = Reader(imageset, pool, seed=settings.seed)
         size = settings.images_a_batch
-        self.groups = np.array_split(np.arange(len(rows)), range(size, len(rows), size))
+        computed = self.runs[0].computed if self.runs else np.arange(0)
+        self.groups = np.array_split(computed, range(size, len(computed), size))
+        self.seen = self._done() if rows.one_per_image else None
 
     def run(self) -> list[str]:
         """Compute the rows, and return the reason for each image that could not be read."""
@@ -165,31 +172,48 @@ class _Pass:
                 if not ahead:
                     break
                 group, runs, future = ahead.popleft()
-                batches, faults = future.result()
+                batches, faults, origin = future.result()
                 self.imageset.check_reachable([fault for fault in faults if fault])
                 share = (time.monotonic() - started) / len(runs)
                 unreadable += [str(fault) for fault in faults if fault]
-                self._compute(group, runs, batches, faults, share)
+                self._compute(group, runs, batches, faults, origin, share)
                 advance(int(pending[group].sum()))
         return unreadable
+
+    def _done(self) -> dict[bytes, int]:
+        """Return the rows that are done in all files, by the contents of their images."""
+        done = [np.isin(run.writer.done, (schema.DONE, schema.REUSED)) for run in self.runs]
+        rows = np.flatnonzero(np.logical_and.reduce(done)) if done else []
+        return {self.runs[0].writer.contents[row]: int(row) for row in reversed(rows)}
 
     def _active_runs(self, group) -> list[BackboneRun]:
         return [run for run in self.runs if run.active and run.pending[group].any()]
 
     def _read(self, group, runs):
-        """Return pixels by ``BackboneRun.preprocess_key``, and an error or None for each row."""
+        """Return pixels by ``BackboneRun.preprocess_key``; for each row an error or None; and the row that it equals.
+
+        The last is the row of an earlier batch whose image is the same, or -1. Such images are not decoded.
+        """
         import torch
 
         preprocessors = {run.preprocess_key: run.preprocessor for run in runs}
         views = self.rows.views[group]
         with torch.inference_mode():  # it holds per thread; without it the model would be compiled once more
             images = self.rows.images[group].ravel()
-            batches, faults = self.reader.read(images, views.ravel(), list(preprocessors.values()))
+            seen = self.seen or {}
+            batches, faults = self.reader.read(images, views.ravel(), list(preprocessors.values()), seen.keys())
             if self.settings.device.type == "cuda":
                 batches = [batch.pin_memory() for batch in batches]
-        return dict(zip(preprocessors, batches, strict=True)), faults[:: views.shape[1]]
+        faults, origin = faults[:: views.shape[1]], np.full(len(group), -1)
+        if self.seen is not None:
+            known = self.imageset.contents[group]
+            origin = np.array([self.seen.get(one, -1) for one in known])
+            for row, one, fault in zip(group.tolist(), known, faults, strict=True):
+                if fault is None:
+                    self.seen.setdefault(one, row)
+        return dict(zip(preprocessors, batches, strict=True)), faults, origin
 
-    def _compute(self, group, runs, batches, faults, share):
+    def _compute(self, group, runs, batches, faults, origin, share):
         import torch
 
         readable = np.array([fault is None for fault in faults])
@@ -202,9 +226,11 @@ class _Pass:
                 continue
             with run.collect():
                 run.writer.running["seconds"] += share
-                if readable.any():
-                    run.compute(group, batches[run.preprocess_key], on_device[run.preprocess_key], readable)
+                run.copy(group, origin)
+                fresh = readable & (origin < 0)
+                if (fresh & run.pending[group]).any():
+                    run.compute(group, batches[run.preprocess_key], on_device[run.preprocess_key], fresh)
                 left = group[~readable & run.pending[group]]
                 run.unread |= bool(len(left))
                 if self.settings.skip_unreadable:
-                    run.writer.skip(left)
+                    run.skip(left)

@@ -15,11 +15,10 @@ from typing import NamedTuple
 
 from backbench import UserError, cluster
 from backbench.allocator import keep_freed_memory
-from backbench.cache import locking, merge, schema, shards
-from backbench.cache.writer import check_existing
+from backbench.cache import locking, merge, reuse, schema, shards
 from backbench.data.imageset import ImageSet
 from backbench.devices import pick_device
-from backbench.extract import backbones, plan, run, workers
+from backbench.extract import backbones, plan, run, views, workers
 from backbench.extract.plan import Planned
 from backbench.progress import progress
 
@@ -91,10 +90,13 @@ def extract(file: Planned, settings, spread: Spread) -> bool:
     complete already.
     """
     imageset, backbone, path, wanted = file.imageset, file.backbone, file.path, file.wanted
-    if check_existing(path, wanted, overwrite=settings.overwrite)[0] == "complete":
+    layout = views.layout(imageset, views.rows(imageset, settings.views, settings.views_as))
+    if (state := reuse.check_existing(path, wanted, layout, overwrite=settings.overwrite).state) == "complete":
         return False
+    if state == "changed":  # few images are new, and their rows are in no fixed batches
+        return run.extract_one(imageset, backbone, path, settings)
     with locking.lock(path, wait=settings.wait):
-        state, _ = check_existing(path, wanted, overwrite=settings.overwrite)
+        state = reuse.check_existing(path, wanted, layout, overwrite=settings.overwrite).state
         if state == "complete":
             return False
         if state == "partial" and not shards.families(path):  # with shards, it was stopped while joining them
@@ -114,7 +116,8 @@ def extract(file: Planned, settings, spread: Spread) -> bool:
                 task = replace(task, device=client.submit(_kind_of_device, task, pure=False).result())
                 count = count or len(client.nthreads())
             size = settings.batch_size or plan.batch_size(task.device if client else settings.device.type)
-            begun = _begun(path, wanted, batch_size=size, n=len(imageset), overwrite=settings.overwrite)
+            all_of = {"n": len(imageset), "listing": imageset.listings[0]}
+            begun = _begun(path, wanted, batch_size=size, **all_of, overwrite=settings.overwrite)
             count = begun or min(count, -(-len(imageset) // size))
             settings = replace(task.settings, batch_size=size)
             whole = replace(file, imageset=imageset)
@@ -128,12 +131,12 @@ def extract(file: Planned, settings, spread: Spread) -> bool:
     return True
 
 
-def _begun(path: Path, wanted: dict, *, batch_size: int, n: int, overwrite: bool) -> int | None:
+def _begun(path: Path, wanted: dict, *, batch_size: int, n: int, listing: str, overwrite: bool) -> int | None:
     """Return how many shards the family that was begun has, or None. Of several, the one with most rows counts.
 
     Raises FeatureFileError where a shard was made with other settings; with ``overwrite`` such shards are removed.
     """
-    wanted = wanted | {schema.SHARD: {"of": n, "batch_size": batch_size}}
+    wanted = wanted | {schema.SHARD: {"of": n, "batch_size": batch_size, "listing": listing}}
     alike = {}
     for family, file, _, lines in shards.relatives(path, wanted):
         if lines and not overwrite:

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from backbench.cache import schema
+from backbench.cache.reuse import Layout
+from backbench.data import contents
+
 AREA = (0.35, 1.0)
 """Least and greatest share of an image's area that a random crop shows. Its aspect ratio is between 3:4 and 4:3."""
 
@@ -25,6 +29,11 @@ class Rows:
 
     def __len__(self):
         return len(self.images)
+
+    @property
+    def one_per_image(self) -> bool:
+        """Whether row i is that of image i."""
+        return np.array_equal(self.images[:, 0], np.arange(len(self)))
 
 
 def rows(imageset, n: int = 1, store: str = "mean") -> Rows:
@@ -47,12 +56,35 @@ def rows(imageset, n: int = 1, store: str = "mean") -> Rows:
     return Rows(f"rows{n}", images[:, None], views[:, None], labels, split, ids)
 
 
-def random_crop(id: str, view: int, *, seed: int, width: int, height: int) -> tuple[tuple[float, ...], bool]:
+def layout(imageset, rows: Rows) -> Layout:
+    """Return the rows as a feature file knows them: with the contents of their images."""
+    images, views = rows.images[:, 0], rows.views[:, 0]
+    # The mean over several views belongs to the image itself; its identity says which views.
+    numbers = np.array([f"#{view}" if view else "" for view in range(views.max(initial=0) + 1)], "S8")[views]
+
+    def contents_of(which: np.ndarray | None) -> np.ndarray:
+        known = contents.complete(imageset, None if which is None else np.unique(images[which]))[images]
+        return np.where(known == b"", b"", np.char.add(known, numbers)).astype(schema.CONTENT)
+
+    return Layout(
+        rows.ids,
+        rows.labels,
+        rows.split,
+        imageset.class_names,
+        contents_of,
+        groups=None if imageset.groups is None else imageset.groups[images],
+        listings=imageset.listings,
+        touched=lambda: contents.touched(imageset),
+        quick=lambda: contents.quick(imageset),
+    )
+
+
+def random_crop(content: str, view: int, *, seed: int, width: int, height: int) -> tuple[tuple[float, ...], bool]:
     """Return the box (left, top, right, bottom) in pixels, and whether to mirror it.
 
-    Both depend on the image's id and size, the view and the seed alone.
+    Both depend on the image's content and size, the view and the seed alone.
     """
-    digest = hashlib.sha256(f"{seed} {view} {id}".encode("utf-8", "surrogateescape")).digest()
+    digest = hashlib.sha256(f"{seed} {view} {content}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
     area, aspect, across, down, mirror = rng.random(5)
     area = width * height * (AREA[0] + (AREA[1] - AREA[0]) * area)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from backbench import Faults, UsageError, UserError, suggest
-from backbench.data import maps, registry
+from backbench.data import contents, maps, registry
 from backbench.generalize import corruptions
 
 UNKNOWN = {"caltech256": "caltech256/clutter", "caltech101": "caltech101/background"}
@@ -68,7 +68,8 @@ class DataSets:
         key = name, thing.identity["seed"], thing.exif
         if key not in self.loaded:
             settings = {"data_root": self.request.data_root, "download": self.request.download}
-            self.loaded[key] = registry.load(name, seed=key[1], exif=key[2], **settings)
+            self.loaded[key] = found = registry.load(name, seed=key[1], exif=key[2], **settings)
+            contents.look(found, self.request.cache_dir / found.slug)
         return self.loaded[key]
 
     def origin(self, thing):
@@ -83,7 +84,7 @@ class DataSets:
                 )
             name = given[0]
         found = self.load(name, thing)
-        if found.digest != thing.identity["dataset_digest"]:
+        if not found.known_as(thing.identity["dataset_digest"]):
             raise UserError(
                 f"{thing.folder} was trained on other images of {thing.source} than there are in {found.root}, or on "
                 "another split: of these, none is sure to be new to it. Train it again"
@@ -152,7 +153,7 @@ def plan(request: Request, targets, kinds) -> Plan:
 
 def _on_target(made: Plan, request: Request, datasets: DataSets, thing, name: str) -> None:
     target = datasets.load(name, thing)
-    if target.digest == thing.identity["dataset_digest"]:
+    if target.known_as(thing.identity["dataset_digest"]):
         made.skipped.append(f"{thing.folder} on {name}: it was trained there")
         return
     try:

@@ -14,7 +14,7 @@ import numpy as np
 
 from backbench import Faults, UserError
 from backbench.cache import schema
-from backbench.cache.features import open_file
+from backbench.cache.features import FeatureFileError, open_file
 from backbench.cache.schema import default_path
 from backbench.data import derived
 from backbench.data.imageset import ImageSet
@@ -70,25 +70,29 @@ class Predictor:
         if self.own_view or (test_only and not path.exists()):
             wanted = derived.plain(imageset, "test" if test_only else "all")
             path = self.place(wanted, cache_dir)
-        if not path.exists():
+        if not (path.exists() and _of_now(path, wanted)):
             backbone, settings = self.backbone(device)
             if getattr(imageset, "change", None):  # noise has another spread, and means to
                 settings = replace(settings, input_guard=False)
-            extract_one(wanted, backbone, path, settings)
+            try:
+                extract_one(wanted, backbone, path, settings)
+            except FeatureFileError as error:
+                again = f"Extract it again: {predict.command(self.identity, imageset.name)} --overwrite"
+                again = again if wanted is imageset else "Remove it, and it is made again"
+                raise UserError(f"{path} can't be brought to the images of {wanted.name} of now. {again}") from error
         with open_file(path) as file:
-            if file.identity["dataset_digest"] != wanted.digest:
-                raise UserError(
-                    f"{path} holds other images of {wanted.name} than there are now, or another split. Extract it "
-                    f"again: {predict.command(self.identity, imageset.name)} --overwrite"
-                    if wanted is imageset
-                    else f"{path} holds other images of {wanted.name} than there are now: remove it."
-                )
             self.check(file)
             rows = np.flatnonzero((file.done == schema.DONE) & ((file.split == 2) | (not test_only)))
             ids = file.ids
             return Scores(
                 self.score(file, rows), file.labels[rows], [ids[i] for i in rows], file.identity | file.measured
             )
+
+
+def _of_now(path: Path, imageset: ImageSet) -> bool:
+    """Whether a feature file holds the images of the data set as they are now."""
+    with open_file(path, check=False) as file:
+        return imageset.known_as(file.identity["dataset_digest"])
 
 
 class Head(Predictor):

@@ -222,7 +222,7 @@ class Thumbnails:
             if imageset.name != dataset:
                 continue
             imageset = derived.plain(imageset, change) if change else imageset
-            if imageset.digest != identity["dataset_digest"]:
+            if not imageset.known_as(identity["dataset_digest"]):
                 raise UserError(f"{name} is not the data set that its features were extracted from")
             return imageset
         raise UserError("it is not a registered data set; name it with --dataset folder:PATH")

@@ -120,7 +120,7 @@ def test_a_file_of_schema_1_is_read_and_compared_as_it_was(old):
 
 def test_an_unfinished_file_of_schema_1_does_not_go_on(old):
     part = shutil.move(old, schema.part_path(old))
-    with pytest.raises(FeatureFileError, match=r"schema: the file has 1, this run 2\n--overwrite"):
+    with pytest.raises(FeatureFileError, match=r"schema: the file has 1, this run 3\n--overwrite"):
         check_existing(old, IDENTITY | {"schema": schema.SCHEMA})
     assert check_existing(old, IDENTITY | {"schema": schema.SCHEMA}, overwrite=True) == ("new", None)
     assert part.exists()

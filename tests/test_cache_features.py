@@ -180,7 +180,7 @@ def test_find_takes_files_folders_and_globs_and_names_every_miss(tmp_path):
 
 def test_a_feature_file_is_small_beyond_its_rows(tmp_path):
     path, _ = write(tmp_path / "a.h5", n=1000, d=100)
-    assert path.stat().st_size < 1000 * (100 * 4 + 8 + 1 + 1 + 16) + 16_384
+    assert path.stat().st_size < 1000 * (100 * 4 + 8 + 1 + 1 + 16 + 40) + 16_384
 
 
 @pytest.mark.parametrize(

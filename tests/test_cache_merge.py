@@ -30,7 +30,8 @@ def arrays(n, seed=0):
 def write(path, index, small, x, *, skipped=(), pending=(), finish=True, **identity):
     """A feature file of the rows ``index`` of a set."""
     rows = {k: v[index.start : index.stop] for k, v in small.items()}
-    with Writer(path, identity=IDENTITY | identity, **rows, class_names=list("abcd"), dim=D, dtype="f4") as w:
+    told = IDENTITY | dict.fromkeys(schema.DIGESTS) | identity
+    with Writer(path, identity=told, **rows, class_names=list("abcd"), dim=D, dtype="f4") as w:
         todo = np.array([i for i in range(len(index)) if index[i] not in {*skipped, *pending}], int)
         w.rows(todo, x[index.start : index.stop][todo])
         w.skip(np.array([i for i in range(len(index)) if index[i] in skipped], int))
@@ -115,11 +116,11 @@ def test_no_search_takes_a_shard_for_a_feature_file(tmp_path):
 
 
 def test_every_difference_is_named_and_how_to_mend_it(tmp_path):
-    shard(tmp_path / "m.h5", 1, 2, precision="bfloat16", seed=1)
+    shard(tmp_path / "m.h5", 1, 2, precision="bfloat16", input_scale=2.0)
     shard(tmp_path / "m.h5", 2, 2)
     said = merged(tmp_path / "m.h5", code=1)
     assert "precision: the file has 'float32', m.h5.shard-1-of-2 'bfloat16'" in said
-    assert "seed: the file has 42, m.h5.shard-1-of-2 1" in said
+    assert "input_scale: the file has 1.0, m.h5.shard-1-of-2 2.0" in said
     assert "--precision bfloat16 --compile off or --precision float32 --compile off" in said
 
 
@@ -171,14 +172,14 @@ def test_kept_on_request_and_a_set_made_otherwise_is_not_replaced(tmp_path):
     whole = tmp_path / "m.h5"
     paths = [shard(whole, k, 2) for k in (1, 2)]
     small, x = arrays(40)
-    write(whole, range(40), small, x, seed=7)
+    write(whole, range(40), small, x, pooling="max")
     before = whole.read_bytes()
-    assert "seed: the file has 7, the shards 42" in merged(tmp_path, code=1)
+    assert "pooling: the file has 'max', the shards 'avg'" in merged(tmp_path, code=1)
     assert whole.read_bytes() == before
     merged(tmp_path, "--overwrite", "--keep")
     assert all(path.exists() for path in paths)
     with open_file(whole) as file:
-        assert file.identity["seed"] == 42
+        assert file.identity["pooling"] == "avg"
 
 
 def test_shards_made_by_other_versions_are_not_taken_for_what_is_left_of_a_joining(tmp_path):

@@ -27,11 +27,12 @@ def test_a_part_is_rows_of_the_whole(on_disk, tmp_path):
     for whole in (on_disk, *(registry.load(name, data_root=tmp_path) for name in ("digits", tars))):
         part = whole.part(8, 15)
         assert (len(part), part.span) == (7, (8, 15, len(whole)))
-        assert (part.name, part.digest, part.class_names) == (whole.name, whole.digest, whole.class_names)
+        assert (part.name, part.listings, part.class_names) == (whole.name, whole.listings, whole.class_names)
         assert part.ids == whole.ids[8:15]
         assert part.labels.tolist() == whole.labels[8:15].tolist()
         assert part.split.tolist() == whole.split[8:15].tolist()
         assert np.array_equal(np.asarray(part.read(2)), np.asarray(whole.read(10)))
+        assert part.contents[2] == whole.contents[10] != b""
 
 
 def unreadable(imageset, i):

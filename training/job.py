@@ -3,13 +3,13 @@
 import sys
 import time
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from backbench import SPLITS, UserError, __version__, calibration, details, duplicates, rows, statistics
 from backbench.cache.equal import shared
+from backbench.data import contents
 from backbench.devices import device_name
 from backbench.extract import names
 from backbench.extract.preprocess import scaled
@@ -17,6 +17,9 @@ from backbench.training import checkpoint, checkpoint_kind, evaluate, export, hi
 
 TRAIN_SEEN = 1000
 """Largest number of train images on which the finished model's train accuracy is measured."""
+
+SEEN = 16
+"""Number of digits of a content that all checkpoints keep of the images that they have seen."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Job:
     def __init__(self, imageset, recipe, settings: Settings, folder: Path, backbone):
         self.imageset, self.recipe, self.settings, self.folder = imageset, recipe, settings, folder
         self.backbone, self.accelerator, self.started = backbone, settings.accelerator, time.monotonic()
+        contents.look(imageset, settings.cache_dir / imageset.slug)
+        self.contents = imageset.contents.astype(str)
         self.rows = {split: np.flatnonzero(imageset.split == code) for code, split in enumerate(SPLITS)}
 
     def row(self, results_dir: Path) -> dict:
@@ -125,11 +130,6 @@ class Job:
             }
         )
 
-    @cached_property
-    def contents(self) -> np.ndarray:
-        """The digests (N,) of the images' content, see ``ImageSet.content``."""
-        return np.array([self.imageset.content(i) for i in range(len(self.imageset))])
-
     def _transform(self, scale: float) -> dict:
         return {**scaled(self.backbone.config, scale), "exif": self.imageset.exif}
 
@@ -140,7 +140,7 @@ class Job:
         """
         if (self.folder / checkpoint.ABOUT).exists() and not self.settings.overwrite:
             about = checkpoint.read_about(self.folder)
-            self._compare(identity, about["identity"], versions=False)
+            self._compare(identity, about["identity"], versions=False, seen=about.get("seen"))
             if about["ended"].startswith("diverged"):
                 raise UserError(outcome.diverged(self, about["ended"], about["chosen"]))
             print(f"{self.folder} is already complete.", file=sys.stderr)
@@ -154,15 +154,24 @@ class Job:
                 (self.folder / state.FILE).unlink()
         return None
 
-    def _compare(self, ours: dict, theirs: dict, *, versions: bool) -> None:
-        keys = [key for key in ours if versions or key != "versions"]
+    def _compare(self, ours: dict, theirs: dict, *, versions: bool, seen: list[str] | None = None) -> None:
+        keys = [key for key in ours if key != "dataset_digest" and (versions or key != "versions")]
         lines = [line for key in keys for line in state.apart(key, ours[key], theirs.get(key))]
+        if not self.imageset.known_as(str(theirs.get("dataset_digest"))):
+            lines.append(f"images: {self._changed(seen)}")
         if lines:
             raise UserError(
                 f"{self.folder} holds a run with other settings:\n  "
                 + "\n  ".join(lines)
                 + "\n--overwrite replaces that run; --out DIR keeps both."
             )
+
+    def _changed(self, seen: list[str] | None) -> str:
+        """Say how the images of train and val differ from the contents ``seen`` that a run was trained or chosen on."""
+        now, was = ({one[:SEEN] for one in some} for some in (self.contents[self.imageset.split < 2], seen or ()))
+        counts = {"fewer": len(was - now), "new": len(now - was)} if seen else {}
+        said = " and ".join(f"{n:,} {what}" for what, n in counts.items() if n)
+        return f"in train and val there are {said}" if said else "their classes, splits or files have changed since"
 
     def _figures(self, weights: dict, chosen: dict) -> tuple[dict, dict]:
         """Return the row's figures and details. This is the only place where test is read."""

@@ -17,6 +17,7 @@ from backbench.extract.plan import Settings
 from backbench.extract.run import extract_one
 from backbench.training import checkpoint as checkpoints
 from backbench.training import checkpoint_kind, evaluate
+from backbench.training.job import SEEN
 
 CARRIED = ("chosen", "epochs", "parameters", "macs", "train_flops", "train_seconds", "steps")
 """The keys that later rows take over from the row of the training."""
@@ -50,7 +51,7 @@ def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_
         )
     columns = np.array([index[name] for name in imageset.class_names])
     numbers = {split: np.flatnonzero(imageset.split == code) for code, split in enumerate(SPLITS)}
-    own = imageset.digest == about["dataset_digest"]
+    own = imageset.known_as(about["dataset_digest"])
     left = {} if own else {"n_seen": _leave_out_seen(tuned, imageset, numbers)}
     if not len(numbers["test"]):
         raise UserError(f"{imageset.name} has no test images{' that are new to the checkpoint' if left else ''}.")
@@ -124,8 +125,8 @@ def _leave_out_seen(tuned, imageset, numbers: dict) -> int:
                 "it again with --overwrite; checkpoints record that now."
             )
         return 0
-    seen, test = set(seen), numbers["test"]
-    numbers["test"] = np.array([i for i in test if imageset.content(i) not in seen], int)
+    seen, test = {one[:SEEN] for one in seen}, numbers["test"]
+    numbers["test"] = np.array([i for i in test if imageset.content(i)[:SEEN] not in seen], int)
     return len(test) - len(numbers["test"])
 
 
@@ -138,7 +139,7 @@ def features(checkpoint: Path, dataset: str, *, device, cache_dir: Path, data_ro
     tuned = checkpoints.load(checkpoint)
     imageset = _imageset(tuned, dataset, data_root, download)
     test = {"test": np.flatnonzero(imageset.split == 2)}
-    if imageset.digest != tuned.about["dataset_digest"] and (left := _leave_out_seen(tuned, imageset, test)):
+    if not imageset.known_as(tuned.about["dataset_digest"]) and (left := _leave_out_seen(tuned, imageset, test)):
         raise UserError(
             f"{tuned.folder} was trained or chosen on {left:,} test images of {imageset.name}. A probe of its features "
             "would be tested on images that they were trained on. Take these images out of test, or train it again."
