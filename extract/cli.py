@@ -214,7 +214,8 @@ def _shard(ctx, _, text):
 def main(models, datasets, cache_dir, results_dir, out, as_json, **settings):
     """Run each backbone once over each data set and keep the features in an HDF5 file.
 
-    A finished file is skipped, an unfinished one is completed, and one made with other settings is refused.
+    A finished file is skipped, an unfinished one is completed, and one made with other settings is refused. Where
+    images were added, removed, renamed or changed, only the new ones are computed.
     """
     missing = [f"{flag} is missing." for flag, given in (("--model", models), ("--dataset", datasets)) if not given]
     if missing:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -170,6 +171,18 @@ def test_overwrite_makes_it_again(tmp_path):
     before = json.loads((tmp_path / "run" / "model.json").read_text())
     tuning.tune(tmp_path, "--epochs", "1", "--seed", "7", "--overwrite", **how)
     assert json.loads((tmp_path / "run" / "model.json").read_text())["seed"] != before["seed"]
+
+
+def test_a_run_on_other_images_is_refused_saying_how_many(tmp_path):
+    images = tuning.pictures(tmp_path / "images")
+    tuning.tune(tmp_path, "--epochs", "1", strategy="full")
+    (images / "train" / "ant" / "00.png").rename(images / "train" / "ant" / "renamed.png")
+    tuning.tune(tmp_path, "--epochs", "1", strategy="full")
+    (images / "train" / "bee" / "00.png").unlink()
+    shutil.copy(images / "test" / "cat" / "00.png", images / "val" / "cat" / "new.png")
+    said = tuning.tune(tmp_path, "--epochs", "1", strategy="full", code=1).output
+    assert "images: in train and val there are 1 fewer and 1 new" in said
+    assert "--overwrite replaces that run" in said
 
 
 def test_a_val_too_small_to_choose_on(tmp_path):

@@ -171,7 +171,10 @@ class Job:
         now, was = ({one[:SEEN] for one in some} for some in (self.contents[self.imageset.split < 2], seen or ()))
         counts = {"fewer": len(was - now), "new": len(now - was)} if seen else {}
         said = " and ".join(f"{n:,} {what}" for what, n in counts.items() if n)
-        return f"in train and val there are {said}" if said else "their classes, splits or files have changed since"
+        if said:
+            return f"in train and val there are {said}"
+        same = "train and val hold the same, but " if seen else ""
+        return f"{same}classes, splits or the images of test have changed since"
 
     def _figures(self, weights: dict, chosen: dict) -> tuple[dict, dict]:
         """Return the row's figures and details. This is the only place where test is read."""
