@@ -158,9 +158,8 @@ def write(path: Path, wanted: dict, layout: Layout, existing: Existing) -> None:
 
 def opened(path: Path, wanted: dict, layout: Layout, existing: Existing, *, dim: int, dtype) -> writer.Writer:
     """Open the unfinished file for writing: a new one with all that can be taken over, or the one that was begun."""
-    kept = {}
-    if existing.state == "changed" and existing.identity:
-        kept = {key: existing.identity[key] for key in ("precision", "compiled", "versions")}
+    as_begun = ("precision", "compiled", *(["versions"] if existing.state == "changed" else []))
+    kept = {key: existing.identity[key] for key in as_begun} if existing.identity else {}
     made = writer.Writer(
         path,
         identity={**wanted, **kept},

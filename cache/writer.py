@@ -117,8 +117,8 @@ class Writer:
                 h5.attrs["format"] = schema.FORMAT
                 identity = {**schema.PLAIN, **identity, "schema": schema.SCHEMA}
                 for key in (*schema.IDENTITY, *(identity.keys() & {schema.SHARD, *schema.OPTIONAL})):
-                    known = schema.to_attribute(identity[key])
-                    h5.attrs[key] = known if known is not None else np.bytes_(b" " * 64)
+                    blank = key in schema.DIGESTS and identity[key] is None
+                    h5.attrs[key] = np.bytes_(b" " * 64) if blank else schema.to_attribute(identity[key])
                 for key, value in placeholders.items():
                     h5.attrs[key] = value
             locking.reserve(new, new.stat().st_size)
