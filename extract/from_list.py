@@ -7,7 +7,6 @@ from pathlib import Path
 from backbench.cache import arrays, features
 from backbench.devices import pick_device
 from backbench.extract import backbones, names
-from backbench.extract.feature_tap import tap
 from backbench.extract.plan import Settings
 from backbench.extract.run import extract_one
 
@@ -20,7 +19,9 @@ def extract(
     The options mean what they mean to the command; ``settings`` are ``extract.plan.Settings``'. Raises UsageError
     for a name that isn't known and UserError where images, weights or features can't be had.
     """
-    (name,) = names.resolve([model])
+    (name,) = names.resolve([model])  # a typo is told before torch is imported
+    from backbench.extract.feature_tap import tap
+
     backbone = tap(replace(backbones.create(name, weights=weights, seed=seed), scale=input_scale), layer, pool)
     how = Settings(device=pick_device(device), seed=seed, **settings)
     with tempfile.TemporaryDirectory(prefix="backbench-") as folder:

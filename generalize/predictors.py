@@ -18,7 +18,7 @@ from backbench.cache.features import FeatureFileError, open_file
 from backbench.cache.schema import default_path
 from backbench.data import derived
 from backbench.data.imageset import ImageSet
-from backbench.extract import backbones, feature_tap, plan
+from backbench.extract import backbones, plan
 from backbench.extract.run import extract_one
 from backbench.probe import head, predict
 from backbench.probe.subsets import Subset
@@ -109,6 +109,8 @@ class Head(Predictor):
 
     def backbone(self, device):
         """The frozen backbone of the head's features, and how to extract. Raises UserError where it can't be had."""
+        from backbench.extract.feature_tap import tap
+
         identity = self.identity
         weights, drawn = predict.weights_option(identity), re.fullmatch(r"random, seed (\d{1,10})", identity["weights"])
         if identity["weights"].startswith(("file ", "tuned on ")):
@@ -119,7 +121,7 @@ class Head(Predictor):
         seed = int(drawn[1]) if drawn else identity["seed"]
         scale = identity["input_scale"]
         backbone = replace(backbones.create(identity["model"], weights=weights, seed=seed), scale=scale)
-        backbone = feature_tap.tap(backbone, identity["layer"], identity["pool"])
+        backbone = tap(backbone, identity["layer"], identity["pool"])
         views = re.fullmatch(r"mean(\d{1,3})", identity["views"])
         settings = plan.Settings(
             device=device,
