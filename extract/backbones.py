@@ -1,14 +1,14 @@
 """A frozen backbone: a timm model without its classifier, its weights, and the preprocessing they were trained with."""
 
+import contextlib
 import hashlib
-import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from backbench import UserError
-from backbench.extract import names, pypi_weights
+from backbench.extract import described, names, pypi_weights, state_dict, weights_file
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,14 @@ class Backbone:
     pool: str = "default"
     scale: float = 1.0
     """Factor on x / 255. Anything but 1 is wrong on purpose, to show what the input guard is for."""
+    timm_name: str = ""  # see ``architecture``
+    arguments: dict = field(default_factory=dict)
+    """Arguments of timm's architecture that the weights were trained with."""
+
+    @property
+    def architecture(self) -> str:
+        """The name by which timm creates it, with ``arguments``."""
+        return self.timm_name or names.timm_name(self.name)
 
     @property
     def num_features(self) -> int:
@@ -65,11 +73,11 @@ def origin(name: str, weights: str) -> str:
 def create(name: str, *, weights: str = "auto", seed: int = 42) -> Backbone:
     """Create the backbone ``name`` on the CPU, in eval mode and without gradients.
 
-    ``weights`` is ``auto``, ``hub``, ``offline`` (the PyPI package), ``random`` (seeded by ``seed``), or a
-    .safetensors, .pth, .pt or .bin file. ``auto`` takes the PyPI package where ``name`` has one and it is installed,
-    otherwise the hub.
+    ``weights`` is ``auto``, ``hub``, ``offline`` (the PyPI package), ``random`` (seeded by ``seed``), or a file as
+    trainers write it (``extract.weights_file``). ``auto`` takes the PyPI package where ``name`` has one and it is
+    installed, otherwise the hub; of ``local-dir:PATH`` both take the folder's weights.
 
-    Raises UserError where the weights can't be loaded or don't fit the model.
+    Raises UserError where the model can't be created, and where the weights can't be loaded or don't fit it.
     """
     import timm
     import torch
@@ -77,32 +85,45 @@ def create(name: str, *, weights: str = "auto", seed: int = 42) -> Backbone:
     source, weights = names.PACKAGED.get(name), origin(name, weights)
     if weights == "offline" and not source:
         raise UserError(f"no PyPI package holds weights of {name}. There are packages for {', '.join(names.PACKAGED)}.")
-    size = {"img_size": source.img_size} if source and source.img_size else {}
+    weights_file.check(weights)
     timm_name = names.timm_name(name)
-    if weights == "hub" and ":" not in timm_name and not timm.get_pretrained_cfg(timm_name).has_weights:
-        raise UserError(_no_weights(name, timm_name, "timm has none."))  # before a model of gigabytes is built
+    arguments = {"img_size": source.img_size} if source and source.img_size else {}
+    described_as, tensors, tag = None, None, f"random, seed {seed}"
     try:
-        if weights == "hub":
-            model = timm.create_model(timm_name, pretrained=True, num_classes=0, **size)
-            tag = model.pretrained_cfg.get("tag") if ":" not in timm_name else None  # hf-hub:OWNER/NAME says it all
-            tag = f"{timm_name.split('.')[0]}.{tag}" if tag else timm_name
+        torch.manual_seed(seed)
+        if names.described(name):
+            described_as = described.describe(name)
+            timm_name, arguments = described_as.architecture, described_as.arguments
+            # custom_load: weights in a format of their own, which only the model itself reads.
+            custom = weights == "hub" and bool(described_as.config.get("custom_load"))
+            model = timm.create_model(
+                timm_name, pretrained=custom, pretrained_cfg=described_as.config, num_classes=0, **arguments
+            )
+            if weights == "hub" and not custom:
+                tensors = described.weights(name, described_as.config)
+            tag = tag if weights == "random" else names.current(name)
+        elif weights == "hub":
+            if not getattr(timm.get_pretrained_cfg(timm_name), "has_weights", False):
+                raise UserError(_no_weights(name, timm_name, "timm has none."))  # before gigabytes are built
+            model = timm.create_model(timm_name, pretrained=True, num_classes=0, **arguments)
+            found = model.pretrained_cfg.get("tag")
+            tag = f"{timm_name.split('.')[0]}.{found}" if found else timm_name
         else:
-            torch.manual_seed(seed)
-            model = timm.create_model(timm_name, pretrained=False, num_classes=0, **size)
-            tag = f"random, seed {seed}"
-    # timm and the hub raise these for weights they don't have, names they don't know and networks that are down.
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise UserError(_no_weights(name, timm_name, _in_one_line(error))) from error
+            model = timm.create_model(timm_name, pretrained=False, num_classes=0, **arguments)
+    except UserError:
+        raise
+    except Exception as error:  # timm, the hub and each architecture raise errors of many kinds
+        raise UserError(_no_weights(name, timm_name, f"{_in_one_line(error)}.")) from error
     if weights == "offline":
-        tag, state_dict = pypi_weights.load(source, model)
-        _load(model, timm_name, state_dict, origin=tag)
-    elif weights not in ("hub", "random"):
-        _load(model, timm_name, _read(Path(weights)), origin=weights)
-        tag = f"file {Path(weights).name}"
+        tag, tensors = pypi_weights.load(source, model)
+    elif weights not in weights_file.WORDS:
+        tag, tensors = f"file {Path(weights).name}", weights_file.read(Path(weights))
+    if tensors is not None:
+        _load(model, timm_name, tensors, origin=tag if weights in weights_file.WORDS else weights)
     model.eval().requires_grad_(False)
-    asked = {"input_size": (3, source.img_size, source.img_size)} if size else {}
-    config = timm.data.resolve_data_config(asked, model=model)
-    return Backbone(name, tag, digest(model), model, config)
+    asked = {"input_size": (3, source.img_size, source.img_size)} if source and source.img_size else {}
+    config = described.data_config(name, model.pretrained_cfg, asked)
+    return Backbone(name, tag, digest(model), model, config, timm_name=timm_name, arguments=arguments)
 
 
 def _no_weights(name: str, timm_name: str, reason: str) -> str:
@@ -114,45 +135,33 @@ def _no_weights(name: str, timm_name: str, reason: str) -> str:
 
 
 def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:500] or type(error).__name__
+    return " ".join(str(error).split())[:500].rstrip(".") or type(error).__name__
 
 
-def _read(path: Path) -> dict:
-    """Read the state dict of a weights file by safetensors or torch.load(weights_only=True): nothing is executed."""
-    from safetensors import SafetensorError
-    from timm.models import load_state_dict
-
-    if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
-        raise UserError(
-            f"--weights {path}: expected auto, hub, offline, random or a .safetensors, .pth, .pt or .bin file."
-        )
-    if not path.is_file():
-        raise UserError(f"--weights {path}: there is no such file.")
-    try:
-        return load_state_dict(os.fspath(path), weights_only=True)
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError) as error:
-        raise UserError(f"--weights {path} can't be read as tensors: {_in_one_line(error)}") from error
-
-
-def _load(model, timm_name: str, state_dict: dict, *, origin: str) -> None:
-    """Load the state dict strictly, except for a classifier, which a backbone does not use.
+def _load(model, timm_name: str, content, *, origin: str) -> None:
+    """Load the model's tensors in ``content`` strictly, except for a classifier, which a backbone does not use.
 
     timm's own loading is not strict without a classifier: a file of another model would load nothing, silently.
     """
-    from timm.models import model_entrypoint
+    import timm
 
     architecture = timm_name.split(".")[0]
-    module = sys.modules[model_entrypoint(architecture).__module__]
+    module = sys.modules[timm.models.model_entrypoint(architecture).__module__]
     convert = getattr(module, "checkpoint_filter_fn", None)  # converts original names and sizes
-    classifier = model.pretrained_cfg.get("classifier") or ()
-    classifier = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    try:
-        if convert:
-            state_dict = convert(state_dict, model)
-        state_dict = {k: v for k, v in state_dict.items() if not k.startswith(tuple(f"{c}." for c in classifier))}
-        model.load_state_dict(state_dict, strict=True)
-    except (RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{origin} doesn't fit {timm_name}: {_in_one_line(error)}") from error
+    tensors = state_dict.choose(content, model, origin=origin)
+    if convert:
+        # It raises one of these for a file of another model; what differs is said below.
+        with contextlib.suppress(RuntimeError, KeyError, AttributeError, TypeError, ValueError, IndexError):
+            tensors = convert(dict(tensors), model)
+    configs = (model.pretrained_cfg, vars(timm.get_pretrained_cfg(architecture) or timm.models.PretrainedCfg()))
+    classifiers = [classifier for config in configs for classifier in _listed(config.get("classifier"))]
+    tensors = {k: v for k, v in tensors.items() if not k.startswith(tuple(f"{c}." for c in classifiers))}
+    state_dict.check(tensors, model, origin=origin, name=timm_name)
+    model.load_state_dict(tensors, strict=True)
+
+
+def _listed(value) -> list:
+    return [value] if isinstance(value, str) else list(value or ())
 
 
 def digest(model) -> str:

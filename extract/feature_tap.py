@@ -99,18 +99,37 @@ def tap(backbone, layer: str = "last", pool: str = "default"):
     if pool == "default" and index is not None:
         pool = "cls" if own == "cls" and token else "avg"
     if index is None and pool in ("default", own):
+        _check_pooled(backbone, token=token)
         return backbone
     if "cls" in pool and not token:
         raise UserError(f"--pool {pool}: {backbone.name} has no class token there. Use default, avg or gem.")
     name = "last" if index is None else names(model)[index]
     tapped = FeatureTap(model, index, pool)
+    tapped.num_features = _tried(tapped, backbone, f"--layer {layer} --pool {pool}").shape[1]
+    return replace(backbone, model=tapped, layer=name, pool=pool)
+
+
+def _check_pooled(backbone, *, token: bool) -> None:
+    """Raise UserError, which names the poolings that there are, where the model gives no vector (1, D) for an image."""
+    given = _tried(backbone.model, backbone, "--pool default")
+    shape = tuple(getattr(given, "shape", ()))
+    if shape != (1, backbone.num_features):
+        pools = ["avg", "gem", *(["cls", "avg+cls"] if token else [])]
+        raise UserError(
+            f"{backbone.name} doesn't pool its features: for an image it gives {shape or type(given).__name__}, not "
+            f"(1, {backbone.num_features}). Its authors say how they pool them. Choose one of: "
+            f"{', '.join(f'--pool {pool}' for pool in pools)}."
+        )
+
+
+def _tried(module, backbone, asked: str):
+    """What the module gives for one empty image. Raises UserError, which begins with ``asked``, where it fails."""
     try:
         with torch.inference_mode():
-            tapped.num_features = tapped(torch.zeros(1, *backbone.config["input_size"])).shape[1]
+            return module(torch.zeros(1, *backbone.config["input_size"]))
     except Exception as error:  # each architecture raises its own errors for what it can't do
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"--layer {layer} --pool {pool}: timm can't do this for {backbone.name} ({reason}).") from error
-    return replace(backbone, model=tapped, layer=name, pool=pool)
+        raise UserError(f"{asked}: timm can't do this for {backbone.name} ({reason}).") from error
 
 
 def names(model) -> list[str]:

@@ -11,7 +11,7 @@ from backbench.cache import reuse
 from backbench.cache.features import open_file, summary
 from backbench.data import contents, registry
 from backbench.devices import memory, pick_device
-from backbench.extract import backbone_info, backbones, names, plan, shards, views
+from backbench.extract import backbone_info, backbones, names, plan, shards, views, weights_file
 from backbench.extract.plan import Settings
 
 MODELS_SHARE = 1 / 8
@@ -36,17 +36,22 @@ def extract_all(
     others. Raises UsageError or UserError, before any work, with everything that is wrong in the request itself.
     """
     faults, imagesets, kept = Faults(), [], []
+    with faults.collect():
+        models = names.resolve(models)
+    with faults.collect():
+        registry.check(*datasets)
+    with faults.collect():
+        weights_file.check(weights)
+    faults.stop()  # typos, before a data set is read or downloaded, and before torch and timm are imported
     skip, wait = on_error == "skip", if_busy == "wait"
     planned = Settings(device=None, seed=seed, skip_unreadable=skip, wait=wait, **settings)
     found = [
         backbone_info.lookup(cache_dir, model, layer, pool, weights=weights, seed=seed, scale=input_scale)
-        for model in names.spelled(models)
+        for model in models
         for layer in layers
         if device in ("auto", "cpu") and not shard
     ]
     found = found if all(found) else []
-    with faults.collect():
-        models = names.spelled(models) if found else names.resolve(models)
     for name in dict.fromkeys(datasets):
         with faults.collect():
             imagesets.append(registry.load(name, data_root=data_root, seed=seed, download=download, exif=exif))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from backbench import UsageError, options
+from backbench import Faults, UsageError, options
 from backbench.finetune.options import training
 from backbench.training.options import checkpoint, dataset, download, precision
 
@@ -61,15 +61,26 @@ def _train(
         raise UsageError(*missing, f"For example: finetune {name} --model resnet50 --dataset caltech256")
     if out and (len(models), len(datasets), "phase2" in models) != (1, 1, False):
         raise UsageError("--out names one run, but several are asked for.")
+    from backbench.data import registry
+    from backbench.extract import names, weights_file
     from backbench.finetune import recipe as recipes
     from backbench.finetune import run
     from backbench.training import settings as typed
     from backbench.training import setup
 
-    if wise not in (None, "auto"):
-        wise = typed.value(wise)
-    given = {"strategy": strategy, "epochs": epochs, "lr": lr, "batch_size": batch_size, "wise": wise}
-    recipe = recipes.make(preset or name, settings, **given)
+    faults = Faults()
+    with faults.collect():
+        models = names.resolve(models)
+    with faults.collect():
+        registry.check(*datasets)
+    with faults.collect():
+        weights_file.check(options["weights"])
+    with faults.collect():
+        if wise not in (None, "auto"):
+            wise = typed.value(wise)
+        given = {"strategy": strategy, "epochs": epochs, "lr": lr, "batch_size": batch_size, "wise": wise}
+        recipe = recipes.make(preset or name, settings, **given)
+    faults.stop()  # before torch and timm are imported, which takes some ten seconds
     accelerator, precision = setup.accelerator(device, precision, tracker)
     found, faults = run.finetune_all(
         models,

@@ -37,7 +37,7 @@ def fitting(backbone, recipe: Recipe) -> Recipe:
     size = scaled(backbone.config, recipe.final_scale)["input_size"]
     try:
         with torch.device("meta"), torch.inference_mode():
-            model, _ = models.create(backbone.name, 2, any_size=True)
+            model, _ = models.create(backbone, 2, any_size=True)
             model.eval()(torch.zeros(1, *size))
     except (AssertionError, RuntimeError):
         print(f"{backbone.name} takes images of one size only, so the last epochs use no larger ones.", file=sys.stderr)

@@ -3,7 +3,6 @@
 import numpy as np
 
 from backbench import UserError
-from backbench.extract import names
 from backbench.extract.backbones import Backbone
 
 AGREE = 1e-3
@@ -13,14 +12,27 @@ AGREE = 1e-3
 def build(backbone: Backbone, n_classes: int, *, seed: int, drop_path: float = 0.0, any_size: bool = False):
     """Return a timm model with a blank classifier and the backbone's weights, and the arguments that make it.
 
-    ``any_size`` lets a ViT fit its position embeddings to images of other sizes than the backbone's.
+    ``any_size`` lets a ViT fit its position embeddings to images of other sizes than the backbone's. Raises UserError
+    where timm gives the model no classifier, as it does for encoders that don't pool their features.
     """
     import torch
 
     torch.manual_seed(seed)
-    model, arguments = create(backbone.name, n_classes, drop_path=drop_path, any_size=any_size)
-    _, unexpected = model.load_state_dict(backbone.model.state_dict(), strict=False)
-    blank(model)
+    try:
+        model, arguments = create(backbone, n_classes, drop_path=drop_path, any_size=any_size)
+        _, unexpected = model.load_state_dict(backbone.model.state_dict(), strict=False)
+        blank(model)
+        with torch.inference_mode():
+            given = tuple(model.eval()(torch.zeros(1, *backbone.config["input_size"])).shape)
+        model.train()
+    except Exception as error:  # each architecture raises its own errors for what it can't do
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{backbone.name} can't be fine-tuned: timm gives it no classifier ({reason}).") from error
+    if given != (1, n_classes):
+        raise UserError(
+            f"{backbone.name} can't be fine-tuned: it doesn't pool its features, so that with a classifier it gives "
+            f"{given} for an image, not {(1, n_classes)}. Probe it instead: extract --model {backbone.name} --pool avg"
+        )
     if unexpected:
         raise UserError(
             f"{backbone.name} can't be fine-tuned: with a classifier it has no place for its weights "
@@ -29,12 +41,11 @@ def build(backbone: Backbone, n_classes: int, *, seed: int, drop_path: float = 0
     return model, arguments
 
 
-def create(name: str, n_classes: int, *, drop_path: float = 0.0, any_size: bool = False):
-    """Return the architecture without pretrained weights, and those of the arguments that it takes."""
-    size = names.PACKAGED[name].img_size if name in names.PACKAGED else None
-    arguments = {"num_classes": n_classes} | ({"img_size": size} if size else {})
+def create(backbone: Backbone, n_classes: int, *, drop_path: float = 0.0, any_size: bool = False):
+    """Return the backbone's architecture without its weights, and those of the arguments that it takes."""
+    arguments = backbone.arguments | {"num_classes": n_classes}
     wanted = {"drop_path_rate": drop_path or None, "dynamic_img_size": any_size or None}
-    model, taken = _create(names.timm_name(name), arguments, wanted)
+    model, taken = _create(backbone.architecture, arguments, {k: v for k, v in wanted.items() if k not in arguments})
     return model, arguments | ({"dynamic_img_size": True} if "dynamic_img_size" in taken else {})
 
 

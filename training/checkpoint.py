@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backbench import UserError
-from backbench.extract import names
+from backbench.extract import described, names
 from backbench.extract.backbones import Backbone
 from backbench.files import write_whole
 from backbench.training import checkpoint_kind
@@ -39,7 +39,7 @@ SEALED = ("model", "timm_name", "arguments", "classes", "transform", "dataset_di
 
 
 ARGUMENTS = {"num_classes": int, "img_size": int, "dynamic_img_size": bool}
-"""The arguments of ``timm.create_model`` that a checkpoint may set, with their types."""
+"""Types of the arguments of ``timm.create_model`` that are set here. Others come from a backbone's config.json."""
 
 
 @dataclass(frozen=True)
@@ -119,13 +119,14 @@ def _sound(about: dict) -> bool:
     size, mean, std = (transform.get(key) for key in ("input_size", "mean", "std"))
     crop = transform.get("crop_pct")
     return (
-        all(ARGUMENTS.get(key) is type(value) for key, value in arguments.items())
+        all(ARGUMENTS.get(key, type(value)) is type(value) for key, value in arguments.items())
+        and not described.odd(arguments)
         and arguments.get("num_classes") == len(classes) > 1
         and all(isinstance(name, str) for name in classes)
         and isinstance(size, list) and len(size) == 3 and all(type(n) is int and 0 < n <= 4096 for n in size)
         and all(isinstance(v, list) and len(v) == 3 and all(type(x) in (int, float) for x in v) for v in (mean, std))
         and all(x > 0 for x in std)
-        and type(crop) in (int, float) and 0 < crop <= 1
+        and type(crop) in (int, float) and 0 < crop <= described.LARGEST_CROP
         and transform.get("exif") in ("ignore", "apply")
         and all(isinstance(recipe.get(key), str) for key in ("name", "strategy"))
         and about["precision"] in ("float32", "bfloat16")
@@ -160,9 +161,7 @@ def load(checkpoint: Path) -> Tuned:
     if hashlib.sha256(content).hexdigest() != about["sha256"]:
         raise UserError(f"{path} is not the file that {ABOUT} was written with. Copy the two together.")
     checkpoint_kind.prepare(about, folder)
-    names.resolve([about["model"]])
-    if about["timm_name"] != names.timm_name(about["model"]):
-        raise UserError(f"{folder}: {about['model']} is {names.timm_name(about['model'])}, not {about['timm_name']}.")
+    _check_name(about, folder)
     try:
         model = timm.create_model(about["timm_name"], pretrained=False, **about["arguments"])
         model.load_state_dict(state, strict=True)
@@ -171,6 +170,22 @@ def load(checkpoint: Path) -> Tuned:
         raise UserError(f"{path} doesn't fit {about['timm_name']}: {reason}") from error
     config = {k: tuple(v) if isinstance(v, list) else v for k, v in about["transform"].items() if k != "exif"}
     return Tuned(folder, about, model.eval().requires_grad_(False), config)
+
+
+def _check_name(about: dict, folder: Path) -> None:
+    """Raise UserError unless the architecture is one of timm's, and that of the named model.
+
+    Of a model from the hub or a folder the checkpoint says the architecture, so that nothing is fetched or read.
+    """
+    model, timm_name = about["model"], about["timm_name"]
+    if names.described(timm_name):
+        raise UserError(f"{folder}: an earlier version wrote it without the architecture of {model}. Train it again.")
+    if names.described(model):
+        names.resolve([timm_name])
+        return
+    names.resolve([model])
+    if names.timm_name(timm_name) != names.timm_name(model):
+        raise UserError(f"{folder}: {model} is {names.timm_name(model)}, not {timm_name}.")
 
 
 def as_backbone(tuned: Tuned) -> Backbone:

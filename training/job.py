@@ -11,7 +11,6 @@ from backbench import SPLITS, UserError, __version__, calibration, details, dupl
 from backbench.cache.equal import shared
 from backbench.data import contents
 from backbench.devices import device_name
-from backbench.extract import names
 from backbench.extract.preprocess import scaled
 from backbench.training import checkpoint, checkpoint_kind, evaluate, export, history, outcome, state
 
@@ -87,7 +86,7 @@ class Job:
         about = {
             key: identity[key] for key in ("model", "recipe", "seed", "precision", "dataset", "dataset_digest")
         } | {
-            "timm_name": names.timm_name(self.backbone.name),
+            "timm_name": self.backbone.architecture,
             "arguments": arguments,
             "classes": self.imageset.class_names,
             "transform": self._transform(chosen["scale"]),
