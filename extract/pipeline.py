@@ -42,6 +42,9 @@ def extract_all(
         registry.check(*datasets)
     with faults.collect():
         weights_file.check(weights)
+    if faults.errors and device not in ("auto", "cpu"):
+        with faults.collect():
+            pick_device(device)  # imports torch
     faults.stop()  # typos, before a data set is read or downloaded, and before torch and timm are imported
     skip, wait = on_error == "skip", if_busy == "wait"
     planned = Settings(device=None, seed=seed, skip_unreadable=skip, wait=wait, **settings)

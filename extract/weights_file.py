@@ -43,9 +43,12 @@ SAVED = 'torch.save(torch.load("{}", weights_only=False)["state_dict"], "weights
 
 
 def check(weights: str) -> None:
-    """Raise UserError where ``weights`` is neither one of ``WORDS`` nor a file."""
+    """Raise UserError where ``weights`` is neither one of ``WORDS`` nor a file that may hold weights."""
     path = Path(weights)
-    if weights in WORDS or path.is_file():
+    if weights in WORDS:
+        return
+    if path.is_file():
+        _kind(path)
         return
     if path.is_dir():
         inside = sorted(one.name for one in path.iterdir() if one.suffix in ENDINGS)
@@ -73,9 +76,12 @@ def read(path: Path) -> object:
 
 def _kind(path: Path) -> str:
     """Return ``safetensors`` or ``torch``. Raises UserError where the file is something else."""
-    with path.open("rb") as file:
-        head = file.read(HEAD)
-    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+        size = path.stat().st_size
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}.") from None
     if not size:
         raise UserError(f"{path} can't be read as tensors: it is empty. Copy or download it again.")
     if 2 <= int.from_bytes(head[:8], "little") <= size - 8 and head[8:9] == b"{":
@@ -94,14 +100,19 @@ def _kind(path: Path) -> str:
 
 
 def _kind_of_zip(path: Path, size: int) -> str:
-    with zipfile.ZipFile(path) as archive:
-        inside = archive.infolist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise UserError(f"{path} can't be read as tensors: it is a damaged zip archive ({error}).") from None
     names = {Path(one.filename).name for one in inside}
     if "constants.pkl" in names:
         raise UserError(
             f"{path} can't be read as tensors: it is a TorchScript program, not weights. Save its weights where you "
             f"trust it: torch.save(torch.jit.load({path.name!r}).state_dict(), 'weights.pth')"
         )
+    if all(name.endswith(".npy") for name in names):
+        raise UserError(f"{path} can't be read as tensors: it holds arrays of NumPy. Weights of PyTorch are expected.")
     if "data.pkl" not in names:
         held = ", ".join(sorted(names)[:3])
         raise UserError(

@@ -31,6 +31,7 @@ def main(datasets, corruptions, heads, runs, sources, models, methods, as_json, 
     from backbench.allocator import keep_freed_memory
     from backbench.data import registry
     from backbench.devices import pick_device
+    from backbench.extract.names import current
     from backbench.generalize import predictors
     from backbench.generalize import run as evaluation
     from backbench.generalize.corruptions import LEVELS
@@ -48,7 +49,7 @@ def main(datasets, corruptions, heads, runs, sources, models, methods, as_json, 
             "--save heads; or checkpoints with: finetune simple --model resnet50 --dataset caltech256"
         )
     with asked.collect():
-        chosen = choose(things, sources=sources, models=models, methods=methods)
+        chosen = choose(things, sources=sources, models=[*map(current, models)], methods=methods)
     asked.stop()  # before torch is imported
     place = pick_device(device)
     keep_freed_memory()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+import backbench.generalize.cli
 import backbench.probe.cli
 from backbench import UserError, rows
 from backbench.cache.features import open_file
@@ -220,6 +221,22 @@ def test_one_backbones_fault_does_not_stop_the_others(extract, tmp_path):
     said = extract("--model", "local-dir:good", "--model", "local-dir:god", "--model", "test_resnt", code=2).output
     assert "local-dir:god: there is no such folder" in said
     assert "unknown model 'test_resnt'" in said
+
+
+def test_a_head_whose_backbone_is_gone_does_not_stop_generalize(extract, tmp_path):
+    folder(tmp_path / "kept")
+    folder(tmp_path / "gone", seed=1)
+    extract("--model", "local-dir:kept", "--model", "local-dir:gone")
+    words = ["--features", "cache", "--save", "heads", "--method", "centroid"]
+    assert CliRunner().invoke(backbench.probe.cli.main, words).exit_code == 0
+    tuning.pictures(tmp_path / "other")
+    (tmp_path / "gone").rename(tmp_path / "moved")
+    result = CliRunner().invoke(
+        backbench.generalize.cli.main, ["--dataset", "folder:other", "--source", "folder:images"]
+    )
+    assert result.exit_code == 1
+    assert "local-dir:kept centroid: folder-images to folder-other, top-1" in result.output
+    assert "the weights of local-dir:gone (local-dir:gone) can't be loaded" in result.output
 
 
 def test_finetune_trains_one_and_its_checkpoint_needs_the_folder_no_more(tmp_path, monkeypatch):

@@ -165,7 +165,8 @@ NOT_WEIGHTS = {
     b"\x93NUMPY\x01\x00": "an array of NumPy",
     gzip.compress(b"weights"): "compressed by gzip",
     tar_of("weights.pth"): r"is a tar archive\. Unpack it with tar -xf",
-    zip_of(a_npy=b"1", b_npy=b"2"): r"a zip archive of a\.npy, b\.npy",
+    zip_of(a_npy=b"1", b_npy=b"2"): "it holds arrays of NumPy",
+    zip_of(a_pth=b"1", b_txt=b"2"): r"a zip archive of a\.pth, b\.txt",
     zip_of(data_pkl=bytes(100_000)): "over 8 times its size",
     b"garbage" * 9: "neither safetensors nor a file of torch.save. It may have been cut off",
 }
@@ -174,8 +175,9 @@ NOT_WEIGHTS = {
 @pytest.mark.parametrize(("content", "said"), NOT_WEIGHTS.items(), ids=NOT_WEIGHTS.values())
 def test_what_is_no_weights_is_called_what_it_is(tmp_path, content, said):
     (tmp_path / "w.pth").write_bytes(content)
-    with pytest.raises(UserError, match=said):
-        weights_file.read(tmp_path / "w.pth")
+    for asked in (weights_file.check, weights_file.read):  # at once, and where a folder's weights are read
+        with pytest.raises(UserError, match=said):
+            asked(tmp_path / "w.pth")
 
 
 def test_a_cut_file_and_programs(tmp_path, trained):
