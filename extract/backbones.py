@@ -167,8 +167,11 @@ def _load(model, timm_name: str, content, *, origin: str) -> None:
         with contextlib.suppress(RuntimeError, KeyError, AttributeError, TypeError, ValueError, IndexError):
             tensors = convert(dict(tensors), model)
     configs = (model.pretrained_cfg, vars(timm.get_pretrained_cfg(architecture) or timm.models.PretrainedCfg()))
-    classifiers = [classifier for config in configs for classifier in _listed(config.get("classifier"))]
-    tensors = {k: v for k, v in tensors.items() if not k.startswith(tuple(f"{c}." for c in classifiers))}
+    classifiers = [f"{name}." for config in configs for name in _listed(config.get("classifier"))]
+    # What stands with a classifier alone, as its BatchNorm does in LeViT, goes with it.
+    parents = [name[: name.rindex(".", 0, -1) + 1] for name in classifiers if "." in name[:-1]]
+    classifiers += [parent for parent in parents if not any(key.startswith(parent) for key in model.state_dict())]
+    tensors = {key: value for key, value in tensors.items() if not key.startswith(tuple(classifiers))}
     state_dict.check(tensors, model, origin=origin, name=timm_name)
     model.load_state_dict(tensors, strict=True)
 

@@ -105,6 +105,16 @@ def test_a_head_of_any_size_is_not_needed(tmp_path, trained, digest, classes):
     assert loaded(saved(tmp_path / "w.pth", {k: v for k, v in state.items() if not k.startswith("fc.")})) == digest
 
 
+def test_a_head_with_a_norm_of_its_own_is_not_needed(tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model("levit_128s", num_classes=3)
+    assert "head.bn.weight" in model.state_dict()
+    backbone = backbones.create("levit_128s", weights=saved(tmp_path / "w.pth", {"model": model.state_dict()}))
+    image = torch.rand(1, 3, 224, 224)
+    with torch.inference_mode():
+        assert torch.equal(backbone.model(image), model.eval().forward_features(image).mean(1))
+
+
 def test_what_trainers_keep_beside_the_weights(tmp_path, trained, digest):
     content = {"state_dict": trained, "args": Namespace(lr=0.1), "best": np.float64(71.5), "metric": np.float32(1)}
     assert loaded(saved(tmp_path / "w.pth", content)) == digest
