@@ -14,6 +14,7 @@ from backbench import UserError, rows
 from backbench.cache.features import open_file
 from backbench.extract import backbone_info, backbones, described, feature_tap
 from backbench.extract.cli import main
+from backbench.finetune import model
 from backbench.training import checkpoint
 from tests import tuning
 from tests.described import folder, on_hub
@@ -119,11 +120,17 @@ def test_a_repository_on_the_hub_from_extract_to_report(tmp_path, images, run): 
 
 
 def test_arguments_of_the_architecture_are_the_configs(tmp_path):
-    folder(tmp_path / "vit", "test_vit", model_args={"img_size": 64, "init_values": 0.1}, input_size=[3, 64, 64])
+    folder(tmp_path / "vit", "test_vit", model_args={"img_size": [64, 64], "init_values": 0.1}, input_size=[3, 64, 64])
     backbone = backbones.create(f"local-dir:{tmp_path / 'vit'}")
-    assert backbone.arguments == {"img_size": 64, "init_values": 0.1}
+    assert backbone.arguments == {"img_size": [64, 64], "init_values": 0.1}
     assert "blocks.0.ls1.gamma" in backbone.model.state_dict()
     assert feature_tap.tap(backbone) is backbone
+    tuned, arguments = model.build(backbone, 3, seed=0)
+    assert "blocks.0.ls1.gamma" in tuned.state_dict()
+    assert arguments == backbone.arguments | {"num_classes": 3}
+    about = {"arguments": arguments, "classes": ["a", "b", "c"], "recipe": {"name": "simple", "strategy": "full"}}
+    about |= {"transform": backbone.config | {"exif": "ignore"}, "precision": "float32"}
+    assert checkpoint._sound(rows.plain(about))  # as model.json is checked when it is read
 
 
 def test_a_map_that_is_not_pooled_has_the_features_that_pooling_gives(tmp_path):

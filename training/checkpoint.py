@@ -38,7 +38,7 @@ SEALED = ("model", "timm_name", "arguments", "classes", "transform", "dataset_di
 """The keys that model.safetensors repeats, so that files of two checkpoints are not mixed up."""
 
 
-ARGUMENTS = {"num_classes": int, "img_size": int, "dynamic_img_size": bool}
+ARGUMENTS = {"num_classes": int, "dynamic_img_size": bool}
 """Types of the arguments of ``timm.create_model`` that are set here. Others come from a backbone's config.json."""
 
 
