@@ -11,13 +11,21 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from backbench import UserError
+from backbench.data import mend
 
 EXIF = ("ignore", "apply")
 """What can be done with a camera's orientation tag. torchvision's loader and timm's dataset ``ignore`` it."""
 
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
 """Formats that are tried, whatever the file's ending. The list is fixed, so that no stranger's .jpg starts Ghostscript
-(EPS)."""
+(EPS). HEIF is there where pillow-heif is installed."""
+
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+"""Brands of HEIC files (ISO/IEC 23008-12, annex B), which stand behind ``ftyp`` at the file's start."""
+
+BITS, PHOTOMETRIC, ORIENTATION, SAMPLE_FORMAT = 258, 262, 274, 339
+"""Tags of TIFF. PHOTOMETRIC is 0 where white is 0, and SAMPLE_FORMAT 1, 2 or 3 for unsigned, signed and floating point
+numbers."""
 
 PIL_ERRORS = (
     OSError,
@@ -49,26 +57,79 @@ class UnreadableImage(UserError):
         return type(self), (self.id, self.reason)
 
 
-def read(source: str | os.PathLike | bytes, *, id: str, exif: str = "ignore") -> Image.Image:
+def read(
+    source: str | os.PathLike | bytes, *, id: str, exif: str = "ignore", levels: dict | None = None
+) -> Image.Image:
     """Decode a file, given by its path or its bytes, to a PIL image of mode RGB.
 
-    Transparent images are laid on white. Grey of 16 or 32 bits and floating point is scaled to 8 bits. An animation
-    gives its first frame. The pixels of plain 8-bit files equal ``PIL.Image.open(path).convert("RGB")``.
-    ``exif="apply"`` turns the image upright by its orientation tag. Thread safe. Raises UnreadableImage(id, reason).
+    Transparent images are laid on white. Grey of 16 or 32 bits and floating point is scaled to 8 bits, by the range of
+    its data set in ``levels`` (see ``data.levels``), or without that by one that holds this image. An animation gives
+    its first frame. The pixels of plain 8-bit files equal ``PIL.Image.open(path).convert("RGB")``. Damage beside the
+    pixels is passed over (see ``data.mend``). ``exif="apply"`` turns the image upright by its orientation tag. Thread
+    safe. Raises UnreadableImage(id, reason).
+    """
+
+    def look(image):
+        image.load()
+        grey, negative = _grey(image), _tags(image).get(PHOTOMETRIC) == 0
+        if grey is None:
+            image = ImageOps.exif_transpose(image) if exif == "apply" else image
+            return _rgb(image)
+        levels_8 = _to_8_bits(grey, levels or {})
+        scaled = Image.fromarray(255 - levels_8 if negative else levels_8)
+        if exif == "apply":
+            scaled.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
+            scaled = ImageOps.exif_transpose(scaled)
+        return scaled.convert("RGB")
+
+    with reading(id):
+        return _look(source, look)
+
+
+def grey(source: str | os.PathLike | bytes, *, id: str) -> np.ndarray | None:
+    """Return the levels (H, W) of a grey image of more than 8 bits, as its file has them; None for any other image.
+
+    Raises UnreadableImage.
+    """
+
+    def look(image):
+        if not _is_deep(image):
+            return None
+        image.load()
+        return _grey(image)
+
+    with reading(id):
+        return _look(source, look)
+
+
+def may_be_deep(source: str | os.PathLike | bytes, *, id: str) -> bool:
+    """Whether a file may hold an image of more than 8 bits of grey, by as few of its bytes as tell.
+
+    PIL would take ten times as long. Raises UnreadableImage where the file can't be opened.
     """
     with reading(id), _file(source) as file:
-        image = _open(file)
-        image.load()
-        if exif == "apply":
-            image = ImageOps.exif_transpose(image)
-        return _rgb(image)
+        start = file.read(32)
+        if start.startswith(mend.PNG):
+            return start[24:26] == b"\x10\0"  # 16 bits, grey
+        if start[:4] in (b"II*\0", b"MM\0*"):
+            order = "little" if start[:1] == b"I" else "big"
+            file.seek(int.from_bytes(start[4:8], order))
+            n = int.from_bytes(file.read(2), order)
+            tags = file.read(12 * min(n, 4096))
+            for at in range(0, len(tags), 12):
+                tag, kind, count, value = (
+                    int.from_bytes(tags[at + a : at + b], order) for a, b in ((0, 2), (2, 4), (4, 8), (8, 10))
+                )
+                if tag == BITS:
+                    return count == 1 and (kind != 3 or value > 8)
+            return False  # 1 bit
+        return start.startswith((b"II", b"MM", b"P5", b"Pf", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP"))
 
 
 def header(source: str | os.PathLike | bytes, *, id: str) -> tuple[int, int, str]:
     """Read width and height in pixels as stored, and PIL's colour mode, without decoding. Raises UnreadableImage."""
-    with reading(id), _file(source) as file:
-        image = _open(file)
-        return *image.size, image.mode
+    with reading(id):
+        return _look(source, lambda image: (*image.size, image.mode))
 
 
 @contextlib.contextmanager
@@ -78,6 +139,28 @@ def reading(id: str):
         yield
     except PIL_ERRORS as error:
         raise UnreadableImage(id, _reason(error)) from error
+
+
+def _look(source, look):
+    """Return ``look(image)`` of the opened file; where PIL refuses it, of the file without damage beside its pixels."""
+    with _file(source) as file:
+        try:
+            return look(_open(file))
+        except PIL_ERRORS as error:
+            file.seek(0)
+            try:
+                mended = mend.mended(file.read(mend.LARGEST + 1), _load)
+                if mended is not None:
+                    return look(_open(io.BytesIO(mended)))
+            except PIL_ERRORS:
+                pass
+            raise error
+
+
+def _load(content: bytes) -> Image.Image:
+    image = _open(io.BytesIO(content))
+    image.load()
+    return image
 
 
 def _file(source):
@@ -91,50 +174,91 @@ def _open(file) -> Image.Image:
     start = file.read(16)
     if not start:
         raise OSError("the file is empty")
+    fault = None
     for name in FORMATS:
         factory, accept = Image.OPEN.get(name, (None, None))
         if factory is None or accept(start) is not True:  # a str names what the plugin lacks
             continue
         file.seek(0)
-        image = factory(file, "")
+        try:
+            image = factory(file, "")
+        except SyntaxError as error:  # HEIC and AVIF may begin alike
+            fault = fault or error
+            continue
         pixels = image.width * image.height
         limit = 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else pixels
         if pixels > limit:
             raise OSError(f"{image.width} x {image.height} pixels, more than PIL's limit of {limit:,}")
         return image
+    if start[4:8] == b"ftyp" and start[8:12] in HEIC and "HEIF" not in Image.OPEN:
+        raise OSError("it is an HEIC image, which needs pillow-heif: pip install pillow-heif, or save it as JPEG")
+    if fault:
+        raise fault
     raise OSError(f"it is not an image in a known format ({', '.join(FORMATS)})")
 
 
 @functools.cache
 def _load_plugins():
     Image.init()
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
 
 
-def _to_8_bits(grey: np.ndarray) -> np.ndarray:
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode.startswith(("I", "F"))
+
+
+def _tags(image: Image.Image) -> dict:
+    """The tags of a TIFF; nothing for other formats."""
+    return getattr(image, "tag_v2", {})
+
+
+def _grey(image: Image.Image) -> np.ndarray | None:
+    """The levels (H, W) of a loaded grey image of more than 8 bits, else None."""
+    if not _is_deep(image):
+        return None
+    found = np.asarray(image)
+    unsigned = image.mode == "I" and image.format == "TIFF" and _tags(image).get(SAMPLE_FORMAT, (1,))[0] == 1
+    return found.view(np.uint32) if unsigned else found  # PIL has no unsigned 32 bits
+
+
+def _to_8_bits(grey: np.ndarray, levels: dict) -> np.ndarray:
     """Scale grey levels (H, W) to uint8 by the range that they are meant in, where PIL would clip them at 255.
 
-    Integers are meant in 0..65535, and floats in the smallest of 0..1, 0..255 and 0..65535 that holds them. Levels
-    that fit no range are stretched from the least to the largest. Levels that aren't finite become 0.
+    ``levels`` may give that range, as [least, largest] for ``integers`` and for ``floats``. Otherwise integers are
+    meant in 0..65535, and floats in the smallest of 0..1, 0..255 and 0..65535 that holds them. Levels that fit no range
+    are stretched from the least to the largest. Levels that aren't finite become 0.
     """
-    if grey.dtype.kind == "u" and grey.dtype.itemsize == 2:
+    kind = kind_of(grey)
+    if kind not in levels and grey.dtype.kind == "u" and grey.dtype.itemsize == 2:
         return ((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    ranges = (1, 255, 65535) if grey.dtype.kind == "f" else (65535,)
     grey = np.nan_to_num(grey.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = grey.min(), grey.max()
-    fits = [top for top in ranges if low >= 0 and high <= top]
-    low, high = (0, fits[0]) if fits else (low, high if high > low else low + 1)  # a single level below 0 becomes black
+    if kind in levels:
+        low, high = levels[kind]
+        grey = grey.clip(low, high)
+    else:
+        low, high = grey.min(), grey.max()
+        fits = [top for top in ((1, 255, 65535) if kind == "floats" else (65535,)) if low >= 0 and high <= top]
+        low, high = (0, fits[0]) if fits else (low, high if high > low else low + 1)  # one level below 0 becomes black
     return np.rint((grey - low) / (high - low) * 255).astype(np.uint8)
 
 
+def kind_of(grey: np.ndarray) -> str:
+    """Return the key of ``levels`` for such an array: ``integers`` or ``floats``."""
+    return "floats" if grey.dtype.kind == "f" else "integers"
+
+
 def _reason(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "there is too little memory to decode it"
     text = getattr(error, "strerror", None) or str(error)  # str(error) holds a path of this machine
     return text if isinstance(error, (OSError, EOFError)) and text else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -56,6 +56,7 @@ def view(origin: ImageSet, rows: np.ndarray, what: str, *, change=None, details=
         split=np.full(len(rows), TEST, np.int8),
         class_names=origin.class_names,
         exif=origin.exif,
+        levels=origin.levels,
         root=origin.root,
         files=None if origin.files is None else [origin.files[i] for i in rows],
         pixels=None if origin.pixels is None else origin.pixels[rows],

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from backbench import UserError
-from backbench.data import decode
+from backbench.data import decode, levels
 from backbench.data.imageset import ImageSet
 
 NAME = "images"
@@ -45,7 +45,7 @@ def images(given: Sequence, *, ids, labels, split, class_names: list[str], name:
     def stored(i: int) -> bytes:
         return _bytes(given[i])
 
-    return ImageSet(name, ids, labels, split, class_names, exif=exif, stored=stored)
+    return levels.decided(ImageSet(name, ids, labels, split, class_names, exif=exif, stored=stored))
 
 
 def _bytes(image) -> bytes:

@@ -65,6 +65,10 @@ class ImageSet:
     these earlier versions knew a data set; shards of one run share them."""
     contents: np.ndarray = field(default=None)  # pyright: ignore[reportArgumentType]  set below
     """(N,) S32: see ``backbench.image_digests``. They become known as images are read."""
+    levels: dict[str, list[float]] | None = None
+    """The range of grey levels of more than 8 bits, as plain JSON; None where there are none. See ``data.levels``."""
+    notes: tuple[str, ...] = ()
+    """Sentences about how the data set was read."""
 
     def __post_init__(self):
         if self.contents is None:
@@ -155,7 +159,9 @@ class ImageSet:
             return None if self.contents[i] in unless else Image.fromarray(self.pixels[i])
         data = self._bytes(i)
         self.contents[i] = image_digests.content(data)
-        return None if self.contents[i] in unless else decode.read(data, id=self.ids[i], exif=self.exif)
+        if self.contents[i] in unless:
+            return None
+        return decode.read(data, id=self.ids[i], exif=self.exif, levels=self.levels)
 
     def content(self, i: int) -> str:
         """Return the content of image ``i``, see ``backbench.image_digests``; "" where its file can't be read."""

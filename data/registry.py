@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 
 from backbench import UsageError, UserError, suggest
-from backbench.data import decode, hf, sources, wds
+from backbench.data import decode, hf, levels, sources, wds
 from backbench.data.imageset import ImageSet
 
 KINDS = {
@@ -33,7 +33,7 @@ def _kind(name: str):
 
 
 def load(name: str, *, data_root: str | Path, seed: int = 42, download: bool = False, exif: str = "ignore") -> ImageSet:
-    """List and split a data set by name. No image on disk is decoded.
+    """List and split a data set by name. Of images on disk, only those of more than 8 bits of grey are decoded.
 
     ``seed`` decides which image is in which split. ``exif`` ('ignore' or 'apply') decides how images with an
     orientation tag are turned. ``download=True`` downloads a data set that isn't present.
@@ -45,7 +45,7 @@ def load(name: str, *, data_root: str | Path, seed: int = 42, download: bool = F
     if exif not in decode.EXIF:
         raise UsageError(f"exif={exif!r}: {' or '.join(decode.EXIF)} is expected")
     if kind := _kind(name):
-        return kind(name, seed=seed, exif=exif)
+        return levels.decided(kind(name, seed=seed, exif=exif))
     source = sources.SETS[name]
     data_root = Path(data_root)
     found = source.find(data_root)
@@ -55,7 +55,7 @@ def load(name: str, *, data_root: str | Path, seed: int = 42, download: bool = F
         from backbench.data import downloads
 
         found = downloads.get(name, data_root)
-    return source.load(name, found, seed=seed, exif=exif)
+    return levels.decided(source.load(name, found, seed=seed, exif=exif))
 
 
 def there(name: str, data_root: str | Path) -> bool:

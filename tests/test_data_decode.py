@@ -249,3 +249,31 @@ def test_threads(tmp_path):
 
 def test_header_reads_size_and_mode(tmp_path):
     assert decode.header(saved(tmp_path, PHOTO.convert("L"), "a.jpg"), id="x") == (31, 24, "L")
+
+
+def test_heic_names_what_it_needs(tmp_path, monkeypatch):
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    for brand in (b"heic", b"heix", b"mif1"):
+        path = tmp_path / "a.heic"
+        path.write_bytes(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + bytes(64))
+        for look in (decode.read, decode.header):
+            with pytest.raises(decode.UnreadableImage, match="pip install pillow-heif"):
+                look(path, id="x")
+
+
+def test_heic_is_read_where_pillow_heif_is_installed(tmp_path):
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    path = saved(tmp_path, PHOTO.resize((310, 240)), "a.heic", quality=100)
+    got = pixels(path.rename(tmp_path / "a.jpg"))
+    assert got.shape == (240, 310, 3)
+    assert np.abs(got.astype(int) - np.asarray(PHOTO.resize((310, 240)))).mean() < 6
+
+
+def test_too_little_memory_is_called_that(tmp_path, monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    path = saved(tmp_path, PHOTO, "a.png")
+    monkeypatch.setattr(decode, "_rgb", full)
+    with pytest.raises(decode.UnreadableImage, match="there is too little memory to decode it"):
+        decode.read(path, id="x")
