@@ -34,7 +34,8 @@ class Preprocessor:
 
     def together(self, width: int, height: int, *, in_memory: bool) -> bool:
         """Whether images of this size (pixels) are resized by ``resized`` rather than ``crop``."""
-        return (in_memory or max(width, height) <= SMALL) and self._plan(width, height) is not None
+        small = in_memory or max(width, height) <= SMALL
+        return small and height <= 2 * width and self._plan(width, height) is not None
 
     def crop(self, image) -> np.ndarray:
         """Return the resized centre of a PIL image, (H, W, 3) uint8."""
@@ -77,7 +78,9 @@ class Preprocessor:
 
     def _plan(self, width: int, height: int):
         """Return the whole image's size after resizing, and where its centre begins; None where timm must do it."""
-        if self.shorter is None or height > 2 * width:  # some versions of PIL resize the columns of tall images first
+        # Of a tall image that becomes smaller, some versions of PIL resize the columns first. Then timm takes no more
+        # memory than the image has.
+        if self.shorter is None or (height > 2 * width and width >= self.shorter):
             return None
         short = min(width, height)
         resized = [int(self.shorter * side / short) for side in (width, height)]  # as torchvision rounds
@@ -122,8 +125,11 @@ class Reader:
                             batch[row] = preprocessor.view(image, views[row], content=content, seed=self.seed)
             except UserError as error:
                 return error
-            except (ValueError, MemoryError) as error:  # an image one pixel wide becomes hundreds of megapixels
-                return UserError(f"{self.imageset.ids[i]}: can't be resized: {error}")
+            except (ValueError, MemoryError) as error:
+                reason = str(error) or "there is too little memory for it"
+                return UserError(
+                    f"{self.imageset.ids[i]} ({image.width} x {image.height} pixels) can't be resized: {reason}"
+                )
             return None
 
         each = map if self.in_memory else self.pool.map  # threads would cost more than they save for images in memory

@@ -42,11 +42,56 @@ def test_the_centre_is_timms(backbone, width, height, size, crop, interpolation)
     at = pixels(backbone, input_size=(3, size, size), crop_pct=crop, interpolation=interpolation)
     image = picture(width, height)
     if max(width, height) > 40 * min(width, height):
-        return  # a line of pixels, resized to hundreds of megapixels
+        return  # a line of pixels, which timm resizes to hundreds of megapixels
     ours, theirs = at.crop(image).astype(int), np.asarray(at.transform(image)).transpose(1, 2, 0).astype(int)
     assert ours.shape == (size, size, 3)
     assert np.abs(ours - theirs).max() <= 4
     assert np.abs(ours - theirs).mean() < 0.15  # where many values lie halfway between two levels
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(1, 300), (5, 2000), (40, 700), (100, 300), (223, 500), (256, 600), (300, 1000), (2000, 5)]
+)
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_the_centre_of_tall_and_wide_images_is_timms(backbone, width, height, interpolation):
+    at = pixels(backbone, input_size=(3, 224, 224), crop_pct=0.875, interpolation=interpolation)
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    ours, theirs = at.crop(image).astype(int), np.asarray(at.transform(image)).transpose(1, 2, 0).astype(int)
+    assert np.abs(ours - theirs).max() <= 3
+    assert np.abs(ours - theirs).mean() < 0.01
+
+
+def test_a_line_of_pixels_is_not_resized_as_a_whole(backbone, monkeypatch):
+    """1 x 60,000 pixels would become 182 x 10,920,000, 6 GB."""
+    at, taken = pixels(backbone), []
+    resize = Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda self, size, *how: taken.append(size) or resize(self, size, *how))
+    for image in (picture(1, 60_000), picture(60_000, 1)):
+        assert at.crop(image).shape == (160, 160, 3)
+    assert max(width * height for width, height in taken[2:]) <= 160 * 160
+
+
+def test_small_tall_images_are_not_resized_as_a_whole_either(backbone):
+    at = pixels(backbone)
+    assert not at.together(1, 64, in_memory=False)
+    assert at.together(32, 64, in_memory=False)
+
+
+def test_too_little_memory_is_given_as_the_reason(backbone, tmp_path, monkeypatch):
+    for i in range(16):
+        (tmp_path / f"{i % 2}").mkdir(exist_ok=True)
+        picture(90, 70).save(tmp_path / f"{i % 2}" / f"{i}.png")
+    imageset = registry.load(f"folder:{tmp_path}", data_root=tmp_path)
+
+    def full(*_):
+        raise MemoryError
+
+    at = pixels(backbone)
+    monkeypatch.setattr(at, "crop", full)
+    with ThreadPoolExecutor(1) as pool:
+        _, faults = Reader(imageset, pool).read(np.arange(1), np.zeros(1, int), [at])
+    assert str(faults[0]) == "0/0.png (90 x 70 pixels) can't be resized: there is too little memory for it"
 
 
 def test_what_is_not_a_plain_centre_crop_is_left_to_timm(backbone):
