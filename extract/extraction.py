@@ -12,7 +12,7 @@ from backbench.cache.shards import check_existing, choosing
 from backbench.devices import device_name
 from backbench.extract import views
 from backbench.extract.engine import FEW, Engine, choose, compiled, say
-from backbench.extract.guard import InputGuard
+from backbench.extract.guard import InputGuard, spread
 from backbench.extract.plan import Planned, Settings
 from backbench.extract.preprocess import Preprocessor
 
@@ -38,7 +38,11 @@ class BackboneRun:
         self.wanted, self.label, self.path = planned.wanted, planned.label, planned.path
         self.layout = views.layout(self.imageset, rows)
         self.guard = InputGuard(
-            backbone.config["mean"], backbone.config["std"], name=backbone.name, scale=backbone.scale
+            backbone.config["mean"],
+            backbone.config["std"],
+            name=backbone.name,
+            scale=backbone.scale,
+            others=lambda: spread(self.imageset, self.preprocessor),
         )
         self.confirmed = False
         self.held = ExitStack()

@@ -5,10 +5,14 @@ that, those without it collapse, and nothing in the run says so.
 """
 
 import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from backbench import UserError
+from backbench.devices import cores
+from backbench.extract.preprocess import Preprocessor, Reader
 
 IMAGENET_MEAN, IMAGENET_STD = 0.449, 0.226
 """Mean and standard deviation of ImageNet's pixels on the 0..1 scale, averaged over channels (0.485, 0.456, 0.406 /
@@ -20,6 +24,10 @@ outside it at all, and interpolation on floats overshoots by less than this."""
 
 FLAT = 0.02
 """Least standard deviation, as a share of the expected one. Dividing by 255 twice gives 0.004."""
+
+SPREAD = 64
+"""Number of images, spread over the data set, that are looked at before its input counts as nearly constant. A run sees
+one class after another, and a class may be of blank images."""
 
 CLOSE = 1e-4
 """How much float32 may differ, as a share of the largest value."""
@@ -34,10 +42,13 @@ class InputGuard:
 
     It counts the 8-bit levels of each channel and computes exactly what they become, (x / 255 * scale - mean) / std.
     This takes a sixth of the time of looking at the normalised values, which ``confirm`` does once.
+
+    ``others()`` returns pixels (B, H, W, 3) uint8 of images from all over the data set, or None where there are none to
+    judge by. They are asked for once, where all that was seen is nearly constant, and decide.
     """
 
-    def __init__(self, mean, std, *, name: str, scale: float = 1.0):
-        self.name = name
+    def __init__(self, mean, std, *, name: str, scale: float = 1.0, others: Callable | None = None):
+        self.name, self.others = name, others
         mean_of, std_of = (np.array(values, np.float64)[:, None] for values in (mean, std))
         self.become = (np.arange(256) / 255 * scale - mean_of) / std_of  # (3, 256)
         ends = (np.array([[0.0, 1.0]]) - mean_of) / std_of
@@ -45,6 +56,7 @@ class InputGuard:
         self.expected_mean = (IMAGENET_MEAN - sum(mean) / len(mean)) / (sum(std) / len(std))
         self.expected_std = IMAGENET_STD / (sum(std) / len(std))
         self.count, self.sum, self.squares, self.within = 0, 0.0, 0.0, 0.0
+        self.contrast = False  # whether the data set is known to have some
 
     @property
     def mean(self) -> float:
@@ -61,10 +73,8 @@ class InputGuard:
 
         Raises InputRangeError where values lie outside the range of any image, or all values so far are nearly equal.
         """
-        levels = np.stack([np.bincount(pixels[..., c].ravel(), minlength=256) for c in range(len(self.become))])
-        sums = pixels.size, float((levels * self.become).sum()), float((levels * self.become**2).sum())
-        each = (levels * self.become).sum(1) / levels.sum(1)
-        self.within += float((levels * (self.become - each[:, None]) ** 2).sum())
+        levels, sums, within = self._measure(pixels)
+        self.within += within
         self.count += sums[0]
         self.sum += sums[1]
         self.squares += sums[2]
@@ -73,9 +83,23 @@ class InputGuard:
             low, high = self.become[levels > 0].min(), self.become[levels > 0].max()
             if not (low >= self.lowest - slack and high <= self.highest + slack):
                 self._stop(low, high, f"its spread is about {self.std / self.expected_std:,.0f} times the expected")
-            if math.sqrt(self.within / self.count) < FLAT * self.expected_std:  # within channels: colour is no contrast
-                self._stop(low, high, "it is nearly constant, since images were divided by 255 twice or are blank")
+            if not self.contrast and self._flat(self.within, self.count):
+                others = self.others() if self.others else pixels
+                if others is not None and self._flat(self._measure(others)[2], others.size):
+                    self._stop(low, high, "it is nearly constant, since images were divided by 255 twice or are blank")
+                self.contrast = True
         return sums
+
+    def _measure(self, pixels: np.ndarray):
+        """Return the counts of levels (3, 256); the number, sum and sum of squares of the values; and their scatter
+        within channels, since colour is no contrast."""
+        levels = np.stack([np.bincount(pixels[..., c].ravel(), minlength=256) for c in range(len(self.become))])
+        sums = pixels.size, float((levels * self.become).sum()), float((levels * self.become**2).sum())
+        each = (levels * self.become).sum(1) / levels.sum(1)
+        return levels, sums, float((levels * (self.become - each[:, None]) ** 2).sum())
+
+    def _flat(self, within: float, count: int) -> bool:
+        return math.sqrt(within / count) < FLAT * self.expected_std
 
     def confirm(self, pixels: np.ndarray, batch) -> None:
         """Raise RuntimeError where ``batch`` (B, 3, H, W), the model's input, isn't what ``pixels`` normalise to."""
@@ -92,3 +116,17 @@ class InputGuard:
             f"{self.lowest:.3g} to {self.highest:.3g}. Correct the images' scale (pixels must be 0..255 in 8 bits), or "
             "go on with --no-input-guard."
         )
+
+
+def spread(imageset, preprocessor: Preprocessor) -> np.ndarray | None:
+    """Return the pixels (B, H, W, 3) uint8 of up to ``SPREAD`` images, as far apart in the data set as can be.
+
+    None where none of them can be read, and for a part of a data set that lies in one class.
+    """
+    if imageset.span and len(np.unique(imageset.labels)) == 1:
+        return None
+    rows = np.unique(np.linspace(0, len(imageset) - 1, SPREAD).round().astype(int))
+    with ThreadPoolExecutor(min(8, cores())) as pool:
+        (batch,), faults = Reader(imageset, pool).read(rows, np.zeros(len(rows), int), [preprocessor])
+    readable = np.array([fault is None for fault in faults])
+    return batch.permute(0, 2, 3, 1).numpy()[readable] if readable.any() else None

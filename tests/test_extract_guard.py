@@ -3,11 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from backbench.data import registry
+from backbench.extract import backbones
+from backbench.extract.cli import main as extract
 from backbench.extract.feature_tap import FromPixels
-from backbench.extract.guard import InputGuard, InputRangeError
+from backbench.extract.guard import InputGuard, InputRangeError, spread
+from backbench.extract.preprocess import Preprocessor
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -68,6 +74,67 @@ def test_the_published_mistake_is_stopped_and_measured(mean, std):
 def test_dividing_by_255_twice_is_stopped():
     with pytest.raises(InputRangeError, match="divided by 255 twice"):
         InputGuard(*IMAGENET, name="m", scale=1 / 255).see(photos())
+
+
+def blank(level=255):
+    return np.full((4, 16, 16, 3), level, np.uint8)
+
+
+def test_a_class_of_blank_images_is_judged_by_images_from_all_over():
+    asked = []
+    guard = InputGuard(*IMAGENET, name="m", others=lambda: asked.append(1) or photos())
+    for level in (255, 255, 0, 0):
+        guard.see(blank(level))
+    guard.see(photos())
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("scale", [1 / 255, 1])
+def test_blank_images_all_over_are_stopped_at_once(scale):
+    others = photos() if scale != 1 else blank(0)
+    with pytest.raises(InputRangeError, match="divided by 255 twice or are blank"):
+        InputGuard(*IMAGENET, name="m", scale=scale, others=lambda: others).see(blank())
+
+
+def test_where_nothing_can_be_judged_by_nothing_is_stopped():
+    InputGuard(*IMAGENET, name="m", others=lambda: None).see(blank())
+
+
+@pytest.fixture(scope="module")
+def preprocessor():
+    return Preprocessor(backbones.create("test_resnet", weights="random"))
+
+
+def spread_set(folder, blanks):
+    for name in ("ant", "bee", "cat"):
+        (folder / name).mkdir()
+        for i in range(40):
+            image = blank()[0] if name in blanks else photos(seed=i)[0]
+            Image.fromarray(image).save(folder / name / f"{i:02d}.png")
+    return registry.load(f"folder:{folder}", data_root=folder)
+
+
+def test_the_spread_sample_is_of_all_classes(tmp_path, preprocessor):
+    imageset = spread_set(tmp_path, ["ant"])
+    (tmp_path / "cat" / "39.png").write_bytes(b"")
+    sample = spread(imageset, preprocessor)
+    assert sample.shape == (63, 160, 160, 3)  # of 64 the last can't be read
+    white = (sample == 255).all(axis=(1, 2, 3))
+    assert white.tolist() == [True] * 21 + [False] * 42
+    assert spread(imageset.part(0, 40), preprocessor) is None  # one class of three
+    assert spread(imageset.part(30, 50), preprocessor).shape[0] == 20
+
+
+def test_a_blank_class_that_sorts_first_stops_no_run(tmp_path):
+    (tmp_path / "images").mkdir()
+    spread_set(tmp_path / "images", ["ant"])
+    line = ["--model", "test_resnet", "--weights", "random", "--dataset", f"folder:{tmp_path / 'images'}"]
+    line += ["--device", "cpu", "--precision", "float32", "--compile", "off", "--cache-dir", tmp_path / "cache"]
+    line += ["--results-dir", tmp_path / "results"]
+    assert CliRunner().invoke(extract, [str(word) for word in line]).exit_code == 0
+    wrong = CliRunner().invoke(extract, [*map(str, line), "--input-scale", str(1 / 255), "--overwrite"])
+    assert wrong.exit_code == 1
+    assert "divided by 255 twice" in wrong.output
 
 
 def test_unchecked_it_only_measures():
