@@ -26,6 +26,13 @@ device = _option(
 )
 seed = _option("--seed", type=click.IntRange(0, 2**32 - 1), default=42, help="The seed of every random choice.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of a table.")
+on_error = _option(
+    "--on-error",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    help="What to do with images that can't be read. fail lists all of them and exits with 1. skip leaves them out of "
+    "every split, and rows say how many.",
+)
 overwrite = click.option("--overwrite", is_flag=True, help="Makes the result again and replaces what is there.")
 
 

@@ -80,6 +80,7 @@ def main():
     help="Compile the network. This takes a minute or two, and saved no time on any machine measured.",
 )
 @save_every
+@options.on_error
 @download
 @options.data_root
 @options.results_dir
@@ -147,6 +148,7 @@ def train(
     "--views", type=click.Choice(["none", "flip", "all"]), help="Test-time augmentation.  [default: the run's]"
 )
 @precision
+@options.on_error
 @download
 @options.data_root
 @options.results_dir
@@ -173,6 +175,7 @@ def evaluate(checkpoint, dataset, precision, device, as_json, **settings):
 @main.command()
 @checkpoint
 @one_dataset
+@options.on_error
 @download
 @options.data_root
 @options.cache_dir

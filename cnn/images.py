@@ -1,5 +1,6 @@
 """Training images: all are kept in memory, and each batch is normalised and augmented on the device."""
 
+import contextlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,10 +22,11 @@ MOST_MEMORY = 0.5
 """Largest share of the memory that the images may take."""
 
 
-def read(imageset, backbone) -> torch.Tensor:
+def read(imageset, backbone) -> tuple[torch.Tensor, dict[int, UserError]]:
     """Read all images as (N, H, W, 3) uint8, resized to the backbone's input size as by extract.
 
-    Raises UserError that names the images that can't be read, or where the images don't fit into memory.
+    Images that can't be read are black, and also returned by row with the reason. Raises UserError where the images
+    don't fit into memory or can't be reached.
     """
     preprocessor, n = Preprocessor(backbone), len(imageset)
     height, width = preprocessor.size
@@ -35,22 +37,26 @@ def read(imageset, backbone) -> torch.Tensor:
             f"{there >> 20:,} MB of memory here. Use a smaller --pixels, or finetune, which reads images from disk."
         )
     _warn(imageset, (height, width))
-    found = torch.empty((n, height, width, 3), dtype=torch.uint8)
+    found, unreadable = torch.empty((n, height, width, 3), dtype=torch.uint8), {}
     with ThreadPoolExecutor(8) as pool, progress(n, f"reading {imageset.name}") as advance:
         reader = Reader(imageset, pool)
         for start in range(0, n, AT_A_TIME):
             rows = np.arange(start, min(start + AT_A_TIME, n))
             (batch,), faults = reader.read(rows, np.zeros(len(rows), int), [preprocessor])
-            if unreadable := [str(fault) for fault in faults if fault]:
-                raise UserError(*(f"{one} Repair or remove it, then run the same command." for one in unreadable))
+            unreadable |= {i: fault for i, fault in zip(rows.tolist(), faults, strict=True) if fault}
             found[start : start + len(rows)] = batch.permute(0, 2, 3, 1)
             advance(len(rows))
-    return found
+    imageset.check_reachable(unreadable.values())
+    return found, unreadable
 
 
 def _warn(imageset, size: tuple[int, int]) -> None:
     """Warn where the median image of a sample is far larger than the network's input."""
-    sides = sorted(max(imageset.read(i).size) for i in range(0, len(imageset), max(1, len(imageset) // 15)))
+    sides = []
+    for i in range(0, len(imageset), max(1, len(imageset) // 15)):
+        with contextlib.suppress(UserError):  # ``read`` tells
+            sides.append(max(imageset.read(i).size))
+    sides.sort()
     if sides and (middle := sides[len(sides) // 2]) > SHRUNK * max(size):
         print(
             f"Warning: images of {imageset.name} have sides of about {middle} pixels, and this network resizes them to "

@@ -67,17 +67,22 @@ def prepared(imageset, *, split: str, share: float):
 
 
 class Job(job.Job):
-    """The training of one network. ``held`` are all images of the data set, as ``cnn.images.read`` returns them."""
+    """The training of one network. ``held`` are all images of the data set, as ``cnn.images.read`` returns them.
+
+    The rows ``left`` couldn't be read, and are in no split.
+    """
 
     stage = "cnn"
 
-    def __init__(self, imageset, asked: recipe.Recipe, settings: Settings, folder: Path, *, held: torch.Tensor):
+    def __init__(
+        self, imageset, asked: recipe.Recipe, settings: Settings, folder: Path, *, held: torch.Tensor, left=()
+    ):
         train = np.flatnonzero(imageset.split == splits.TRAIN)
         fitted = recipe.fitted(asked, len(train))
         mean, std = images.statistics(held[train])
         made = network(fitted, len(imageset.class_names), settings.seed, mean=mean, std=std)
         self.held, self.labels = held, torch.from_numpy(imageset.labels)
-        super().__init__(imageset, fitted, settings, folder, made)
+        super().__init__(imageset, fitted, settings, folder, made, left_out=left)
 
     @property
     def compiled(self) -> bool:

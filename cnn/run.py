@@ -10,6 +10,7 @@ from backbench.cache.schema import default_path
 from backbench.cnn import images, job
 from backbench.cnn.recipe import Recipe
 from backbench.data import registry
+from backbench.training import left_out
 from backbench.training.setup import accelerator
 
 
@@ -40,15 +41,20 @@ def train(
             "cnn trains in one process, since images of 32 pixels don't fill several. Run it without accelerate."
         )
     keep_freed_memory()
-    held, ids, found = None, None, []
+    held, unreadable, ids, found = None, {}, None, []
     for seed in seeds:
-        imageset = registry.load(name, data_root=data_root, seed=seed, download=download)
-        imageset = job.prepared(imageset, split=split, share=share)
-        if held is None or ids != imageset.ids:
-            held, ids = images.read(imageset, job.network(recipe, 2, 0)), imageset.ids
+        loaded = registry.load(name, data_root=data_root, seed=seed, download=download)
+        imageset = job.prepared(loaded, split=split, share=share)
         settings = job.Settings(accelerated, precision, seed=seed, **options)
+        if held is None or ids != imageset.ids:
+            (held, unreadable), ids = images.read(imageset, job.network(recipe, 2, 0)), imageset.ids
+        if unreadable:
+            if settings.on_error != "skip":
+                left_out.stop(imageset, unreadable)
+            imageset = job.prepared(left_out.without(loaded, list(unreadable)), split=split, share=share)
+        imageset = left_out.resplit(loaded, imageset.split)  # now that its images are read, which digests need
         folder = Path(place(imageset.name, recipe, seed))
-        found.append(job.Job(imageset, recipe, settings, folder, held=held).row(results_dir))
+        found.append(job.Job(imageset, recipe, settings, folder, held=held, left=unreadable).row(results_dir))
     return found
 
 

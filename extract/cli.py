@@ -173,14 +173,7 @@ def _shard(ctx, _, text):
     show_default=True,
     help="What to do with an image's EXIF orientation. torchvision and timm ignore it.",
 )
-@click.option(
-    "--on-error",
-    type=click.Choice(["fail", "skip"]),
-    default="fail",
-    show_default=True,
-    help="What to do with unreadable images. fail computes all others, then lists them and exits with 1. skip leaves "
-    "them out for good.",
-)
+@options.on_error
 @click.option(
     "--input-guard/--no-input-guard",
     default=True,

@@ -102,6 +102,7 @@ def _train(
 @checkpoint
 @dataset
 @precision
+@options.on_error
 @download
 @options.data_root
 @options.results_dir
@@ -126,6 +127,7 @@ def evaluate(checkpoint, dataset, precision, device, as_json, **settings):
 @main.command()
 @checkpoint
 @dataset
+@options.on_error
 @download
 @options.data_root
 @options.cache_dir

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from backbench import UserError
-from backbench.cache.features import open_file
+from backbench.cache import schema
+from backbench.cache.features import FeatureFileError, open_file
 from backbench.extract.plan import Settings
 from backbench.extract.preprocess import scaled
 from backbench.extract.run import extract_one
@@ -50,6 +51,18 @@ def grows(recipe: Recipe) -> bool:
     return recipe.final_epochs > 0 and recipe.final_scale != 1
 
 
+def check_classifier(backbone) -> None:
+    """Raise UserError where the architecture's classifier isn't one linear layer, which a probe's head could become."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            model, _ = models.create(backbone.name, 2)
+    except (AssertionError, RuntimeError):  # torch's meta device can't make it; ``put`` tells later
+        return
+    models.linear(model)
+
+
 def checkpointing(tuned, name: str) -> None:
     """Turn on gradient checkpointing, which computes activations again instead of keeping them.
 
@@ -61,13 +74,40 @@ def checkpointing(tuned, name: str) -> None:
         raise UserError(f"timm has no gradient checkpointing for {name} ({error}).") from None
 
 
+def extracted(imageset, backbone, path: Path, settings: Settings, *, command: str = "extract") -> None:
+    """Extract the features to ``path`` where they aren't there. ``command`` is the extract command that makes them.
+
+    Raises UserError as extract does, where ``--overwrite`` is that command's, not finetune's.
+    """
+    try:
+        extract_one(imageset, backbone, path, settings)
+    except FeatureFileError as error:
+        faults = [fault.replace("--overwrite", f"{command} --overwrite") for fault in error.faults]
+        raise FeatureFileError(*faults) from error
+
+
+def skipped(imageset, path: Path) -> list[int] | None:
+    """Return the rows of the images that the features at ``path`` leave out; None where there are no such features."""
+    if not path.exists():
+        return None
+    try:
+        with open_file(path) as file:
+            if not imageset.known_as(file.identity["dataset_digest"]):
+                return None
+            ids = file.ids
+            left = {ids[row] for row in np.flatnonzero(file.done == schema.SKIPPED)}
+    except FeatureFileError:
+        return None
+    return [i for i, id in enumerate(imageset.ids) if id in left]
+
+
 def probed(imageset, backbone, path: Path, settings: Settings):
     """Return the probe's head and how it was chosen. Missing features are extracted to ``path`` first.
 
     Unlike in ``probe``, the head is fitted on train alone: fitted on val too, it would win every choice made there.
     Raises UserError for unusable features or images, as extract and probe do.
     """
-    extract_one(imageset, backbone, path, settings)
+    extracted(imageset, backbone, path, settings)
     with open_file(path) as file:
         check(file)
         train, val = part(file, 0), part(file, 1)
@@ -77,8 +117,11 @@ def probed(imageset, backbone, path: Path, settings: Settings):
     return method.head, {"chosen": method.chosen}
 
 
-def put(imageset, backbone, tuned, path: Path, settings: Settings) -> dict:
-    """Put the probe's head into ``tuned`` and check it on a few images. Returns how the head was chosen."""
+def put(imageset, backbone, tuned, path: Path, settings: Settings, *, checked=None) -> dict:
+    """Put the probe's head into ``tuned`` and check it on the first images of ``checked``, by default those of val.
+
+    Returns how the head was chosen.
+    """
     import torch
 
     from backbench.training.evaluate import image_batches
@@ -88,7 +131,7 @@ def put(imageset, backbone, tuned, path: Path, settings: Settings) -> dict:
     models.fold(head, tuned)
     backbone.model.float().to(settings.device)
     tuned.to(settings.device)
-    rows = np.flatnonzero(imageset.split == 1)[:CHECKED]
+    rows = (np.flatnonzero(imageset.split == 1) if checked is None else checked)[:CHECKED]
     with torch.inference_mode():
         models.check_head(head, tuned, backbone, next(image_batches(imageset, backbone, rows, settings.device))[1])
     return details

@@ -1,5 +1,6 @@
 """One fine-tuning run: its initial weights, its training, and the choice of weights on val."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from backbench.finetune import initialize, model
 from backbench.finetune.dataloader import Images
 from backbench.finetune.recipe import Recipe
 from backbench.finetune.train import Trainer
-from backbench.training import evaluate, state
+from backbench.training import evaluate, left_out, state
 from backbench.training import job as training
 from backbench.training.job import Settings
+from backbench.training.setup import check
 
 SHARES = (0.2, 0.4, 0.6, 0.8)
 """Shares of the fine-tuned weights that ``wise="auto"`` tries besides 1."""
@@ -27,9 +29,54 @@ class Job(training.Job):
 
     stage = "finetune"
 
-    def __init__(self, imageset, name: str, recipe: Recipe, settings: Settings, folder: Path):
+    def __init__(self, imageset, name: str, recipe: Recipe, settings: Settings, folder: Path, *, asked: str = ""):
         backbone = backbones.create(name, weights=settings.weights, seed=settings.seed)
         super().__init__(imageset, initialize.fitting(backbone, recipe), settings, folder, backbone)
+        self.whole, self.asked = imageset, asked or imageset.name
+
+    def row(self, results_dir: Path) -> dict:
+        unreadable = evaluate.of_main(self.accelerator, self._unreadable)
+        self.take(left_out.without(self.whole, unreadable), unreadable)
+        check(self.imageset)
+        return super().row(results_dir)
+
+    def _unreadable(self) -> list[int]:
+        """Return the rows of images to leave out. A run that was begun, and features, leave out what they did.
+
+        Raises UserError that names all images that can't be read, where they may not be left out.
+        """
+        imageset, skip = self.whole, self.settings.on_error == "skip"
+        begun = self._begun()
+        if begun is not None:
+            left = {*(begun.get("left_out") or ())} if skip else ()
+            return [i for i, id in enumerate(imageset.ids) if id in left]
+        if self.recipe.strategy == "lp-ft":
+            initialize.check_classifier(self.backbone)  # before the features are extracted
+            initialize.extracted(imageset, self.backbone, self._features, self._extraction, command=self._command)
+        rows = initialize.skipped(imageset, self._features)
+        if rows is not None and (skip or not rows):
+            return rows
+        faults = left_out.unreadable(imageset, rows)
+        if not skip:
+            left_out.stop(imageset, faults)
+        return list(faults)
+
+    @property
+    def _features(self) -> Path:
+        return default_path(self.settings.cache_dir, self.whole.name, self.backbone.name)
+
+    @property
+    def _extraction(self) -> plan.Settings:
+        skip = self.settings.on_error == "skip"
+        return plan.Settings(device=self.accelerator.device, seed=self.settings.seed, skip_unreadable=skip)
+
+    @property
+    def _command(self) -> str:
+        """The command that makes these features."""
+        words = ["extract", "--model", self.backbone.name, "--dataset", self.asked]
+        given = {"--weights": self.settings.weights, "--seed": self.settings.seed, "--exif": self.whole.exif}
+        usual = {"--weights": "auto", "--seed": 42, "--exif": "ignore"}
+        return shlex.join(words + [str(w) for k, v in given.items() if v != usual[k] for w in (k, v)])
 
     def _start(self):
         """Return the model with its initial head, the arguments that make it, and a description of the start."""
@@ -43,10 +90,9 @@ class Job(training.Job):
             start = {"head": "the probe's logistic, fitted on train"}
             model.linear(tuned)
             if not state.about(self.folder):  # a saved state holds that head already
-                plan_settings = plan.Settings(device=self.accelerator.device, seed=settings.seed)
-                path = default_path(settings.cache_dir, self.imageset.name, self.backbone.name)
+                how = self.whole, self.backbone, tuned, self._features, self._extraction
                 with self.accelerator.main_process_first():
-                    start |= initialize.put(self.imageset, self.backbone, tuned, path, plan_settings)
+                    start |= initialize.put(*how, checked=self.rows["val"])
         if settings.grad_checkpointing:
             initialize.checkpointing(tuned, self.backbone.name)
         tuned.requires_grad_(True)

@@ -32,7 +32,7 @@ def finetune_all(
     Returns the rows and the faults of failed runs, since one failed run doesn't stop the others. Raises UsageError or
     UserError before any work, with everything that is wrong in the request itself.
     """
-    faults, imagesets, found = Faults(), [], []
+    faults, imagesets, found, given = Faults(), [], [], {}
     with faults.collect():
         asked = names.resolve(asked)
     for name in dict.fromkeys(datasets):
@@ -40,6 +40,7 @@ def finetune_all(
             loaded = registry.load(name, data_root=data_root, seed=settings.seed, download=download, exif=exif)
             check(loaded)
             imagesets.append(loaded)
+            given[loaded.name] = name
     faults.stop()
     keep_freed_memory()
     main = settings.accelerator.is_main_process
@@ -48,5 +49,7 @@ def finetune_all(
             for imageset in imagesets:
                 with faults.collect():
                     folder = Path(place(imageset.name, name))
-                    found.append(Job(imageset, name, recipe, settings, folder).row(results_dir))
+                    job = Job(imageset, name, recipe, settings, folder, asked=given[imageset.name])
+                    found.append(job.row(results_dir))
+    faults.errors = list({error.faults: error for error in faults.errors}.values())  # of every model, said once
     return found, faults

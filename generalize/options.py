@@ -68,6 +68,7 @@ def elsewhere(command):
                 help="A data set without any known class, to test how well its images are told from known ones.  "
                 "[default: unmapped classes, clutter]",
             ),
+            options.on_error,
             download,
             options.data_root,
             options.cache_dir,

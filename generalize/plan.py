@@ -27,6 +27,7 @@ class Request:
     sources: tuple[str, ...] = ()
     seed: int = 42
     download: bool = False
+    on_error: str = "fail"
 
 
 @dataclass(frozen=True)

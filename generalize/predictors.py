@@ -27,12 +27,16 @@ from backbench.training import checkpoint, checkpoint_kind
 
 @dataclass(frozen=True)
 class Scores:
-    """Of N images by K classes: ``scores`` (N, K) float32, ``labels`` (N,) in the image set's classes, ``ids``."""
+    """Of N images by K classes: ``scores`` (N, K) float32, ``labels`` (N,) in the image set's classes, ``ids``.
+
+    ``n_skipped`` more couldn't be read.
+    """
 
     scores: np.ndarray
     labels: np.ndarray
     ids: list[str]
     identity: dict = field(repr=False)
+    n_skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,13 @@ class Predictor:
         """Found on the source's val."""
         return predict.temperature_of(self.row)
 
-    def scores_on(self, imageset: ImageSet, *, cache_dir: Path, device, test_only: bool = False) -> Scores:
+    def scores_on(
+        self, imageset: ImageSet, *, cache_dir: Path, device, test_only: bool = False, skip: bool = False
+    ) -> Scores:
         """Scores of every image of the set, or of its test images, by features that are there or are extracted now.
 
-        Raises UserError where that isn't possible, or what is there was made otherwise.
+        ``skip`` leaves out images that can't be read. Raises UserError where that isn't possible, or what is there was
+        made otherwise.
         """
         path, wanted = self.place(imageset, cache_dir), imageset
         if self.own_view or (test_only and not path.exists()):
@@ -75,17 +82,21 @@ class Predictor:
             if getattr(imageset, "change", None):  # noise has another spread, and means to
                 settings = replace(settings, input_guard=False)
             try:
-                extract_one(wanted, backbone, path, settings)
+                extract_one(wanted, backbone, path, replace(settings, skip_unreadable=skip))
             except FeatureFileError as error:
                 again = f"Extract it again: {predict.command(self.identity, imageset.name)} --overwrite"
                 again = again if wanted is imageset else "Remove it, and it is made again"
                 raise UserError(f"{path} can't be brought to the images of {wanted.name} of now. {again}") from error
         with open_file(path) as file:
             self.check(file)
-            rows = np.flatnonzero((file.done == schema.DONE) & ((file.split == 2) | (not test_only)))
-            ids = file.ids
+            asked, ids = (file.split == 2) | (not test_only), file.ids
+            rows = np.flatnonzero((file.done == schema.DONE) & asked)
             return Scores(
-                self.score(file, rows), file.labels[rows], [ids[i] for i in rows], file.identity | file.measured
+                self.score(file, rows),
+                file.labels[rows],
+                [ids[i] for i in rows],
+                file.identity | file.measured,
+                int((asked & (file.done == schema.SKIPPED)).sum()),
             )
 
 

@@ -36,7 +36,7 @@ def run(request: Request, targets, kinds) -> tuple[list[dict], list[str], Faults
 
 
 def _where(request: Request) -> dict:
-    return {"cache_dir": request.cache_dir, "device": request.device}
+    return {"cache_dir": request.cache_dir, "device": request.device, "skip": request.on_error == "skip"}
 
 
 def _measured(request: Request, one: Evaluation, source: predictors.Scores) -> dict:
@@ -45,7 +45,8 @@ def _measured(request: Request, one: Evaluation, source: predictors.Scores) -> d
     started = time.perf_counter()
     if one.corruption and target.ids != source.ids:
         raise UserError(
-            f"{one.target.name} has other readable images than {one.origin.name}: mend those that can't be read"
+            f"{one.target.name} has other readable images than {one.origin.name}: mend those that can't be read, or "
+            "leave them out of both with --on-error skip"
         )
     known, groups = one.groups.of_target[target.labels] >= 0, figures_of.present(one.groups, target)
     if not known.any():
@@ -59,7 +60,7 @@ def _measured(request: Request, one: Evaluation, source: predictors.Scores) -> d
         others, name = one.thing.scores_on(one.others, **_where(request)).scores, one.unknown
     if len(others):
         figures |= {"unknown": name} | figures_of.unknown(target.scores[known], others, t=temperature)
-    figures |= {"target": one.target.name, "corruption": one.corruption}
+    figures |= {"target": one.target.name, "corruption": one.corruption, "n_skipped": target.n_skipped}
     if one.corruption:
         figures |= {"strength": one.strength, "level": corruptions.LEVELS[one.corruption][one.strength - 1]}
     return _kept(request, one, target, figures, beside, started)

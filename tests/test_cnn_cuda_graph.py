@@ -24,7 +24,7 @@ from backbench.training.setup import accelerator
 # Float32 without the GPU's shortcuts, its sums always in one order.
 torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
 digits = registry.load("digits", data_root=".")
-held = pictures.read(digits, job.network(recipe.make("small"), 2, 0))
+held, _ = pictures.read(digits, job.network(recipe.make("small"), 2, 0))
 graphs, judge, found = Replay.__call__, train.Trainer._judge, {"graph": [], "plain": []}
 for name, call in (("graph", graphs), ("plain", lambda self, kind, given: self.work(given.to(self.device)))):
     def seen(self, loss, losses=found[name]):

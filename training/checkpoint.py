@@ -168,7 +168,9 @@ def load(checkpoint: Path) -> Tuned:
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())[:500]
         raise UserError(f"{path} doesn't fit {about['timm_name']}: {reason}") from error
-    config = {k: tuple(v) if isinstance(v, list) else v for k, v in about["transform"].items() if k != "exif"}
+    config = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in about["transform"].items() if k not in ("exif", "levels")
+    }
     return Tuned(folder, about, model.eval().requires_grad_(False), config)
 
 

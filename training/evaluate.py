@@ -7,6 +7,7 @@ import numpy as np
 from backbench import UserError, accuracy, calibration, columns, details
 from backbench.devices import cores
 from backbench.extract.preprocess import Preprocessor, Reader
+from backbench.training import left_out
 
 BATCH = 64
 
@@ -14,19 +15,21 @@ BATCH = 64
 def image_batches(imageset, backbone, rows: np.ndarray, device):
     """Yield row numbers and their normalised images (B, 3, H, W) on the device, prepared as by extract, in order.
 
-    Raises UserError that names the images that can't be read.
+    Raises UserError that names all images that can't be read, after the others.
     """
     import torch
 
+    unreadable = {}
     preprocessor = Preprocessor(backbone)
     with ThreadPoolExecutor(min(8, cores())) as pool:
         reader = Reader(imageset, pool)
         for start in range(0, len(rows), BATCH):
             group = rows[start : start + BATCH]
             (batch,), faults = reader.read(group, np.zeros(len(group), int), [preprocessor])
-            if unreadable := [str(fault) for fault in faults if fault]:
-                raise UserError(*unreadable)
+            unreadable |= {i: fault for i, fault in zip(group, faults, strict=True) if fault}
             yield group, backbone.normalise(batch.to(device, memory_format=torch.channels_last))
+    imageset.check_reachable(unreadable.values())
+    left_out.stop(imageset, unreadable)
 
 
 def logits(model, imageset, backbone, rows: np.ndarray, accelerator, *, check=lambda: None) -> np.ndarray:
@@ -49,10 +52,22 @@ def logits(model, imageset, backbone, rows: np.ndarray, accelerator, *, check=la
 
 
 def of_main(accelerator, ask):
-    """Return in all processes what ``ask()`` returns in the main one, since the others may not see its folders."""
+    """Return in all processes what ``ask()`` returns in the main one, since the others may not see its folders.
+
+    A UserError of the main process is raised in all.
+    """
     from accelerate.utils import broadcast_object_list
 
-    return broadcast_object_list([ask() if accelerator.is_main_process else None])[0]
+    def asked():
+        try:
+            return ask(), None
+        except UserError as error:
+            return None, error
+
+    found, error = broadcast_object_list([asked() if accelerator.is_main_process else None])[0]
+    if error:
+        raise error
+    return found
 
 
 def assess(scores: np.ndarray, val_scores: np.ndarray | None, imageset, rows: dict, *, t: float | None = None):

@@ -37,6 +37,7 @@ class Settings:
     onnx: bool = False
     tracker: str | None = None
     overwrite: bool = False
+    on_error: str = "fail"  # or skip, which leaves out images that can't be read
 
 
 class Job:
@@ -50,11 +51,17 @@ class Job:
     stage: str
     """The stage of its rows."""
 
-    def __init__(self, imageset, recipe, settings: Settings, folder: Path, backbone):
-        self.imageset, self.recipe, self.settings, self.folder = imageset, recipe, settings, folder
+    def __init__(self, imageset, recipe, settings: Settings, folder: Path, backbone, *, left_out=()):
+        self.recipe, self.settings, self.folder = recipe, settings, folder
         self.backbone, self.accelerator, self.started = backbone, settings.accelerator, time.monotonic()
         contents.look(imageset, settings.cache_dir / imageset.slug)
+        self.take(imageset, left_out)
+
+    def take(self, imageset, left_out) -> None:
+        """Take the images of the data set that are in a split. The rows ``left_out`` are in none: can't be read."""
+        self.imageset, self.left_out = imageset, [imageset.ids[i] for i in left_out]
         self.contents = imageset.contents.astype(str)
+        self.contents[list(left_out)] = [f"left out {i}" for i in left_out]  # they equal no other image
         self.rows = {split: np.flatnonzero(imageset.split == code) for code, split in enumerate(SPLITS)}
 
     def row(self, results_dir: Path) -> dict:
@@ -125,12 +132,27 @@ class Job:
                 "seed": self.settings.seed,
                 "recipe": asdict(self.recipe),
                 "precision": self.settings.precision,
+                "left_out": self.left_out or None,
                 "versions": {"backbench": __version__, "timm": timm.__version__, "torch": torch.__version__},
             }
         )
 
     def _transform(self, scale: float) -> dict:
-        return {**scaled(self.backbone.config, scale), "exif": self.imageset.exif}
+        levels = {"levels": self.imageset.levels} if self.imageset.levels else {}
+        return {**scaled(self.backbone.config, scale), "exif": self.imageset.exif, **levels}
+
+    def _begun(self) -> dict | None:
+        """Return the identity of the run that the folder holds, finished or not, unless it is to be replaced."""
+        overwrite, ours = self.settings.overwrite, self.identity()
+        if (self.folder / checkpoint.ABOUT).exists() and not overwrite:
+            return checkpoint.read_about(self.folder)["identity"]
+        theirs = (state.about(self.folder) or {}).get("identity")
+        keys = [key for key in ours if key not in ("left_out", "dataset_digest")]
+        other = theirs and (
+            any(state.apart(key, ours[key], theirs.get(key)) for key in keys)
+            or not self.imageset.known_as(str(theirs.get("dataset_digest")))
+        )
+        return None if overwrite and other else theirs
 
     def _already(self, identity: dict) -> dict | None:
         """Return the row of a finished run in the folder, or None.
@@ -205,6 +227,7 @@ class Job:
                 "converged": None,
                 "chosen": outcome.describe(chosen),
                 "epochs": at.epoch,
+                "n_skipped": len(self.left_out),
                 "images_per_second": float(np.median(speeds)) if speeds else None,
             },
             protocol={

@@ -16,7 +16,7 @@ from backbench.extract.backbones import Backbone
 from backbench.extract.plan import Settings
 from backbench.extract.run import extract_one
 from backbench.training import checkpoint as checkpoints
-from backbench.training import checkpoint_kind, evaluate
+from backbench.training import checkpoint_kind, evaluate, left_out
 from backbench.training.job import SEEN
 
 CARRIED = ("chosen", "epochs", "parameters", "macs", "train_flops", "train_seconds", "steps")
@@ -24,14 +24,14 @@ CARRIED = ("chosen", "epochs", "parameters", "macs", "train_flops", "train_secon
 
 
 def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_root: Path, download: bool,
-        views: str | None = None) -> dict:  # fmt: skip
+        views: str | None = None, on_error: str = "fail") -> dict:  # fmt: skip
     """Return the result row of a checkpoint on the test images of ``dataset``, and add it to the results.
 
     On the data set it was trained on, this is its own row again; ``views`` replaces the test-time views of cnn's
     network. On any other data set the row has ``source`` and ``target``, so that it is never taken for a head of the
     target. Its ``top1`` is among all classes of the checkpoint, ``top1_mapped_classes`` among those of the data set.
     Test images that were in the checkpoint's train or val, by content, are left out. The temperature is the
-    checkpoint's.
+    checkpoint's. With ``on_error="skip"`` images that can't be read are left out, too.
 
     Raises UserError for a damaged checkpoint, and for a data set with classes that it doesn't know or without test
     images that are new to it.
@@ -53,6 +53,9 @@ def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_
     numbers = {split: np.flatnonzero(imageset.split == code) for code, split in enumerate(SPLITS)}
     own = imageset.known_as(about["dataset_digest"])
     left = {} if own else {"n_seen": _leave_out_seen(tuned, imageset, numbers)}
+    skipped = [*left_out.unreadable(imageset, numbers["test"])] if on_error == "skip" else []
+    left_out.without(imageset, skipped)
+    numbers["test"] = np.setdiff1d(numbers["test"], skipped)
     if not len(numbers["test"]):
         raise UserError(f"{imageset.name} has no test images{' that are new to the checkpoint' if left else ''}.")
     if any(left.values()):
@@ -67,6 +70,7 @@ def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_
     found = about["row"]
     as_trained = replace(imageset, labels=columns[imageset.labels], class_names=about["classes"])
     figures, beside = evaluate.assess(scores, None, as_trained, numbers, t=float(found.get("temperature") or 1.0))
+    figures |= {"n_skipped": len(skipped)}
     trained_on = about["row"].get("features") or {}
     if not own:
         right = accuracy.top_k(scores[:, columns], imageset.labels[numbers["test"]], k=1)
@@ -131,7 +135,7 @@ def _leave_out_seen(tuned, imageset, numbers: dict) -> int:
 
 
 def features(checkpoint: Path, dataset: str, *, device, cache_dir: Path, data_root: Path, download: bool, out=None,
-             overwrite: bool = False) -> dict:  # fmt: skip
+             overwrite: bool = False, on_error: str = "fail") -> dict:  # fmt: skip
     """Write the features of the checkpoint's backbone to a feature file, as extract does; returns its summary.
 
     Raises UserError where the backbone was trained on test images of the data set, so that no probe is tested on them.
@@ -146,7 +150,9 @@ def features(checkpoint: Path, dataset: str, *, device, cache_dir: Path, data_ro
         )
     backbone = checkpoints.as_backbone(tuned)
     path = Path(out) if out else default_path(cache_dir, imageset.name, backbone.name)
-    settings = Settings(device=device, seed=tuned.about["seed"], overwrite=overwrite)
+    settings = Settings(
+        device=device, seed=tuned.about["seed"], overwrite=overwrite, skip_unreadable=on_error == "skip"
+    )
     fresh = extract_one(imageset, backbone, path, settings)
     return summary(path) | {"already": not fresh}
 

@@ -41,9 +41,13 @@ def accelerator(device: str, precision: str, tracker: str | None = None):
 
 
 def check(imageset, *, least_val: int = LEAST_VAL) -> None:
-    """Raise UserError, with all faults at once, where the data set is not fit for training."""
+    """Raise UserError, with all faults at once, where the data set is not fit for training.
+
+    Images that are in no split don't count.
+    """
     counts = np.zeros((3, len(imageset.class_names)), int)
-    np.add.at(counts, (imageset.split, imageset.labels), 1)
+    within = imageset.split < len(SPLITS)
+    np.add.at(counts, (imageset.split[within], imageset.labels[within]), 1)
     n, faults = dict(zip(SPLITS, counts.sum(axis=1).tolist(), strict=True)), []
     if empty := [split for split in ("train", "test") if not n[split]]:
         faults.append(f"there are no images in {' and '.join(empty)}. All of train, val and test are needed.")
