@@ -31,7 +31,7 @@ FILLED = 1 / 8
 EIGHT_BITS = frozenset({"jpg", "jpeg", "jpe", "jfif", "gif", "bmp", "webp", "avif", "heic", "heif"})
 """Endings of files that hold 8 bits, or that PIL decodes to 8. They are not opened."""
 
-SAMPLE = 64
+SAMPLE = 16
 """Number of images that are looked at in shards, where a look reads the whole image, before any is taken to be deep."""
 
 

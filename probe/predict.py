@@ -121,7 +121,10 @@ def compare(saved: Saved, file, folder: Path) -> None:
 
 
 def unlike(fitted: dict, identity: dict) -> list[str]:
-    """Every difference between the identity that a head was fitted on and another that makes the features no match."""
+    """Every difference between the identity that a head was fitted on and another that makes the features no match.
+
+    The range of grey levels is each data set's own.
+    """
     fitted = {**schema.PLAIN, **fitted}
     if fitted.get("weights") == identity.get("weights") == MADE_BY_USER:
         return []  # named as one likes
@@ -131,7 +134,9 @@ def unlike(fitted: dict, identity: dict) -> list[str]:
 def _differences(key: str, ours, theirs) -> list[str]:
     if isinstance(ours, dict) and isinstance(theirs, dict):
         return [
-            line for k in sorted({*ours, *theirs}) for line in _differences(f"{key}.{k}", ours.get(k), theirs.get(k))
+            line
+            for k in sorted({*ours, *theirs} - {"levels"})
+            for line in _differences(f"{key}.{k}", ours.get(k), theirs.get(k))
         ]
     return [] if ours == theirs else [f"{key}: the head was fitted with {ours!r}, the file has {theirs!r}"]
 

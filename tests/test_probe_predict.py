@@ -172,3 +172,12 @@ def test_a_head_or_a_file_that_is_none_is_told(tmp_path, stored):
         predict.predict(tmp_path / "no", tmp_path / "no.h5")
     with pytest.raises(UserError, match=r"no\.h5 is not a file"):
         predict.predict(stored, tmp_path / "no.h5")
+
+
+def test_the_range_of_grey_levels_is_each_data_sets_own():
+    ours, theirs, none = (
+        IDENTITY | {"transform": IDENTITY["transform"] | levels}
+        for levels in ({"levels": {"integers": [0, 4095]}}, {"levels": {"floats": [0, 1]}}, {})
+    )
+    for fitted in (ours, none):
+        assert not [line for line in predict.unlike(fitted, theirs) if "levels" in line]
