@@ -48,8 +48,8 @@ class Job(training.Job):
         imageset, skip = self.whole, self.settings.on_error == "skip"
         begun = self._begun()
         if begun is not None:
-            left = {*(begun.get("left_out") or ())} if skip else ()
-            return [i for i, id in enumerate(imageset.ids) if id in left]
+            left = begun.get("left_out") if skip else None
+            return [i for i, id in enumerate(imageset.ids) if id in left] if isinstance(left, list) else []
         if self.recipe.strategy == "lp-ft":
             initialize.check_classifier(self.backbone)  # before the features are extracted
             initialize.extracted(imageset, self.backbone, self._features, self._extraction, command=self._command)
