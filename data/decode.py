@@ -102,28 +102,32 @@ def grey(source: str | os.PathLike | bytes, *, id: str) -> np.ndarray | None:
         return _look(source, look)
 
 
-def may_be_deep(source: str | os.PathLike | bytes, *, id: str) -> bool:
-    """Whether a file may hold an image of more than 8 bits of grey, by as few of its bytes as tell.
+def deeper(source: str | os.PathLike | bytes, *, id: str) -> str | None:
+    """Return ``grey`` or ``colour`` where a file may hold such an image of more than 8 bits, by a few of its bytes.
 
     PIL would take ten times as long. Raises UnreadableImage where the file can't be opened.
     """
     with reading(id), _file(source) as file:
         start = file.read(32)
         if start.startswith(mend.PNG):
-            return start[24:26] == b"\x10\0"  # 16 bits, grey
+            return ("colour" if start[25] else "grey") if start[24:25] == b"\x10" else None
         if start[:4] in (b"II*\0", b"MM\0*"):
             order = "little" if start[:1] == b"I" else "big"
             file.seek(int.from_bytes(start[4:8], order))
             n = int.from_bytes(file.read(2), order)
             tags = file.read(12 * min(n, 4096))
             for at in range(0, len(tags), 12):
-                tag, kind, count, value = (
-                    int.from_bytes(tags[at + a : at + b], order) for a, b in ((0, 2), (2, 4), (4, 8), (8, 10))
+                tag, kind, count, bits, place = (
+                    int.from_bytes(tags[at + a : at + b], order) for a, b in ((0, 2), (2, 4), (4, 8), (8, 10), (8, 12))
                 )
+                if tag == BITS and count > 2:
+                    file.seek(place)
+                    bits = int.from_bytes(file.read(2), order)
                 if tag == BITS:
-                    return count == 1 and (kind != 3 or value > 8)
-            return False  # 1 bit
-        return start.startswith((b"II", b"MM", b"P5", b"Pf", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP"))
+                    return ("grey" if count == 1 else "colour") if kind != 3 or bits > 8 else None
+            return None  # 1 bit
+        grey = start.startswith((b"II", b"MM", b"P5", b"Pf", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP"))
+        return "grey" if grey else None
 
 
 def header(source: str | os.PathLike | bytes, *, id: str) -> tuple[int, int, str]:

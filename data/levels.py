@@ -4,8 +4,8 @@ Files don't say it: a camera's 12 bits come in files of 16, and 0..1 may oversho
 would come out bright, and one of two like images black.
 """
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -32,7 +32,8 @@ EIGHT_BITS = frozenset({"jpg", "jpeg", "jpe", "jfif", "gif", "bmp", "webp", "avi
 """Endings of files that hold 8 bits, or that PIL decodes to 8. They are not opened."""
 
 SAMPLE = 16
-"""Number of images that are looked at in shards, where a look reads the whole image, before any is taken to be deep."""
+"""Number of images that are looked at in shards, where a look reads the whole image, before any is taken to be deep,
+and of deep images in colour."""
 
 
 MANY = 500
@@ -40,15 +41,19 @@ MANY = 500
 
 
 def decided(imageset):
-    """Return the data set with ``levels``, and a note that says so, where any of its images has more than 8 bits.
+    """Return the data set with ``levels``, and notes that say so, where any of its images has more than 8 bits.
 
     ``levels`` is [least, largest] for ``integers`` and for ``floats``, as far as the set has them. Of files in folders
     the first bytes are read, except of those that end as in ``EIGHT_BITS``. Images of more than 8 bits are decoded.
     """
-    rows = _deep(imageset)
-    if not len(rows):
-        return imageset
-    shown = progress(len(rows), f"reading grey levels of {imageset.name}") if len(rows) > MANY else nullcontext(int)
+    deep = _deep(imageset)
+    imageset = replace(imageset, notes=imageset.notes + _dark(imageset, deep["colour"]))
+    rows = deep["grey"]
+    shown = (
+        progress(len(rows), f"reading grey levels of {imageset.name}")
+        if len(rows) > MANY
+        else contextlib.nullcontext(int)
+    )
     with ThreadPoolExecutor(cores()) as pool, shown as advance:
         found: dict[str, list] = {}
         for extent in pool.map(lambda i: _extent(imageset, i), rows):
@@ -79,24 +84,33 @@ def span(kind: str, low: float, high: float) -> list[float]:
     return [low, high] if high > low else [low, low + 1]
 
 
-def _deep(imageset) -> list[int]:
-    """Rows of the images whose files may hold more than 8 bits of grey."""
-    n = len(imageset)
+def _deep(imageset) -> dict[str, list[int]]:
+    """Return the rows of images whose files may hold more than 8 bits of ``grey``, and of ``colour``."""
+    n, found = len(imageset), {"grey": [], "colour": []}
     if imageset.pixels is not None:
-        return []
-    if imageset.files is None:
-        some = range(0, n, max(1, n // SAMPLE))
-        return list(range(n)) if any(_may_be_deep(imageset, i) for i in some) else []
-    rows = [i for i, file in enumerate(imageset.files) if file.rpartition(".")[2].lower() not in EIGHT_BITS]
-    return [i for i in rows if _may_be_deep(imageset, i)]  # in threads it takes thrice as long
+        return found
+    rows = range(0, n, max(1, n // SAMPLE))
+    if imageset.files is not None:
+        rows = [i for i, file in enumerate(imageset.files) if file.rpartition(".")[2].lower() not in EIGHT_BITS]
+    for i in rows:  # in threads it takes thrice as long
+        with contextlib.suppress(UserError):  # whoever reads the image tells
+            if kind := decode.deeper(imageset.encoded(i), id=imageset.ids[i]):
+                found[kind].append(i)
+    if imageset.files is None and found["grey"]:
+        found["grey"] = list(range(n))
+    return found
 
 
-def _may_be_deep(imageset, i: int) -> bool:
-    """Whether image ``i`` may hold more than 8 bits of grey, by its first bytes; False where it can't be read."""
-    try:
-        return decode.may_be_deep(imageset.encoded(i), id=imageset.ids[i])
-    except UserError:
-        return False
+def _dark(imageset, rows: list[int]) -> tuple[str, ...]:
+    """Return a note where colour images of 16 bits, of which PIL keeps the upper 8, hold fewer bits than that."""
+    brightest = -1
+    for i in rows[:: max(1, len(rows) // SAMPLE)]:
+        with contextlib.suppress(UserError):
+            brightest = max(brightest, int(np.asarray(imageset.read(i)).max()))
+    if not 0 <= brightest < 128:
+        return ()
+    seen = f"which reach only {brightest} of 255 here"
+    return (f"colour images of 16 bits are read by their upper 8, {seen}: save them with 8",)
 
 
 def _extent(imageset, i: int) -> tuple | None:

@@ -16,6 +16,7 @@ import backbench.probe.cli
 import backbench.report.cli
 from backbench import details, rows
 from backbench.cnn.cli import main
+from backbench.data import registry
 from backbench.training import state
 from tests import tuning
 
@@ -143,6 +144,8 @@ def test_a_tenth_and_the_usual_split_have_rows_of_their_own(tmp_path, monkeypatc
     (usual,) = json.loads(cnn(*words, "--split", "usual").stdout)
     assert (usual["method"], usual["n_val"], usual["val_top1"]) == ("cnn/small/usual", 0, None)
     assert usual["n_train"] + usual["n_test"] == 1797
+    about = json.loads((tmp_path / "runs/digits/cnn_small-usual-42/model.json").read_text())
+    assert about["dataset_digest"] == registry.load("digits", data_root=tmp_path).digest  # whatever it trained on
     assert usual["protocol"]["chosen_on"] == "nothing: the last epoch's weights"
     assert sorted(path.name for path in (tmp_path / "runs/digits").iterdir()) == [
         "cnn_small-share-0.1-42", "cnn_small-usual-42",

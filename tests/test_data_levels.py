@@ -4,12 +4,13 @@ import io
 import json
 import struct
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from backbench.data import decode, given, levels, registry
+from backbench.data import decode, given, levels, mend, registry
 
 RAMP = np.linspace(0, 1, 256).reshape(16, 16)
 RAMP_8 = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -145,7 +146,7 @@ def test_8_bits_have_no_levels(tmp_path):
 
 
 def test_no_jpeg_is_opened(tmp_path, monkeypatch):
-    monkeypatch.setattr(decode, "may_be_deep", lambda *_, **__: pytest.fail("a JPEG was opened"))
+    monkeypatch.setattr(decode, "deeper", lambda *_, **__: pytest.fail("a JPEG was opened"))
     assert load(tmp_path / "a", [encoded("JPEG", RAMP_8)], "jpg").levels is None
 
 
@@ -163,6 +164,39 @@ def test_8_bits_beside_floats_and_integers(tmp_path):
     assert json.loads(json.dumps(mixed.levels)) == mixed.levels
     assert all(np.array_equal(first(mixed, i), RAMP_8) for i in (0, 2))
     assert len(mixed.notes) == 2
+
+
+def deep_png(rgb) -> bytes:
+    """A PNG of 16 bits a channel, written by hand: PIL writes none."""
+    height, width, _ = rgb.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rgb)
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return mend.PNG + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+def deep_colour_tiff(rgb) -> bytes:
+    pixels = rgb.astype("<u2").tobytes()
+    tags = [(256, 4, 1, rgb.shape[1]), (257, 4, 1, rgb.shape[0]), (258, 3, 3, 8), (259, 4, 1, 1), (262, 4, 1, 2)]
+    tags += [(273, 4, 1, 14), (277, 4, 1, 3), (278, 4, 1, rgb.shape[0]), (279, 4, 1, len(pixels))]
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    head = b"II*\0" + struct.pack("<IHHH", 14 + len(pixels), 16, 16, 16)
+    return head + pixels + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(("encode", "ending"), [(deep_png, "png"), (deep_colour_tiff, "tif")])
+def test_few_bits_of_16_bit_colour_are_said(tmp_path, encode, ending):
+    """PIL keeps the upper 8 bits of each channel: 4095 >> 8 is 15."""
+    colour = np.repeat(RAMP[..., None], 3, axis=2)
+    few = load(tmp_path / "few", [encode(np.rint(colour * 4095))], ending)
+    assert few.levels is None
+    assert few.notes == (
+        "colour images of 16 bits are read by their upper 8, which reach only 15 of 255 here: save them with 8",
+    )
+    assert load(tmp_path / "all", [encode(np.rint(colour * 65535))], ending).notes == ()
+    assert load(tmp_path / "eight", [encoded("PNG", np.repeat(RAMP_8[..., None], 3, axis=2) // 4)], "png").notes == ()
 
 
 def test_levels_that_are_not_finite_decide_nothing(tmp_path):
