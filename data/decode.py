@@ -112,19 +112,18 @@ def deeper(source: str | os.PathLike | bytes, *, id: str) -> str | None:
         if start.startswith(mend.PNG):
             return ("colour" if start[25] else "grey") if start[24:25] == b"\x10" else None
         if start[:4] in (b"II*\0", b"MM\0*"):
-            order = "little" if start[:1] == b"I" else "big"
-            file.seek(int.from_bytes(start[4:8], order))
-            n = int.from_bytes(file.read(2), order)
+            order = "<" if start[:1] == b"I" else ">"
+            file.seek(*struct.unpack(f"{order}I", start[4:8]))
+            (n,) = struct.unpack(f"{order}H", file.read(2))
             tags = file.read(12 * min(n, 4096))
-            for at in range(0, len(tags), 12):
-                tag, kind, count, bits, place = (
-                    int.from_bytes(tags[at + a : at + b], order) for a, b in ((0, 2), (2, 4), (4, 8), (8, 10), (8, 12))
-                )
-                if tag == BITS and count > 2:
-                    file.seek(place)
-                    bits = int.from_bytes(file.read(2), order)
-                if tag == BITS:
-                    return ("grey" if count == 1 else "colour") if kind != 3 or bits > 8 else None
+            for tag, kind, count, value in struct.iter_unpack(f"{order}HHII", tags[: len(tags) // 12 * 12]):
+                if tag != BITS:
+                    continue
+                bits = value & 0xFFFF if order == "<" else value >> 16
+                if count > 2:
+                    file.seek(value)
+                    bits = max(file.read(2), default=0)  # 16 in either order of bytes
+                return ("grey" if count == 1 else "colour") if kind != 3 or bits > 8 else None
             return None  # 1 bit
         grey = start.startswith((b"II", b"MM", b"P5", b"Pf", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP"))
         return "grey" if grey else None
