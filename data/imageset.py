@@ -56,6 +56,8 @@ class ImageSet:
     stored: Callable[[int], bytes] | None = None
     """For a data set in shards, the function that reads an image's encoded bytes, by its row in the whole data set. It
     is thread safe and can be pickled."""
+    notes: tuple[str, ...] = ()
+    """Sentences that say what was taken and how it was split, and what was passed over; see ``data.notes``."""
     span: tuple[int, int, int] | None = None
     """For a part of a data set: its rows [start, stop), and how many the whole has. The name is the whole's."""
     groups: np.ndarray | None = None

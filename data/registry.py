@@ -4,13 +4,14 @@ import shlex
 from pathlib import Path
 
 from backbench import UsageError, UserError, suggest
-from backbench.data import decode, hf, levels, sources, wds
+from backbench.data import decode, groups, hf, levels, sources, table, wds
 from backbench.data.imageset import ImageSet
 
 KINDS = {
     "folder:PATH": sources.folder,
     "wds:PATH": wds.load,
     "hf:PATH": hf.load,
+    "table:PATH": table.load,
 }
 """Names for a user's own images, and the functions that list them: ``load(name, *, seed, exif)``."""
 
@@ -45,7 +46,7 @@ def load(name: str, *, data_root: str | Path, seed: int = 42, download: bool = F
     if exif not in decode.EXIF:
         raise UsageError(f"exif={exif!r}: {' or '.join(decode.EXIF)} is expected")
     if kind := _kind(name):
-        return levels.decided(kind(name, seed=seed, exif=exif))
+        return groups.told(levels.decided(kind(name, seed=seed, exif=exif)), name)
     source = sources.SETS[name]
     data_root = Path(data_root)
     found = source.find(data_root)

@@ -61,10 +61,10 @@ class Shard:
 def parse(name: str, *, known: tuple[str, ...]) -> Given:
     """Parse ``KIND:PATH?key=value``. Raises UsageError for options that aren't ``known``."""
     kind, _, rest = name.partition(":")
-    found = re.fullmatch(r"(.*?)\?(\w+=[^&=]+(?:&\w+=[^&=]+)*)", rest, re.DOTALL)
+    found = re.fullmatch(r"(.*?)\?(\w+=[^&]+(?:&\w+=[^&]+)*)", rest, re.DOTALL)
     if not found:
         return Given(kind, rest, {})
-    options = dict(pair.split("=") for pair in found[2].split("&"))
+    options = dict(pair.split("=", 1) for pair in found[2].split("&"))
     if unknown := [key for key in options if key not in known]:
         takes = f"{kind}:PATH?key=value takes {', '.join(known)}"
         raise UsageError(*(f"{name}: {takes}, not {key!r}.{suggest(key, known)}" for key in unknown))

@@ -1,0 +1,162 @@
+"""Groups: images that belong together, as of a patient, a video or a site, and stay in one split.
+
+They come from a column or field that ``?group=`` names, or for folders from a pattern on the ids. Where none are given
+and the names look like groups, ``told`` says so.
+"""
+
+import dataclasses
+import re
+import shlex
+from collections import defaultdict
+
+import numpy as np
+
+from backbench import SPLITS, UsageError, UserError, grouped
+from backbench.data import splits
+from backbench.data.imageset import ImageSet
+
+SHARES = 0.2, 0.125
+"""Share of the images that become test, and of the rest that become val: about 70, 10 and 20 % in all."""
+
+RULE = "whole groups are drawn for train, val and test, so that at least 2 groups a class are expected, 3 in some class"
+
+LONGEST = 500
+"""Largest number of characters of a pattern. It is the user's own, and Ctrl-C ends one that takes for ever."""
+
+PATTERNS = (
+    r"([^/]*\d)[^/\d]+\d+[^/\d]*\.\w+$",
+    r"([^/]*\d[^/]*)/[^/\d]*\d+[^/\d]*\.\w+$",
+)
+"""Patterns of ids that look like groups: ``patient12_03.jpg``, and ``patient12/03.jpg``."""
+
+COUNTER = 5
+"""Largest number of digits of a counter that may have gaps: in ``IMG_20230104_173501`` the time is none."""
+
+LOOKED_AT = 100_000
+"""Number of ids that are looked at: the first ones, since names of one group lie beside each other."""
+
+ENOUGH, FEWEST = 0.8, 3
+"""Share of the images whose names must look like groups, and number of groups that a class must have for it."""
+
+
+def by_pattern(ids: list[str], pattern: str) -> np.ndarray:
+    """Return each id's group, (N,) str: what the first bracket of the regular expression ``pattern`` finds in it.
+
+    Raises UsageError where that isn't a pattern with a bracket, and UserError naming ids in which it finds nothing.
+    """
+    shape = "a regular expression whose first bracket finds the group in a path is expected, such as '([^/]+)_[^/]*$'"
+    try:
+        expression = re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise UsageError(f"?group={pattern}: {error}; {shape}") from None
+    if not expression.groups or len(pattern) > LONGEST:
+        found = f"it has {len(pattern):,} characters, {LONGEST} at most" if expression.groups else "it has no bracket"
+        raise UsageError(f"?group={pattern}: {found}; {shape}")
+    found = [match and match[1] for match in map(expression.search, ids)]
+    if none := [id for id, group in zip(ids, found, strict=True) if not group]:
+        raise UserError(f"?group={pattern} finds no group in {len(none):,} of {len(ids):,} paths: {_some(none)}")
+    return np.array(found, str)
+
+
+def draw(labels: np.ndarray, groups: np.ndarray, *, seed: int) -> np.ndarray:
+    """Split images (N,) int8 by whole groups: about 70 % train, 10 % val and 20 % test, of as many classes as can be.
+
+    The order of the images has a part in it, so that they must be sorted. Raises UserError where that leaves no test.
+    """
+    split, group = np.full(len(labels), splits.TRAIN, np.int8), grouped.numbered(groups, len(labels))
+    if len(labels) and grouped.per_class(labels, group).max() < 2:
+        raise UserError(
+            "the images of each class are all of one group, so that no class can be both in train and in test: "
+            "groups that are parts of a class are expected, or no groups"
+        )
+    test = grouped.held_out(labels, group, SHARES[0], seed=seed)
+    split[test] = splits.TEST
+    return val_from_train(labels, groups, split, seed=seed)
+
+
+def val_from_train(labels: np.ndarray, groups: np.ndarray, split: np.ndarray, *, seed: int) -> np.ndarray:
+    """Return a copy of ``split`` with about an eighth of train moved to val, by whole groups."""
+    split, train = split.copy(), np.flatnonzero(split == splits.TRAIN)
+    if len(train):
+        group = grouped.numbered(groups, len(labels))[train]
+        split[train[grouped.held_out(labels[train], group, SHARES[1], seed=seed)]] = splits.VAL
+    return split
+
+
+def told(images: ImageSet, name: str) -> ImageSet:
+    """Return the set, loaded as ``name``, with what should be said of its groups added to its notes."""
+    notes = [_groups_note(images)] if images.groups is not None else _suggestion(images, name)
+    return dataclasses.replace(images, notes=(*images.notes, *filter(None, notes)))
+
+
+def _groups_note(images: ImageSet) -> str:
+    assert images.groups is not None
+    across = grouped.crossing(images.groups, images.split)
+    if len(across):
+        named = "; ".join(
+            f"{group} in {' and '.join(SPLITS[code] for code in np.unique(images.split[images.groups == group]))}"
+            for group in across[:5]
+        )
+        more = f" and {len(across) - 5:,} more" if len(across) > 5 else ""
+        return f"Warning: {len(across):,} groups have images in more than one split: {named}{more}."
+    number = grouped.numbered(images.groups, len(images))
+    sizes, alone = np.bincount(number), grouped.per_class(images.labels, number) == 1
+    said = f"{len(sizes):,} groups of {sizes.min():,} to {sizes.max():,} images, each in one split"
+    if alone.any():
+        names = [images.class_names[label] for label in np.flatnonzero(alone)]
+        said += f"; all images of a class are of one group, and so in one split, for {_some(names)}"
+    return f"{said}."
+
+
+def _suggestion(images: ImageSet, name: str) -> list[str]:
+    """Return a warning where ids look like groups, which could be in several splits."""
+    kind, _, rest = name.partition(":")
+    if not rest or not (found := suggested(images.ids, images.labels)):
+        return []
+    pattern, example, n = found
+    path, option = rest.partition("?")[0], shlex.quote(f"{name}{'&' if '?' in rest else '?'}group={pattern}")
+    how = f"--dataset {option}" if kind == "folder" else f"{kind}:{path}?group=..., with their column or field"
+    return [
+        f"Warning: names such as {example} look like groups ({n:,} of them) whose images may be in several splits; "
+        f"to keep each in one: {how}"
+    ]
+
+
+def suggested(ids: list[str], labels: np.ndarray) -> tuple[str, str, int] | None:
+    """Return the pattern by which ids look like groups, an example, and how many groups there are; or None.
+
+    They do where names within a class are equal but for two numbers: the first takes at least ``FEWEST`` values in the
+    class, and with most of these the second counts several images. So ``001.ak47/001_0001.jpg`` doesn't, where the
+    first number is the class's, nor ``brown_bear_s_000076.webp``, which has one number.
+    """
+    ids, labels = ids[:LOOKED_AT], labels[:LOOKED_AT]
+    for pattern in PATTERNS:
+        expression, by_class = re.compile(pattern.replace(r"\d+[", r"(\d+)[")), defaultdict(lambda: defaultdict(list))
+        masks: dict[str, str] = {}
+        for id, label in zip(ids, labels.tolist(), strict=True):
+            if match := expression.search(id):
+                if match[1] not in masks:
+                    masks[match[1]] = re.sub(r"\d+", "0", match[1])
+                by_class[label, masks[match[1]]][match[1]].append(match[2])
+        alike = [
+            {group: counters for group, counters in groups.items() if _counted(counters)}
+            for groups in by_class.values()
+        ]
+        alike = [groups for groups in alike if len(groups) >= FEWEST]
+        if sum(len(counters) for groups in alike for counters in groups.values()) >= max(1, ENOUGH * len(ids)):
+            names = {group for groups in alike for group in groups}
+            return pattern, next(id for id in ids if expression.search(id)), len(names)
+    return None
+
+
+def _counted(counters: list[str]) -> bool:
+    """Whether several images are counted: by few digits, or without large gaps."""
+    numbers = np.unique([int(counter) for counter in counters if len(counter) < 19])
+    if len(numbers) < 2:
+        return False
+    return max(map(len, counters)) <= COUNTER or numbers[-1] - numbers[0] < 3 * len(numbers)
+
+
+def _some(items) -> str:
+    items = list(items)
+    return ", ".join(items[:5]) + (f" and {len(items) - 5:,} more" if len(items) > 5 else "")
