@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from backbench.statistics import effective, interval
+from backbench.statistics import Z, effective, interval
 
 BLOCK = 1 << 22
 """Scores that are copied to float64 at a time: 32 MB."""
@@ -114,10 +114,57 @@ def balanced(right: np.ndarray, labels: np.ndarray, *, limits: Callable = interv
     return mean, *limits(mean * size, size)
 
 
-def figures(scored: Scored, *, limits: Callable = interval) -> dict[str, float]:
+BY_GROUPS = "by the spread between groups, at the effective n, Student's t for their number"
+"""What a row says of intervals that ``between_groups`` gives."""
+
+
+def between_groups(
+    right: np.ndarray, labels: np.ndarray, groups: np.ndarray, *, limits: Callable = interval
+) -> tuple[float, float]:
+    """Return the 95 % limits of the mean per-class accuracy where images of one group are alike; (N,) each.
+
+    With all ``labels`` 0 it is that of a plain accuracy. The variance is that of the sums over groups, each corrected
+    for its leverage (R. M. Bell & D. F. McCaffrey 2002, Bias reduction in standard errors for linear regression with
+    multi-stage samples. Survey Methodology 28): a cluster bootstrap's in closed form. The limits are those of a plain
+    accuracy at the effective number of images, reduced as Student's t is wider than the normal distribution (E. L. Korn
+    & B. I. Graubard 1998, Confidence intervals for proportions with small expected number of positive counts estimated
+    from survey data. Survey Methodology 24). As a guess ``statistics.effective`` gets G^3/4 n^1/4, for G groups of n
+    images: with the images alone it would be too sure where few groups have errors.
+
+    In simulation (10 to 100 groups of 2 to 50 images, of equal or unequal size, within a class or across three,
+    accuracies of .6 to .98, correlations within a group of 0 to .4) it covers the truth in COVERED of the draws. The
+    interval without groups covers it in PLAIN at worst.
+    """
+    from scipy.special import stdtrit
+
+    _, group = np.unique(groups, return_inverse=True)
+    group, n_groups = group.reshape(-1), int(group.max()) + 1
+    size = np.bincount(labels)
+    k = np.count_nonzero(size)
+    cells, inverse = np.unique(group * len(size) + labels, return_inverse=True)
+    inverse = inverse.reshape(-1)
+    n, hits, label = np.bincount(inverse), np.bincount(inverse, weights=right), cells % len(size)
+    p = np.bincount(labels, weights=right) / np.maximum(size, 1)
+    share = n / size[label]
+    off = np.where(share < 1, (hits - p[label] * n) / size[label] / np.sqrt(np.where(share < 1, 1 - share, 1)), 0.0) / k
+    variance = np.square(np.bincount(cells // len(size), weights=off)).sum()
+    images = k**2 / (1 / size[size > 0]).sum()
+    value, erring = p[size > 0].mean(), len(np.unique(group[~right]))
+    guess = n_groups**0.75 * images**0.25
+    found = effective(value, variance, guess, min(erring, len(np.unique(group[right]))))
+    freedom = n_groups - (
+        k if len(cells) == n_groups else 1
+    )  # where groups are parts of classes, each has its own mean
+    found = min(found * (Z / stdtrit(max(freedom, 1), 0.975)) ** 2, images)
+    low, high = limits(value * found, found)
+    return float(low), float(high)
+
+
+def figures(scored: Scored, *, limits: Callable = interval, groups: np.ndarray | None = None) -> dict[str, float]:
     """top1, top5 (among all classes where there are fewer than 5) and balanced, with ``_low`` and ``_high``.
 
-    ``limits`` gives the 95 % limits of so many right of so many images.
+    ``limits`` gives the 95 % limits of so many right of so many images. With ``groups`` (N,) of images that are alike,
+    intervals are by ``between_groups``.
     """
     found = {}
     for name, right in (("top1", scored.right), ("top5", scored.right5)):
@@ -125,4 +172,11 @@ def figures(scored: Scored, *, limits: Callable = interval) -> dict[str, float]:
         found[f"{name}_low"], found[f"{name}_high"] = limits(right.sum(), len(right))
     names = ("balanced", "balanced_low", "balanced_high")
     found |= zip(names, balanced(scored.right, scored.labels, limits=limits), strict=True)
+    if groups is not None:
+        one = np.zeros_like(scored.labels)
+        for name, right, labels in (
+            ("top1", scored.right, one), ("top5", scored.right5, one), ("balanced", scored.right, scored.labels)
+        ):  # fmt: skip
+            ends = between_groups(right, labels, groups, limits=limits)
+            found |= zip((f"{name}_low", f"{name}_high"), ends, strict=True)
     return {name: float(value) for name, value in found.items()}

@@ -99,18 +99,20 @@ def _extract_list(model, given, listed, how):
 
 
 def probe(
-    features, method: str = "logistic", *, seed: int = 42, shots: int | None = None, curve=(), intervals: str = "beta",
-    memory_limit: int | None = None, results_dir=None, **options,
+    features, method: str = "logistic", *, seed: int = 42, shots: int | None = None, folds: int | None = None, curve=(),
+    intervals: str = "beta", memory_limit: int | None = None, results_dir=None, **options,
 ):  # fmt: skip
     """Fit a head on ``features``: chosen on val, refitted on train+val, and only then tested, once. Gives a ``Result``.
 
     ``features`` are those of ``open``, ``Features`` or ``extract``, or a path. ``method`` is logistic, ridge, knn,
     centroid or published, and ``options`` are its own, such as ``class_weight="balanced"``; ``shots`` images a class
-    are seen, or all; ``curve`` are shares of train to fit beside. The row is written only to a ``results_dir``. Raises
+    are seen, or all; ``curve`` are shares of train to fit beside. With ``folds`` each image is predicted by a head
+    fitted on the other folds, and there is no single head. The row is written only to a ``results_dir``. Raises
     UserError where no probe would mean anything, and UsageError for a method or an option that isn't known.
     """
     from backbench import details, duplicates
     from backbench.probe import METHODS, run
+    from backbench.probe import folds as cross_validation
     from backbench.probe.classifier import Classifier
     from backbench.probe.head import Saved
     from backbench.probe.result import Result
@@ -118,25 +120,32 @@ def probe(
     if isinstance(features, str | Path):
         with open(features) as file:
             return probe(
-                file, method, seed=seed, shots=shots, curve=curve, intervals=intervals, memory_limit=memory_limit,
-                results_dir=results_dir, **options,
+                file, method, seed=seed, shots=shots, folds=folds, curve=curve, intervals=intervals,
+                memory_limit=memory_limit, results_dir=results_dir, **options,
             )  # fmt: skip
     _known([method], METHODS, "method")
     _known([intervals], run.INTERVALS, "intervals")
     _known(options, _options_of(METHODS[method]), method)
     if not getattr(features, "labelled", True):
         raise UserError("these features have no labels to fit a head on: give labels=.")
-    asked = {"seed": seed, "shots": shots, "curve": tuple(curve) or None, **options}
+    if folds and (shots or curve):
+        raise UsageError("folds= fits heads on all images: it doesn't go with shots= and curve=.")
+    if folds is not None and folds < 2:
+        raise UsageError(f"folds={folds!r}: at least 2 are expected.")
+    asked = {"seed": seed, "shots": shots, "folds": folds, "curve": tuple(curve) or None, **options}
     if method == "logistic":
         options = {"device": "auto", "class_weight": "none"} | options  # as the command has them
     settings = {"seed": seed, "options": {method: options}, "curve": tuple(curve), "intervals": intervals}
     settings |= {} if memory_limit is None else {"memory_limit": memory_limit}
     with silenced():
-        run.check(features)
-        duplicates.say(features)
-        row, beside, linear = run.probe(
-            features, run.Task(features.path, method, seed, shots), run.Settings(**settings)
-        )
+        task = run.Task(features.path, method, seed, shots, folds=folds)
+        if folds:
+            cross_validation.check(features, folds)
+            row, beside, linear = cross_validation.probe(features, task, run.Settings(**settings))
+        else:
+            run.check(features)
+            duplicates.say(features)
+            row, beside, linear = run.probe(features, task, run.Settings(**settings))
         told = [f"{name}={value!r}" for name, value in asked.items() if value is not None]
         row["command"] = f"backbench.probe({', '.join([repr(str(features.path)), repr(method), *told])})"
         if results_dir is not None:

@@ -82,6 +82,12 @@ def _probe_options(command):
                 help="Adds a learning curve at these shares of train, such as 0.1,0.3,1.",
             ),
             click.option(
+                "--folds",
+                type=click.IntRange(2),
+                help="Cross-validation in this many folds, for sets too small for a val: each image is predicted by a "
+                "head fitted on the other folds. The file's split is not used; --seed draws the folds.",
+            ),
+            click.option(
                 "--class-weight",
                 type=click.Choice(["none", "balanced"]),
                 default="none",
@@ -139,6 +145,7 @@ def main(ctx, **given):
       probe --features cache/caltech256 --shots 1,2,5,10 --seeds 5
       probe --features 'cache/*/resnet*.h5' --json > resnets.json
       probe --features embeddings.npz
+      probe --features cache/small --folds 5
       probe --features cache/digits --save heads
       probe predict --head heads/digits/resnet50-logistic --features other.h5
     """
@@ -224,12 +231,13 @@ def _csv(lines) -> str:
 def table(rows: list[dict]) -> str:
     """The rows for people, in percent; a head that has not converged is marked."""
     shots = ["shots", "seed"] if any(row["shots"] for row in rows) else []
+    folded = any(row.get("n_folds") for row in rows)
     head = ["dataset", "model", "method", *shots, "top-1 %", "top-5 %", "balanced %", "val %", "train %", "chosen", "s"]
     lines = [head]
     for row in rows:
         lines.append(
             [
-                row["dataset"],
+                row["dataset"] + (f" ({row['n_folds']} folds)" if folded else ""),
                 row["model"],
                 row["method"] + ("" if row["converged"] else " (not converged)"),
                 *(str(row[name] or "all") for name in shots),

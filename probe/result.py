@@ -21,11 +21,12 @@ class Result:
     row: dict
     details: dict | None
     head: Classifier | None
-    """With ``predict(x)``, ``predict_proba(x)`` and ``save(folder)``. None for knn, whose head is all the features."""
+    """With ``predict(x)``, ``predict_proba(x)`` and ``save(folder)``. None for knn, whose head is all the features, and
+    with folds, of which each has its own."""
 
     @property
     def accuracies(self) -> dict[str, Accuracy]:
-        """top1, top5 and balanced on test, each with its interval."""
+        """top1, top5 and balanced on test, or with folds on all images, each with its interval."""
         return {
             name: Accuracy(*(self.row[f"{name}{end}"] for end in ("", "_low", "_high")))
             for name in ("top1", "top5", "balanced")

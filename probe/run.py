@@ -46,6 +46,7 @@ class Task:
     """One probe to run: of ``shots`` images a class, None for all.
 
     ``state`` is ``cache.features.state`` of the file when it was compared with its checksum, None where it wasn't.
+    ``folds`` is the number of folds where the file's split isn't used, see ``probe.folds``.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class Task:
     seed: int
     shots: int | None = None
     state: tuple | None = None
+    folds: int | None = None
 
 
 def part(file, code: int, **limits) -> Subset:
@@ -85,9 +87,13 @@ def check(file) -> None:
     if counts[0].any() and len(untaught):
         named = ", ".join(file.class_names[k] for k in untaught[:5])
         faults.append(f"{len(untaught)} classes have no image in train, but some in val or test: {named}.")
-    faults = [f"{file.path}: {fault}" for fault in faults]
+    refuse_broken(file, [f"{file.path}: {fault}" for fault in faults])
+
+
+def refuse_broken(file, faults: list[str]) -> None:
+    """Raise UserError with ``faults`` and what is wrong with the features; tell of images that were left out."""
     if len(broken := file.not_finite()):
-        faults.append(features.broken_rows(file, broken))
+        faults = [*faults, features.broken_rows(file, broken)]
     if faults:
         raise UserError(*faults)
     if skipped := int((file.done == schema.SKIPPED).sum()):
@@ -112,9 +118,11 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
         data = Splits(train, val, Subset(file.features, *_joined(train, val), **memory))
     head = fit(task, data, file, settings)
     test = part(file, 2)
-    scored = Scored(_scores(head, test), test.labels)
+    scored = Scored(scores_of(head, test), test.labels)
     limits, told = INTERVALS[settings.intervals]
-    figures = accuracy.figures(scored, limits=limits)
+    groups = groups_of(file, test.rows)
+    told += "" if groups is None else f"; {accuracy.BY_GROUPS}"
+    figures = accuracy.figures(scored, limits=limits, groups=groups)
     fitted = np.concatenate([train.rows, val.rows])
     logits, val_logits = scored, head.val_scores
     if task.method == "knn":
@@ -135,6 +143,7 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
             "n_val": len(val),
             "n_test": len(test),
             "n_classes": len(file.class_names),
+            **({} if groups is None else {"n_groups": len(np.unique(groups))}),
             "val_top1": head.val_top1,
             **figures,
             **duplicates.figures(file.equal, file.labels, fitted, test.rows, scored.right, limits=limits),
@@ -150,7 +159,7 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
             "test": "read once" + (", and for each point of the curve" if curve else ""),
             **({"shots": "of train and of val, each class; not refitted on val"} if task.shots else {}),
         },
-        settings={name: value for name, value in _options(task, settings).items() if name != "device"},
+        settings=settings_of(task, settings),
         features={**file.identity, **file.measured, "path": str(file.path)},
         device=getattr(head, "device", "cpu"),
         seconds=time.monotonic() - started,
@@ -166,6 +175,12 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
     return row, None if task.shots else beside, head.head
 
 
+def groups_of(file, which: np.ndarray) -> np.ndarray | None:
+    """The groups of the rows ``which`` (n,) of a file, (n,); None where it holds none."""
+    found = getattr(file, "groups", None)
+    return None if found is None else np.asarray(found)[which]
+
+
 def fit(task: Task, data: Splits, file, settings: Settings):
     """The head that ``task`` asks for, fitted."""
     module, name = METHODS[task.method].split(".")
@@ -174,6 +189,11 @@ def fit(task: Task, data: Splits, file, settings: Settings):
     if task.method == "published" and file.identity["dataset"] == "cifar100":
         options["batch_size"] = 128  # as published
     return method(data, n_classes=len(file.class_names), seed=task.seed, **options)
+
+
+def settings_of(task: Task, settings: Settings) -> dict:
+    """What a row says that was set of the method."""
+    return {name: value for name, value in _options(task, settings).items() if name != "device"}
 
 
 def _options(task: Task, settings: Settings) -> dict:
@@ -197,11 +217,16 @@ def _curve_point(share: float, task: Task, data: Splits, test: Subset, file, set
     counts = np.maximum(1, np.round(share * np.bincount(data.train.labels)).astype(int))
     train = few(data.train, counts, seed=task.seed)
     head = fit(task, Splits(train, data.val, train), file, settings)
-    figures = accuracy.figures(Scored(_scores(head, test), test.labels), limits=INTERVALS[settings.intervals][0])
+    figures = accuracy.figures(
+        Scored(scores_of(head, test), test.labels),
+        limits=INTERVALS[settings.intervals][0],
+        groups=groups_of(file, test.rows),
+    )
     return {"n_train": len(train)} | {name: figures[name] for name in ("top1", "top1_low", "top1_high")}
 
 
-def _scores(head, of: Subset) -> np.ndarray:
+def scores_of(head, of: Subset) -> np.ndarray:
+    """A head's scores of a subset, (N, K)."""
     return np.concatenate([head.scores(x) for _, x in of.blocks(BLOCK)])
 
 

@@ -6,15 +6,16 @@ from pathlib import Path
 
 from backbench import Faults, UsageError, UserError, details, duplicates, identity
 from backbench.cache import features
+from backbench.probe import folds as cross_validation
 from backbench.probe import head
 from backbench.probe.parallel import run
 from backbench.probe.run import Settings, Task, check
 
 
-def tasks(paths, methods, *, seed: int, shots=(), seeds: int = 1) -> list[Task]:
+def tasks(paths, methods, *, seed: int, shots=(), seeds: int = 1, folds: int | None = None) -> list[Task]:
     """Every file with every method; with ``shots``, each of them at ``seeds`` seeds in a row."""
     return [
-        Task(path, method, seed + offset, count)
+        Task(path, method, seed + offset, count, folds=folds)
         for path in paths
         for method in dict.fromkeys(methods)
         for count in dict.fromkeys(shots or [None])
@@ -23,12 +24,22 @@ def tasks(paths, methods, *, seed: int, shots=(), seeds: int = 1) -> list[Task]:
 
 
 def probe_all(
-    patterns, methods, *, results_dir, settings: Settings, shots=(), seeds=1, jobs=None, scheduler=None, save=None
+    patterns,
+    methods,
+    *,
+    results_dir,
+    settings: Settings,
+    shots=(),
+    seeds=1,
+    folds=None,
+    jobs=None,
+    scheduler=None,
+    save=None,
 ) -> tuple[list[dict], Faults]:
     """Probe every file with every method. A file that can't be used doesn't stop the others: its faults come back.
 
-    ``save`` is the folder that heads are kept in. Raises UserError where a pattern matches nothing, UsageError where
-    what is asked can't go together.
+    ``folds`` is the number of folds that take the place of each file's split. ``save`` is the folder that heads are
+    kept in. Raises UserError where a pattern matches nothing, UsageError where what is asked can't go together.
     """
     faults, good = Faults(), []
     with faults.collect():
@@ -37,20 +48,30 @@ def probe_all(
     with faults.collect():
         if seeds > 1 and not shots:
             raise UsageError("--seeds repeats the draw of --shots: without those there is nothing to draw.")
+    with faults.collect():
+        if folds and (
+            given := [
+                name for name, value in (("--shots", shots), ("--curve", settings.curve), ("--save", save)) if value
+            ]
+        ):
+            raise UsageError(f"--folds fits {folds} heads on all images: it doesn't go with {' and '.join(given)}.")
     faults.stop()
     found, named, states = [], {Path(pattern) for pattern in patterns}, {}
     for path in features.find(patterns):
         states[path] = features.state(path)
         with faults.collect(), features.open_file(path) as file:
-            if path not in named and not (file.split < 2).any():
+            if path not in named and not folds and not (file.split < 2).any():
                 print(f"{path}: passed over, a set for testing heads trained on another", file=sys.stderr)
                 continue
-            check(file)
-            duplicates.say(file)
+            if folds:
+                cross_validation.check(file, folds)
+            else:
+                check(file)
+                duplicates.say(file)
             good.append(path)
     if not (good or faults.errors):
         raise UserError("only sets for testing heads trained on another were found: there is nothing to fit on")
-    wanted = tasks(good, methods, seed=settings.seed, shots=shots, seeds=seeds)
+    wanted = tasks(good, methods, seed=settings.seed, shots=shots, seeds=seeds, folds=folds)
     wanted = [replace(task, state=states[task.path]) for task in wanted]
     for task, result in run(wanted, settings, jobs=jobs, scheduler=scheduler):
         with faults.collect():
@@ -58,6 +79,7 @@ def probe_all(
                 raise result
             row, beside, head = result
             shown = f"{task.shots} shots, seed {task.seed}, " if task.shots else ""
+            shown = f"{task.folds} folds, seed {task.seed}, " if task.folds else shown
             print(
                 f"{row['dataset']} {row['model']} {task.method}: {shown}top-1 {row['top1']:.1%} "
                 f"in {row['seconds']:.1f} s",

@@ -117,6 +117,8 @@ def _against_chosen(heads: dict, labels: tuple[int, ...], vals: dict[str, float 
         i = by_test.index(head)
         row, record = rows[head], dict.fromkeys(FIELDS)
         low, high = statistics.interval(right[head].sum(), len(labels))
+        if row.get("n_groups"):  # images of a group are alike, which the predictions don't tell
+            low, high = row["top1_low"], row["top1_high"]
         record |= {key: row[key] for key in ("dataset", "model", "method", "seed", "created")}
         record |= {"input_scale": (row["features"] or {}).get("input_scale") or 1.0, "n_test": len(labels)}
         record |= {"top1": float(right[head].mean()), "top1_low": float(low), "top1_high": float(high)}
@@ -254,6 +256,8 @@ def _footnotes(records) -> list[str]:
         f"From {LEVEL} on the head is {NOT_TOLD} one.",
         "Two heads share a letter of a group if and only if they are not distinguishable.",
     ]
+    if any(formatting.FOLDED.search(record["dataset"]) for record in records):
+        notes.append(formatting.FOLDS_NOTE)
     if any(record["converged"] is False for record in records):
         notes.append(formatting.UNCONVERGED_NOTE)
     return notes

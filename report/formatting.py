@@ -14,6 +14,17 @@ UNCONVERGED_NOTE = (
 )
 
 
+FOLDED = re.compile(r"\(\d+ folds\)$")
+"""The end of a data set's name where its images were predicted in folds, as ``report.names`` writes it."""
+
+FOLDS_NOTE = (
+    "With folds, each image is predicted by a head fitted on the other folds. The val images are test images of other "
+    "folds, so that the accuracy of a backbone chosen on them is a little too high: about half as much as if it had "
+    "been chosen on test."
+)
+"""The note below tables that have such data sets."""
+
+
 def printable(name: str) -> str:
     """Return ``name`` with control characters escaped, since names must not control the terminal or break a line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))

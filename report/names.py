@@ -65,7 +65,7 @@ def _by_age(rows: list[dict]) -> list[int]:
 
 
 def _name_sets(things: list[dict]) -> None:
-    """Number data sets that have one name and different images. The oldest keeps the name."""
+    """Number data sets that have one name and different images, the oldest keeps the name, and add a row's folds."""
     known: dict[str, dict] = defaultdict(dict)
 
     def named(name: str, images: str) -> str:
@@ -76,7 +76,8 @@ def _name_sets(things: list[dict]) -> None:
 
     for one in things:
         row, told = one["row"], one["told"]
-        one["shown"] = {"dataset": named(row["dataset"], told["data"])}
+        folds = told["settings"].get("folds")  # predictions of all images: another test than the file's own
+        one["shown"] = {"dataset": named(row["dataset"], told["data"]) + (f" ({folds} folds)" if folds else "")}
         if "other" in told and row.get("source") is not None:
             one["shown"]["source"] = named(str(row["source"]), str(told["other"]["source"]))
 

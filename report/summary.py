@@ -110,6 +110,8 @@ def _sureness(record: dict) -> list[str]:
             f"{printable(record['dataset'])} has only {record['n_test']:,} test images, so differences of a few points "
             "there may be chance."
         )
+    if formatting.FOLDED.search(record["dataset"]):
+        notes.append(formatting.FOLDS_NOTE)
     if record["converged"] is False:
         notes.append(formatting.UNCONVERGED_NOTE)
     return notes

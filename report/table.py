@@ -148,6 +148,8 @@ def footnotes(frame) -> list[str]:
     ]
     if any("(" in name for column in KEY if column != "input_scale" for name in frame[column].dropna()):
         notes.append(names.NOTE)
+    if frame["dataset"].astype(str).str.contains(formatting.FOLDED).any():
+        notes.append(formatting.FOLDS_NOTE)
     if (frame["converged"] == False).any():  # noqa: E712 - a nullable column
         notes.append(formatting.UNCONVERGED_NOTE)
     if (frame["seeds"] > 1).any():

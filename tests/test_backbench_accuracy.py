@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from backbench import accuracy as metrics
 from backbench import calibration
-from backbench.accuracy import top_k
-from backbench.statistics import interval, wilson
+from backbench.accuracy import Scored, between_groups, figures, top_k
+from backbench.statistics import Z, interval, wilson
 
 SCORES = np.array(
     [
@@ -113,3 +113,61 @@ def test_what_is_computed_once_is_kept(rng, monkeypatch):
     metrics.figures(scored)
     calibration.assess(scored, t=2.0)
     assert calls == [{"k": 1}, {"k": 4}]
+
+
+def test_limits_between_groups_by_hand():
+    """Ten groups of five images, six of them right throughout: the images say no more than the groups."""
+    groups, labels = np.repeat(np.arange(10), 5), np.zeros(50, int)
+    right = groups < 6
+    # The variance of the groups' mean is .6 * .4 / 9, that of 9 images. 10^.75 * 50^.25 = 14.95 were guessed, and the
+    # larger variance is believed. Student's t of 9 degrees of freedom: (1.95996 / 2.26216)^2 = .75067.
+    low, high = interval(0.6 * 9 * 0.75067, 9 * 0.75067)
+    assert between_groups(right, labels, groups) == pytest.approx((low, high), abs=1e-5)
+    alone = interval(30, 50)
+    assert low < alone[0] < alone[1] < high
+    names = np.array([f"patient {g}" for g in groups])
+    assert between_groups(right, labels, names) == between_groups(right, labels, groups)
+
+
+def test_limits_between_groups_of_balanced_classes_by_hand():
+    """Two classes of three and two groups; each group of a class of a size, so that their means are compared."""
+    labels, groups = np.repeat([0, 1], [12, 8]), np.repeat(np.arange(5), 4)
+    right = np.isin(np.arange(20), [0, 1, 2, 3, 4, 5, 8, 12, 13, 14, 15, 16])
+    # Class 0: groups 1, 1/2, 1/4: mean 7/12, variance of the mean .0486; class 1: 1, 1/4: 5/8, .1406. Their mean's:
+    variance = (np.var([1, 0.5, 0.25], ddof=1) / 3 + np.var([1, 0.25], ddof=1) / 2) / 4
+    value = (7 / 12 + 5 / 8) / 2
+    size = value * (1 - value) / variance * (Z / 3.18245) ** 2  # t of 5 - 2 degrees of freedom
+    assert between_groups(right, labels, groups) == pytest.approx(interval(value * size, size), abs=1e-5)
+
+
+def test_limits_between_groups_without_errors_have_a_width():
+    groups, labels = np.repeat(np.arange(10), 20), np.zeros(200, int)
+    # 10^.75 * 200^.25 * .75067 = 15.876 images, and of Beta(n + 1/2, 1) the quantile of 2.5 %.
+    low, high = between_groups(np.ones(200, bool), labels, groups)
+    assert (low, high) == (pytest.approx(0.025 ** (1 / 16.376), abs=1e-4), 1.0)  # of 200 images alone 0.98
+    low, high = between_groups(np.zeros(200, bool), labels, groups)
+    assert (low, high) == (0.0, pytest.approx(1 - 0.025 ** (1 / 16.376), abs=1e-4))
+
+
+def test_limits_between_groups_cover_where_those_of_single_images_do_not():
+    """30 patients of 20 images whose accuracies spread (correlation .4): a small simulation; 2,000 draws are 94 %."""
+    rng, groups, labels = np.random.default_rng(5), np.repeat(np.arange(30), 20), np.zeros(600, int)
+    covered = np.zeros(2)
+    for _ in range(200):
+        p = rng.beta(0.9 * 1.5, 0.1 * 1.5, 30)
+        right = rng.random(600) < p[groups]
+        for i, (low, high) in enumerate((between_groups(right, labels, groups), interval(right.sum(), 600))):
+            covered[i] += low <= 0.9 <= high
+    assert covered[0] >= 0.92 * 200
+    assert covered[1] < 0.6 * 200
+
+
+def test_figures_with_groups_differ_in_their_limits_alone():
+    rng = np.random.default_rng(0)
+    scored = Scored(rng.random((60, 3)), np.arange(60) % 3)
+    alone, grouped = figures(scored), figures(scored, groups=np.repeat(np.arange(12), 5))
+    assert alone.keys() == grouped.keys()
+    for name in ("top1", "top5", "balanced"):
+        assert alone[name] == grouped[name]
+        assert grouped[f"{name}_low"] <= grouped[name] <= grouped[f"{name}_high"]
+    assert grouped["top1_low"] != alone["top1_low"]
