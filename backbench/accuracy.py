@@ -129,7 +129,9 @@ def between_groups(
     accuracy at the effective number of images, reduced as Student's t is wider than the normal distribution (E. L. Korn
     & B. I. Graubard 1998, Confidence intervals for proportions with small expected number of positive counts estimated
     from survey data. Survey Methodology 24). As a guess ``statistics.effective`` gets G^3/4 n^1/4, for G groups of n
-    images: with the images alone it would be too sure where few groups have errors.
+    images: with the images alone it would be too sure where few groups have errors. Groups of unequal size count as
+    the smaller number of equal ones (A. V. Carter, K. T. Schnepel & D. G. Steigerwald 2017, Asymptotic behavior of a
+    t-test robust to cluster heterogeneity. Review of Economics and Statistics 99).
 
     In simulation (10 to 100 groups of 2 to 50 images, of equal or unequal size, within a class or across three,
     accuracies of .6 to .98, correlations within a group of 0 to .4) it covers the truth in COVERED of the draws. The
@@ -138,23 +140,22 @@ def between_groups(
     from scipy.special import stdtrit
 
     _, group = np.unique(groups, return_inverse=True)
-    group, n_groups = group.reshape(-1), int(group.max()) + 1
     size = np.bincount(labels)
     k = np.count_nonzero(size)
-    cells, inverse = np.unique(group * len(size) + labels, return_inverse=True)
-    inverse = inverse.reshape(-1)
-    n, hits, label = np.bincount(inverse), np.bincount(inverse, weights=right), cells % len(size)
-    p = np.bincount(labels, weights=right) / np.maximum(size, 1)
-    share = n / size[label]
-    off = np.where(share < 1, (hits - p[label] * n) / size[label] / np.sqrt(np.where(share < 1, 1 - share, 1)), 0.0) / k
-    variance = np.square(np.bincount(cells // len(size), weights=off)).sum()
-    images = k**2 / (1 / size[size > 0]).sum()
-    value, erring = p[size > 0].mean(), len(np.unique(group[~right]))
-    guess = n_groups**0.75 * images**0.25
-    found = effective(value, variance, guess, min(erring, len(np.unique(group[right]))))
-    freedom = n_groups - (
-        k if len(cells) == n_groups else 1
-    )  # where groups are parts of classes, each has its own mean
+    cells, cell = np.unique(group.reshape(-1) * len(size) + labels, return_inverse=True)
+    n, hits = np.bincount(cell.reshape(-1)), np.bincount(cell.reshape(-1), weights=right)
+    group, label = np.divmod(cells, len(size))
+    p, share = np.bincount(label, weights=hits) / np.maximum(size, 1), n / size[label]
+    rest = np.where(share < 1, 1 - share, 1)
+    off = (hits - p[label] * n) / size[label] / np.sqrt(rest) / k
+    variance = np.square(np.bincount(group, weights=off)).sum()
+    value, images = p[size > 0].mean(), k**2 / (1 / size[size > 0]).sum()
+    # Of unequal groups there are as many as there would be of equal ones of the same spread.
+    several = 1 / np.square(np.bincount(group, weights=share / k)).sum()
+    rare = min(len(np.unique(group[some])) for some in (hits < n, hits > 0))
+    found = effective(value, variance, several**0.75 * images**0.25, rare)
+    # Where groups are parts of classes, each class has a mean of its own.
+    freedom = several - (k if len(cells) == group[-1] + 1 else 1)
     found = min(found * (Z / stdtrit(max(freedom, 1), 0.975)) ** 2, images)
     low, high = limits(value * found, found)
     return float(low), float(high)

@@ -67,14 +67,14 @@ class Parquet(Rows):
 
         return pyarrow.parquet.read_schema(path)
 
-    def table(self, k: int, label: str):
-        """Return the labels of table ``k``, and the size in bytes of each row group."""
+    def table(self, k: int, *columns: str):
+        """Return the values of ``columns`` in table ``k``, and the size in bytes of each row group."""
         stream = _Stream(self.paths[k], self.column, 0)
         self.ends.append((self.ends[-1] if self.ends else 0) + stream.file.metadata.num_rows)
-        labels = stream.file.read(columns=[label], use_threads=False).column(0)
-        if not len(labels) == sum(stream.rows) == stream.file.metadata.num_rows:
-            raise ValueError(f"{len(labels)} labels for {stream.file.metadata.num_rows} rows")
-        return labels, stream.sizes
+        read = stream.file.read(columns=[*dict.fromkeys(columns)], use_threads=False)
+        if not len(read) == sum(stream.rows) == stream.file.metadata.num_rows:
+            raise ValueError(f"{len(read)} labels for {stream.file.metadata.num_rows} rows")
+        return [read.column(name) for name in columns], stream.sizes
 
     def _cell(self, k: int, row: int):
         with self.lock:
@@ -160,24 +160,25 @@ class Arrow(Rows):
         with pyarrow.memory_map(path) as file:
             return _opened(file).schema
 
-    def table(self, k: int, label: str):
-        """Return the labels of table ``k``, and the size in bytes of each image."""
+    def table(self, k: int, *columns: str):
+        """Return the values of ``columns`` in table ``k``, and the size in bytes of each image."""
         import pyarrow.compute
 
         batches, starts = self._table(k)
-        labels, sizes = [], []
+        values, sizes = {name: [] for name in columns}, []
         for batch in batches:
             cells = batch.column(self.column)
             cells.validate(full=True)  # a stranger's offsets could point anywhere
-            batch.column(label).validate(full=True)
             if pyarrow.types.is_struct(cells.type):
                 cells = pyarrow.compute.struct_field(cells, "bytes")
             lengths = pyarrow.compute.fill_null(pyarrow.compute.binary_length(cells), 0)
             sizes += lengths.to_pylist()
-            labels.append(batch.column(label))
+            for name in values:
+                values[name].append(batch.column(name))
+                values[name][-1].validate(full=True)
         self.ends.append((self.ends[-1] if self.ends else 0) + int(starts[-1]))
         schema = batches[0].schema if batches else self.schema(self.paths[k])
-        return pyarrow.chunked_array(labels, schema.field(label).type), sizes
+        return [pyarrow.chunked_array(values[name], schema.field(name).type) for name in columns], sizes
 
     def _table(self, k: int) -> tuple[list, np.ndarray]:
         import pyarrow.compute

@@ -45,7 +45,8 @@ def ls(data_root: Path, seed: int, as_json: bool):
         if row["state"] == "unusable":
             click.echo(row["fault"], err=True)
     click.echo(
-        "Name your own images folder:PATH, wds:PATH or hf:PATH. Get a missing data set: backbench data download NAME",
+        "Name your own images folder:PATH, wds:PATH, hf:PATH or table:PATH. "
+        "Get a missing data set: backbench data download NAME",
         err=True,
     )
 
@@ -59,7 +60,8 @@ def show(name: str, data_root: Path, seed: int, as_json: bool):
     """Show a data set: its images per split and class, image sizes, colour modes, and what is missing.
 
     NAME is a name from `ls`, folder:PATH for a folder of images, wds:PATH for tar shards in the webdataset convention,
-    or hf:PATH for a Hugging Face data set on this disk. The latter holds parquet files or what save_to_disk wrote.
+    hf:PATH for a Hugging Face data set on this disk, or table:PATH for a CSV, TSV or parquet file with labels. hf:
+    takes parquet files or what save_to_disk wrote.
 
     \b
     wds:'PATH/train-{000..146}.tar'           A pattern can stand in place of a folder.
@@ -67,6 +69,9 @@ def show(name: str, data_root: Path, seed: int, as_json: bool):
     wds:PATH?label=species                    Take the class from this member, or field of .json (default: cls, label).
     hf:PATH?image=img&label=fine_label        Take these columns, where there are several to choose from.
     wds:PATH?test=val, hf:PATH?test=val       Test on val, where test is missing or has no labels.
+    wds:PATH?group=patient, hf:PATH?group=... Keep images of a group, by this field or column, in one split.
+    table:labels.csv?file=path&label=kind     Take these columns. Others are split=, group=, or - for none.
+    table:labels.csv?folder=images            The files are in this folder, seen from the table's folder.
 
     \b
     Examples:

@@ -71,11 +71,15 @@ def draw(labels: np.ndarray, groups: np.ndarray, *, seed: int) -> np.ndarray:
         )
     test = grouped.held_out(labels, group, SHARES[0], seed=seed)
     split[test] = splits.TEST
-    return val_from_train(labels, groups, split, seed=seed)
+    return val_from_train([], labels, groups, split, seed=seed)
 
 
-def val_from_train(labels: np.ndarray, groups: np.ndarray, split: np.ndarray, *, seed: int) -> np.ndarray:
-    """Return a copy of ``split`` with about an eighth of train moved to val, by whole groups."""
+def val_from_train(
+    ids: list[str], labels: np.ndarray, groups: np.ndarray | None, split: np.ndarray, *, seed: int
+) -> np.ndarray:
+    """Return a copy of ``split`` with about an eighth of train moved to val, by whole groups where there are groups."""
+    if groups is None:
+        return splits.val_from_train(ids, labels, split, seed=seed)
     split, train = split.copy(), np.flatnonzero(split == splits.TRAIN)
     if len(train):
         group = grouped.numbered(groups, len(labels))[train]
@@ -98,7 +102,8 @@ def _groups_note(images: ImageSet) -> str:
             for group in across[:5]
         )
         more = f" and {len(across) - 5:,} more" if len(across) > 5 else ""
-        return f"Warning: {len(across):,} groups have images in more than one split: {named}{more}."
+        number = "1 group has" if len(across) == 1 else f"{len(across):,} groups have"
+        return f"Warning: {number} images in more than one split: {named}{more}."
     number = grouped.numbered(images.groups, len(images))
     sizes, alone = np.bincount(number), grouped.per_class(images.labels, number) == 1
     said = f"{len(sizes):,} groups of {sizes.min():,} to {sizes.max():,} images, each in one split"

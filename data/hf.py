@@ -14,8 +14,9 @@ from backbench import SPLITS, Faults, UserError
 from backbench.data import arrow_tables, shards
 from backbench.data.imageset import ImageSet
 
-OPTIONS = ("image", "label", "test")
-"""``image`` and ``label`` name columns, where there are several to choose from. ``test``: see data.shards.by_split."""
+OPTIONS = ("image", "label", "group", "test")
+"""``image`` and ``label`` name columns, where there are several to choose from. ``group`` names the column of what each
+image belongs to, see data.groups. ``test``: see data.shards.by_split."""
 
 LABELS = ("label", "labels", "class", "cls", "target", "category")
 """Columns that are taken for the class where no features name one."""
@@ -41,13 +42,14 @@ def load(name: str, *, seed: int, exif: str) -> ImageSet:
         if not schema.names:  # reading the names raises where they aren't UTF-8
             raise ValueError("no columns")
     features = _features(schema, root)
-    image, label = _columns(schema, features, given)
+    image, *told = _columns(schema, features, given)
+    label = told[0]
     stored = kind([str(file) for file in files], image)
     parts, faults, counts = [], Faults(), {}
     for k, (file, split) in enumerate(listed):
         with faults.collect():
             start = counts.get(split, 0)
-            part = _shard(stored, k, file, split, label=label, like=schema, start=start, pyarrow=pyarrow)
+            part = _shard(stored, k, file, split, told=told, like=schema, start=start, pyarrow=pyarrow)
             counts[split] = start + len(part.names)
             parts.append(part)
     faults.stop()
@@ -63,20 +65,21 @@ def load(name: str, *, seed: int, exif: str) -> ImageSet:
     return shards.assemble(called, root, parts, stored, class_names=names, seed=seed, exif=exif)
 
 
-def _shard(stored, k: int, file: Path, split, *, label: str, like, start: int, pyarrow) -> shards.Shard:
+def _shard(stored, k: int, file: Path, split, *, told: list[str], like, start: int, pyarrow) -> shards.Shard:
+    """Read the columns ``told``: labels and, where they are asked for, groups."""
     with _readable(file, pyarrow):
         schema = stored.schema(str(file))
-        if odd := [c for c in (stored.column, label) if c not in schema.names or schema.field(c) != like.field(c)]:
+        if odd := [c for c in (stored.column, *told) if c not in schema.names or schema.field(c) != like.field(c)]:
             raise UserError(
                 f"{file} has other columns than the first file: {_described(schema)}, where {odd[0]} differs"
             )
-        if _note(schema).get(label) != _note(like).get(label):
+        if _note(schema).get(told[0]) != _note(like).get(told[0]):
             raise UserError(
-                f"{file} numbers its classes in {label} differently from the first file: write them together"
+                f"{file} numbers its classes in {told[0]} differently from the first file: write them together"
             )
-        labels, sizes = stored.table(k, label)
-        labels = _values(labels, pyarrow)
-    return shards.Shard(file, split, [f"{start + n:07d}" for n in range(len(labels))], labels, sizes)
+        columns, sizes = stored.table(k, *told)
+        labels, *groups = [_values(column, pyarrow) for column in columns]
+    return shards.Shard(file, split, [f"{start + n:07d}" for n in range(len(labels))], labels, sizes, *groups)
 
 
 def _values(labels, pyarrow) -> list:
@@ -173,8 +176,8 @@ def _readme(folder: Path) -> dict[str, str | list[str]]:
     return found
 
 
-def _columns(schema, features: dict, given: shards.Given) -> tuple[str, str]:
-    """Choose the columns of images and of classes. Raises UserError, which lists the columns."""
+def _columns(schema, features: dict, given: shards.Given) -> list[str]:
+    """Choose the columns of images, of classes and, where asked for, of groups. Raises UserError listing all."""
     import pyarrow
 
     def can(column, test):
@@ -198,9 +201,13 @@ def _columns(schema, features: dict, given: shards.Given) -> tuple[str, str]:
             )
             faults.append(f"there is {which}: choose by hf:{given.path}?{key}=COLUMN. Columns: {_described(schema)}")
         chosen += found[:1]
+    if "group" in given.options:
+        chosen.append(given.options["group"])
+        if not can(chosen[-1], _classes):
+            faults.append(f"{chosen[-1]!r} is no column of groups. Columns: {_described(schema)}")
     if faults:
         raise UserError(*(f"hf:{given.path}: {fault}" for fault in faults))
-    return tuple(chosen)
+    return chosen
 
 
 def _images(kind, types) -> bool:

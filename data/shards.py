@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from backbench import SPLITS, UsageError, UserError, suggest
-from backbench.data import imageset, listing, splits
+from backbench.data import groups, imageset, listing, splits
 from backbench.data.imageset import ImageSet
 from backbench.data.sources import CALTECH_RULE
 
@@ -56,6 +56,8 @@ class Shard:
     """Number or name of each image's class; None or a negative number means unknown."""
     sizes: list[int]
     """Bytes per image, or per group of images, which go into the digest."""
+    groups: list[int | str | None] | None = None
+    """What each image belongs to, see data.groups; None where that isn't asked for."""
 
 
 def parse(name: str, *, known: tuple[str, ...]) -> Given:
@@ -99,7 +101,9 @@ def find(given: Given, endings: tuple[str, ...]) -> tuple[str, Path, list[Path]]
         packed = [file.name for file in files if re.search(r"\.tar\.\w+$|\.tgz$", file.name)]
         hint = f", but {packed[0]}: uncompress it to a .tar, in which images can be found" if packed else ""
         raise UserError(f"{given.kind}:{path} holds no {kinds} file{hint}")
-    return "-".join((given.kind, listing.text(base), *map(clean, given.options.values()))), root, found
+    # Groups move images between splits: the set is the same.
+    options = [clean(value) for key, value in given.options.items() if key != "group"]
+    return "-".join((given.kind, listing.text(base), *options)), root, found
 
 
 def braces(pattern: str) -> list[str]:
@@ -172,24 +176,34 @@ def assemble(
         faults.append(f"{len(unknown):,} of {len(ids):,} images have no label: {_some(unknown)}")
         given = [0]
     labels, names, more = _classes(given, class_names)
+    belongs = None
+    if shards and shards[0].groups is not None:
+        found = [group for shard in shards for group in shard.groups or ()]
+        if none := [id for id, group in zip(ids, found, strict=True) if group is None or group == ""]:
+            faults.append(f"{len(none):,} of {len(ids):,} images have no group: {_some(none)}")
+        belongs = np.array([clean(str(group)) for group in found])
     if faults := faults + more:
         raise UserError(*(f"{name} in {root}: {fault}" for fault in faults))
     lengths = [len(shard.names) for shard in shards]
     rule = RULE
-    if shards[0].split is None:
-        rule = CALTECH_RULE
-        split = splits.caltech_rule(ids, labels, seed=seed)
-    else:
-        split = np.repeat(np.array([shard.split for shard in shards], np.int8), lengths)
-        if not (split == splits.VAL).any():
-            split = splits.val_from_train(ids, labels, split, seed=seed)
     try:
+        if shards[0].split is None:
+            rule = CALTECH_RULE if belongs is None else groups.RULE
+            split = (
+                splits.caltech_rule(ids, labels, seed=seed)
+                if belongs is None
+                else groups.draw(labels, belongs, seed=seed)
+            )
+        else:
+            split = np.repeat(np.array([shard.split for shard in shards], np.int8), lengths)
+            if not (split == splits.VAL).any():
+                split = groups.val_from_train(ids, labels, belongs, split, seed=seed)
         splits.check(labels, split, names, rule=rule)
     except UserError as error:
         raise UserError(*(f"{name} in {root}: {fault}" for fault in error.faults)) from error
     sizes = [size for shard in shards for size in shard.sizes]
     told = imageset.listings(ids, labels, split, names, sizes=sizes)
-    return ImageSet(name, ids, labels, split, names, exif=exif, root=root, stored=stored, listings=told)
+    return ImageSet(name, ids, labels, split, names, exif=exif, root=root, stored=stored, groups=belongs, listings=told)
 
 
 def clean(text: str) -> str:

@@ -270,10 +270,7 @@ def _split(frame: "pd.DataFrame", labels, group, *, seed: int) -> tuple[np.ndarr
     split = frame["split"].to_numpy(np.int8)
     if (split == splits.VAL).any() or not (split == splits.TRAIN).any():
         return split, RULE, "by the table"
-    if group is not None:
-        split = groups.val_from_train(labels, group, split, seed=seed)
-    else:
-        split = splits.val_from_train(ids, labels, split, seed=seed)
+    split = groups.val_from_train(ids, labels, group, split, seed=seed)
     return split, RULE, "by the table, val taken from train"
 
 

@@ -26,10 +26,10 @@ from backbench.data.listing import ENDINGS
 from backbench.files import write_whole
 from backbench.progress import progress
 
-OPTIONS = ("image", "label", "test")
+OPTIONS = ("image", "label", "group", "test")
 """``image`` is the ending of the image to take where a sample has several. ``label`` is the ending of the member, or
-the field of the .json, that holds the class: by default ``.cls``, else the field ``label``. For ``test`` see
-data.shards.by_split."""
+the field of the .json, that holds the class: by default ``.cls``, else the field ``label``. ``group`` is the same for
+what the image belongs to, see data.groups. For ``test`` see data.shards.by_split."""
 
 CLASS_FILES = ("classes.txt", "classnames.txt")
 """Files next to the shards, or in the data set's folder, with the name of class 0, class 1 and so on, one per line."""
@@ -50,12 +50,13 @@ ENOUGH = 10
 
 @dataclass
 class Index:
-    """The images of a shard: name, first byte, size in bytes and class of each."""
+    """The images of a shard: name, first byte, size in bytes, class and, where asked for, group of each."""
 
     names: list[str] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,13 +90,22 @@ def load(name: str, *, seed: int, exif: str) -> ImageSet:
     given = shards.parse(name, known=OPTIONS)
     name, root, files = shards.find(given, (".tar",))
     listed = shards.by_split(files, root, test=given.options.get("test"))
-    options = {key: given.options.get(key) for key in ("image", "label")}
+    options = {
+        key: given.options.get(key) for key in ("image", "label", "group") if key != "group" or key in given.options
+    }
     files = [file for file, _ in listed]
     stamps, indices = _indices(files, name, **options)
     labels = [label for each in indices for label in each.labels]
     numbers = all(re.fullmatch(r"-?\d{1,9}", label) for label in labels)
     parts = [
-        shards.Shard(file, split, each.names, [*map(int, each.labels)] if numbers else each.labels, each.sizes)
+        shards.Shard(
+            file,
+            split,
+            each.names,
+            [*map(int, each.labels)] if numbers else each.labels,
+            each.sizes,
+            each.groups if "group" in options else None,
+        )
         for (file, split), each in zip(listed, indices, strict=True)
     ]
     stored = Members(
@@ -132,7 +142,7 @@ def _indices(files: list[Path], name: str, **options) -> tuple[list[tuple[int, .
     return stamps, [found[file] for file in files]
 
 
-def index(path: Path, *, image: str | None, label: str | None) -> Index:
+def index(path: Path, *, image: str | None, label: str | None, group: str | None = None) -> Index:
     """Scan the tar at ``path``. Raises UserError with everything that is wrong, OSError and tarfile.TarError."""
     found, seen, wrong = Index(), set(), collections.defaultdict(list)
     with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
@@ -154,13 +164,16 @@ def index(path: Path, *, image: str | None, label: str | None) -> Index:
             if name in seen:
                 wrong["are there twice"].append(name)
             seen.add(name)
-            class_name, fault = _label(file, dict(members), [label] if label else ["cls", "label"])
-            if fault:
-                wrong[fault].append(f"{key}: {', '.join(ending for ending, _ in members)}")
+            class_name, fault = _told(file, dict(members), [label] if label else ["cls", "label"], "label", "class")
+            belongs, lacks = _told(file, dict(members), [group], "group", "group") if group else (None, None)
+            for why in filter(None, (fault, lacks)):
+                wrong[why].append(f"{key}: {', '.join(ending for ending, _ in members)}")
             found.names.append(name)
             found.offsets.append(member.offset_data)
             found.sizes.append(member.size)
             found.labels.append(class_name)
+            if group:
+                found.groups.append(belongs)
         _whole(tar, file, path)
     if not found.names and not wrong:
         wanted = f"members that end in .{image}" if image else "images"
@@ -183,8 +196,8 @@ def _members(tar: tarfile.TarFile):
             yield shards.clean(found[1].removeprefix("./").lstrip("/")), shards.clean(found[2]).lower(), member
 
 
-def _label(file, members: dict, wanted: list[str]) -> tuple[str | None, str | None]:
-    """Return the class that a sample states, and what is wrong with it."""
+def _told(file, members: dict, wanted: list[str], option: str, what: str) -> tuple[str | None, str | None]:
+    """Return the class, or whatever ``option`` chooses, that a sample states, and what is wrong with it."""
     fields = None
     for key in wanted:
         text = None
@@ -202,9 +215,9 @@ def _label(file, members: dict, wanted: list[str]) -> tuple[str | None, str | No
         else:
             continue
         text = text and text.strip()
-        return text, None if text else f"have a {key} that isn't the number or name of a class"
+        return text, None if text else f"have a {key} that isn't the number or name of a {what}"
     where = " or ".join(f".{key} or field {key} of .json" for key in wanted)
-    return None, f"have no {where}: name the one that holds the class by wds:PATH?label=ENDING-OR-FIELD"
+    return None, f"have no {where}: name the one that holds the {what} by wds:PATH?{option}=ENDING-OR-FIELD"
 
 
 def _content(file, member: tarfile.TarInfo, most: int) -> str | None:

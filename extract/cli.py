@@ -12,6 +12,7 @@ Examples:
   extract --model resnet50 --dataset caltech256 --download
   extract --model study --dataset caltech256 --dataset cifar100
   extract --model tf_efficientnet_lite0 --dataset folder:/path/to/images
+  extract --model tf_efficientnet_lite0 --dataset 'table:labels.csv?label=species&group=patient'
   extract --model resnet50 --dataset caltech256 --shard 3/16
   extract --model vit_base --layer blocks.8 --layer last --pool avg+cls --dataset digits
 """
@@ -60,8 +61,8 @@ def _shard(ctx, _, text):
     "--dataset",
     "datasets",
     multiple=True,
-    help="Run over this data set: a registered name, or your own images as folder:PATH, wds:PATH or hf:PATH. "
-    "Can be repeated.",
+    help="Run over this data set: a registered name, or your own images as folder:PATH, wds:PATH, hf:PATH or "
+    "table:PATH. Can be repeated.",
 )
 @click.option(
     "--weights",

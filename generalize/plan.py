@@ -124,8 +124,9 @@ def choose(things, *, sources=(), models=(), methods=()) -> list:
 
 def registry_name(given: str) -> str:
     """The name of a data set that is given as folder:PATH and the like."""
-    kind, colon, path = given.partition(":")
-    return f"{kind}-{Path(path.partition('?')[0]).resolve().name}" if colon else given
+    kind, colon, rest = given.partition(":")
+    path = Path(rest.partition("?")[0]).resolve()
+    return f"{kind}-{path.stem if kind == 'table' else path.name}" if colon else given
 
 
 def plan(request: Request, targets, kinds) -> Plan:

@@ -136,7 +136,8 @@ def test_limits_between_groups_of_balanced_classes_by_hand():
     # Class 0: groups 1, 1/2, 1/4: mean 7/12, variance of the mean .0486; class 1: 1, 1/4: 5/8, .1406. Their mean's:
     variance = (np.var([1, 0.5, 0.25], ddof=1) / 3 + np.var([1, 0.25], ddof=1) / 2) / 4
     value = (7 / 12 + 5 / 8) / 2
-    size = value * (1 - value) / variance * (Z / 3.18245) ** 2  # t of 5 - 2 degrees of freedom
+    # The groups are as 1 / (3 / 6^2 + 2 / 4^2) = 4.8 equal ones, and each class has its mean: 2.8 degrees of freedom.
+    size = value * (1 - value) / variance * (Z / scipy.special.stdtrit(2.8, 0.975)) ** 2
     assert between_groups(right, labels, groups) == pytest.approx(interval(value * size, size), abs=1e-5)
 
 

@@ -185,3 +185,23 @@ def test_what_datasets_itself_writes(tmp_path, monkeypatch):
     (tmp_path / "saved/train/data-00001-of-00003.arrow").unlink()
     with pytest.raises(UserError, match=r"lacks data-00001-of-00003.arrow, which its state.json names"):
         load(f"hf:{tmp_path}/saved", "unused")
+
+
+@pytest.mark.parametrize(("write", "ending"), KINDS)
+def test_groups_of_a_column(tmp_path, write, ending):
+    patients = pa.array([f"p{i // 4}" for i in range(80)])
+    write(tmp_path / f"all.{ending}", table(80, patient=patients, site=pa.array([i // 8 for i in range(80)])))
+    images = load(f"hf:{tmp_path}?group=patient", "unused")
+    assert images.groups.tolist() == patients.to_pylist()
+    assert all(len({*images.split[images.groups == group]}) == 1 for group in {*images.groups})
+    assert counts(images) == [56, 8, 16]
+    assert load(f"hf:{tmp_path}?group=site", "unused").groups[79] == "9"
+    assert load(f"hf:{tmp_path}", "unused").groups is None
+    with pytest.raises(UserError, match=r"'image' is no column of groups. Columns: image \(struct"):
+        load(f"hf:{tmp_path}?group=image", "unused")
+
+
+def test_images_without_a_group_are_named(tmp_path):
+    parquet(tmp_path / "all.parquet", table(40, patient=pa.array([None, "", *["p"] * 38])))
+    with pytest.raises(UserError, match="2 of 40 images have no group: 0000000, 0000001"):
+        load(f"hf:{tmp_path}?group=patient", "unused")

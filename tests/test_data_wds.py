@@ -18,7 +18,7 @@ from backbench import UserError
 from backbench.data import wds
 from backbench.data.decode import UnreadableImage
 from tests.packed import png, samples, shard, shards
-from tests.test_data_sources import load
+from tests.test_data_sources import counts, load
 
 pytestmark = pytest.mark.usefixtures("cache_home")
 
@@ -65,7 +65,7 @@ def test_which_picture_and_which_member(tmp_path):
     images = load(f"wds:{tmp_path}?label=kind.txt&image=jpg", "unused")
     assert images.class_names == ["a", "b"]
     assert images.ids[0] == "0.jpg"
-    with pytest.raises(UserError, match=r"takes image, label, test, not 'lable'. Did you mean label"):
+    with pytest.raises(UserError, match=r"takes image, label, group, test, not 'lable'. Did you mean label"):
         load(f"wds:{tmp_path}?lable=x", "unused")
 
 
@@ -234,3 +234,48 @@ def test_show(run, tmp_path):
     assert (told["name"], told["n_train"], told["n_val"], told["n_test"]) == ("wds-pets", 14, 2, 6)
     assert told["width"] == {"min": 5, "median": 5.0, "max": 5}
     assert run("data", "show", "wds:gone").stderr.startswith("Error: wds:gone")
+
+
+def test_groups_of_samples(tmp_path):
+    def made(n, **more):
+        return [m for i in range(n) for m in ((f"{i}.png", png(i)), (f"{i}.cls", "ab"[i % 2]), *fields(i, **more))]
+
+    def fields(i, every=4):
+        return ((f"{i}.json", json.dumps({"patient": i // every})), (f"{i}.site", f"site {i // 8}"))
+
+    shard(tmp_path / "s.tar", *made(80))
+    images = load(f"wds:{tmp_path}?group=patient", "unused")
+    assert images.groups.tolist() == [str(i // 4) for i in range(80)]
+    assert images.class_names == ["a", "b"]
+    assert all(len({*images.split[images.groups == group]}) == 1 for group in {*images.groups})
+    assert counts(images) == [56, 8, 16]
+    assert "20 groups of 4 to 4 images, each in one split." in images.notes
+    assert load(f"wds:{tmp_path}?group=site", "unused").groups[79] == "site 9"
+    assert load(f"wds:{tmp_path}", "unused").groups is None
+    with pytest.raises(UserError, match=r"have no .doctor or .*name the one that holds the group by wds:PATH\?group="):
+        load(f"wds:{tmp_path}?group=doctor", "unused")
+
+
+def test_groups_of_a_large_shard_are_kept_for_the_next_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("backbench.data.wds.MANY", 1)
+    members = [m for i in range(40) for m in ((f"{i}.png", png(i)), (f"{i}.cls", "ab"[i % 2]), (f"{i}.p", f"{i // 4}"))]
+    shard(tmp_path / "s.tar", *members)
+    first = load(f"wds:{tmp_path}?group=p", "unused")
+    assert load(f"wds:{tmp_path}", "unused").groups is None
+    monkeypatch.setattr("backbench.data.wds.index", None)
+    assert load(f"wds:{tmp_path}?group=p", "unused").groups.tolist() == first.groups.tolist()
+
+
+def test_a_split_that_groups_cross_is_said(tmp_path):
+    for name, first in (("train", 0), ("val", 24), ("test", 28)):
+        n = 24 if name == "train" else 4
+        shard(
+            tmp_path / f"{name}.tar",
+            *(
+                m
+                for i in range(first, first + n)
+                for m in ((f"{i}.png", png(i)), (f"{i}.cls", "ab"[i % 2]), (f"{i}.p", f"{i // 8}"))
+            ),
+        )
+    (said,) = [note for note in load(f"wds:{tmp_path}?group=p", "unused").notes if note.startswith("Warning")]
+    assert said == "Warning: 1 group has images in more than one split: 3 in val and test."
