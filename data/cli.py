@@ -69,6 +69,7 @@ def show(name: str, data_root: Path, seed: int, as_json: bool):
     wds:PATH?label=species                    Take the class from this member, or field of .json (default: cls, label).
     hf:PATH?image=img&label=fine_label        Take these columns, where there are several to choose from.
     wds:PATH?test=val, hf:PATH?test=val       Test on val, where test is missing or has no labels.
+    folder:PATH?group=REGEX                   Keep images of a group (first bracket, in the path) in one split.
     wds:PATH?group=patient, hf:PATH?group=... Keep images of a group, by this field or column, in one split.
     table:labels.csv?file=path&label=kind     Take these columns. Others are split=, group=, or - for none.
     table:labels.csv?folder=images            The files are in this folder, seen from the table's folder.

@@ -39,6 +39,11 @@ ENOUGH, FEWEST = 0.8, 3
 """Share of the images whose names must look like groups, and number of groups that a class must have for it."""
 
 
+def asked(ids: list[str], options: dict[str, str]) -> np.ndarray | None:
+    """Return each id's group by the pattern ``?group=``, (N,) str; None without one. Raises as ``by_pattern``."""
+    return by_pattern(ids, options["group"]) if "group" in options else None
+
+
 def by_pattern(ids: list[str], pattern: str) -> np.ndarray:
     """Return each id's group, (N,) str: what the first bracket of the regular expression ``pattern`` finds in it.
 

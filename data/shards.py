@@ -19,7 +19,6 @@ import numpy as np
 from backbench import SPLITS, UsageError, UserError, suggest
 from backbench.data import groups, imageset, listing, splits
 from backbench.data.imageset import ImageSet
-from backbench.data.sources import CALTECH_RULE
 
 WORDS = {
     **dict.fromkeys(("train", "training"), splits.TRAIN),
@@ -188,7 +187,7 @@ def assemble(
     rule = RULE
     try:
         if shards[0].split is None:
-            rule = CALTECH_RULE if belongs is None else groups.RULE
+            rule = splits.CALTECH_RULE if belongs is None else groups.RULE
             split = (
                 splits.caltech_rule(ids, labels, seed=seed)
                 if belongs is None

@@ -9,13 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from backbench import SPLITS, UserError
-from backbench.data import imageset, listing, splits
+from backbench.data import groups, imageset, listing, shards, splits
 from backbench.data.imageset import ImageSet
 
-CALTECH_RULE = (
-    "of n images of a class int(n*0.7) become train, those up to int(n*(0.7+0.1)) val and the rest test, "
-    "so that at least 2 a class are expected, and 4 in some class for val"
-)
 CIFAR_RULE = "class folders in train/ and test/ are expected; an eighth of train becomes val"
 FOLDER_RULE = "class folders in train/ and test/ are expected; without val/, int(n*0.125) of n train images become val"
 
@@ -48,7 +44,7 @@ class Source:
 def caltech(name: str, found: Path, *, seed: int, exif: str, leave_out: str) -> ImageSet:
     """Load class folders, without the class ``leave_out``, and split them by the Caltech rule."""
     listed = listing.class_folders(found, leave_out=frozenset({leave_out}))
-    return _on_disk(name, listed, splits.caltech_rule(listed.ids, listed.labels, seed=seed), CALTECH_RULE, exif)
+    return _on_disk(name, listed, splits.caltech_rule(listed.ids, listed.labels, seed=seed), splits.CALTECH_RULE, exif)
 
 
 def cifar(name: str, found: Path, *, seed: int, exif: str) -> ImageSet:
@@ -103,9 +99,10 @@ def folder(given: str, *, seed: int, exif: str) -> ImageSet:
     """Load ``folder:PATH``, which holds ``{train,val,test}/<class>/`` or ``<class>/``.
 
     There may be no val/, or only test/. Without val/ an eighth of each class's train images becomes val. Class folders
-    alone are split by the Caltech rule.
+    alone are split by the Caltech rule. ``?group=REGEX`` finds each image's group in its id, see data.groups.
     """
-    path = Path(given.removeprefix("folder:")).expanduser()
+    asked = shards.parse(given, known=("group",))
+    path = Path(asked.path).expanduser()
     try:
         if not path.is_dir():
             raise UserError(f"folder:{path} {'is a file' if path.exists() else 'does not exist'}: a folder is expected")
@@ -118,17 +115,20 @@ def folder(given: str, *, seed: int, exif: str) -> ImageSet:
         if odd := [other for other in ("valid", "validation", "dev") if other in inside]:
             raise UserError(f"{path} holds {odd[0]}/ beside {given[0]}/: rename it to val/")
         listed = listing.class_folders(path, prefixes=tuple(f"{split}/" for split in given))
-        split = _split_of(listed.ids)
+        split, group = _split_of(listed.ids), groups.asked(listed.ids, asked.options)
         if "val" not in given:
-            split = splits.val_from_train(listed.ids, listed.labels, split, seed=seed)
-        return _on_disk(name, listed, split, FOLDER_RULE, exif)
+            split = groups.val_from_train(listed.ids, listed.labels, group, split, seed=seed)
+        return _on_disk(name, listed, split, FOLDER_RULE, exif, group)
     if not inside:
         raise UserError(
             f"{path} holds {'images but ' if listing.holds_images(path) else ''}no class folders: "
             "one folder a class is expected, or train/, val/ and test/ with class folders in each"
         )
     listed = listing.class_folders(path)
-    return _on_disk(name, listed, splits.caltech_rule(listed.ids, listed.labels, seed=seed), CALTECH_RULE, exif)
+    group = groups.asked(listed.ids, asked.options)
+    if group is not None:
+        return _on_disk(name, listed, groups.draw(listed.labels, group, seed=seed), groups.RULE, exif, group)
+    return _on_disk(name, listed, splits.caltech_rule(listed.ids, listed.labels, seed=seed), splits.CALTECH_RULE, exif)
 
 
 def _hold_folders(paths: list[Path]) -> bool:
@@ -163,7 +163,7 @@ def _split_of(ids: list[str]) -> np.ndarray:
     return np.array([SPLITS.index(id.partition("/")[0]) for id in ids], np.int8)
 
 
-def _on_disk(name, listed, split, rule, exif) -> ImageSet:
+def _on_disk(name, listed, split, rule, exif, group=None) -> ImageSet:
     try:
         if rule is not None:
             splits.check(listed.labels, split, listed.class_names, rule=rule)
@@ -171,7 +171,7 @@ def _on_disk(name, listed, split, rule, exif) -> ImageSet:
         raise UserError(*(f"{name} in {listed.root}: {fault}" for fault in error.faults)) from error
     names, details = listed.class_names, {"root": listed.root, "files": listed.files}
     details["listings"] = imageset.listings(listed.ids, listed.labels, split, names, sizes=listed.sizes)
-    return ImageSet(name, listed.ids, listed.labels, split, names, exif=exif, **details)
+    return ImageSet(name, listed.ids, listed.labels, split, names, exif=exif, groups=group, **details)
 
 
 def _in_memory(name, ids, labels, split, class_names, pixels, exif) -> ImageSet:

@@ -11,6 +11,12 @@ from backbench.split_rule import TEST, TRAIN, VAL, classes, shuffled
 from backbench.split_rule import caltech_counts as caltech_counts
 from backbench.split_rule import caltech_rule as caltech_rule
 
+CALTECH_RULE = (
+    "of n images of a class int(n*0.7) become train, those up to int(n*(0.7+0.1)) val and the rest test, "
+    "so that at least 2 a class are expected, and 4 in some class for val"
+)
+"""``caltech_rule`` for a user."""
+
 
 def val_count(n: int) -> int:
     """Return how many of a class's ``n`` train images become val, where a data set has no val of its own."""

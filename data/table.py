@@ -17,7 +17,6 @@ import numpy as np
 from backbench import Faults, UsageError, UserError, suggest
 from backbench.data import groups, imageset, listing, shards, splits
 from backbench.data.imageset import ImageSet
-from backbench.data.sources import CALTECH_RULE
 from backbench.data.table_files import Table, row_numbers
 
 if TYPE_CHECKING:
@@ -266,7 +265,7 @@ def _split(frame: "pd.DataFrame", labels, group, *, seed: int) -> tuple[np.ndarr
     if "split" not in frame:
         if group is not None:
             return groups.draw(labels, group, seed=seed), groups.RULE, f"drawn by whole groups with seed {seed}"
-        return splits.caltech_rule(ids, labels, seed=seed), CALTECH_RULE, f"drawn with seed {seed}"
+        return splits.caltech_rule(ids, labels, seed=seed), splits.CALTECH_RULE, f"drawn with seed {seed}"
     split = frame["split"].to_numpy(np.int8)
     if (split == splits.VAL).any() or not (split == splits.TRAIN).any():
         return split, RULE, "by the table"

@@ -99,3 +99,28 @@ def test_a_folder_of_such_names_is_told_of(tmp_path):
     assert said.endswith(f"--dataset 'folder:{tmp_path}?group={groups.PATTERNS[0]}'")
     lay(tmp_path / "plain", *classes("", ill=20, well=20))
     assert not any(note.startswith("Warning") for note in load(f"folder:{tmp_path}/plain", "").notes)
+
+
+def test_groups_of_a_folder_by_a_pattern(tmp_path):
+    lay(tmp_path, *(f"{c}/patient{p}_{i}.png" for c in ("ill", "well") for p in range(20) for i in range(3)))
+    name = f"folder:{tmp_path}?group={groups.PATTERNS[0]}"
+    images = load(name, "")
+    assert images.name == f"folder-{tmp_path.name}"
+    assert {*images.groups} == {f"patient{p}" for p in range(20)}  # of both classes
+    assert all(len({*images.split[images.groups == group]}) == 1 for group in {*images.groups})
+    assert np.bincount(images.split).tolist() == [84, 12, 24]
+    assert "20 groups of 6 to 6 images, each in one split." in images.notes
+    assert {*load(rf"folder:{tmp_path}?group=(patient\d+)(?=_)", "").groups} == {*images.groups}  # with ? and =
+    with pytest.raises(UsageError, match="it has no bracket"):
+        load(f"folder:{tmp_path}?group=x", "")
+    with pytest.raises(UsageError, match=r"folder:PATH\?key=value takes .*group.*, not 'grop'. Did you mean group"):
+        load(f"folder:{tmp_path}?grop=(x)", "")
+
+
+def test_groups_of_folders_of_splits(tmp_path):
+    lay(tmp_path, *(f"train/{c}/p{p}_{i}.png" for c in "ab" for p in range(16) for i in range(4)))
+    lay(tmp_path, *(f"test/{c}/p{p}_{i}.png" for c in "ab" for p in (15, 16, 17) for i in range(4)))
+    images = load(f"folder:{tmp_path}?group=(p[^_]+)_", "")
+    assert np.bincount(images.split).tolist() == [112, 16, 24]
+    crossing = "Warning: 1 group has images in more than one split: p15 in "
+    assert any(note.startswith(crossing) and note.endswith("and test.") for note in images.notes)
