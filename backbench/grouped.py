@@ -8,6 +8,12 @@ import warnings
 
 import numpy as np
 
+from backbench import UserError
+from backbench.split_rule import TEST, TRAIN, VAL
+
+SHARES = 0.2, 0.125
+"""Share of the images that become test, and of the rest that become val: about 70, 10 and 20 % in all."""
+
 MANY = 3000
 """Number of groups above which folds are drawn by each group's most frequent class. StratifiedGroupKFold compares every
 group with every fold: of 100,000 groups that takes a minute, and so many are balanced without it."""
@@ -85,6 +91,31 @@ def held_out(labels: np.ndarray, groups: np.ndarray, share: float, *, seed: int)
         candidates, counts = np.unique(groups[held & (labels == label)], return_counts=True)
         held &= groups != candidates[counts.argmin()]
     return held
+
+
+def draw(labels: np.ndarray, groups: np.ndarray, *, seed: int) -> np.ndarray:
+    """Split images (N,) int8 by whole groups: about 70 % train, 10 % val and 20 % test, of as many classes as can be.
+
+    ``labels`` (N,) int and ``groups`` (N,). The order of the images has a part in it. Raises UserError where the images
+    of each class are all of one group.
+    """
+    split, group = np.full(len(labels), TRAIN, np.int8), numbered(groups, len(labels))
+    if len(labels) and per_class(labels, group).max() < 2:
+        raise UserError(
+            "the images of each class are all of one group, so that no class can be both in train and in test: "
+            "groups that are parts of a class are expected, or no groups"
+        )
+    split[held_out(labels, group, SHARES[0], seed=seed)] = TEST
+    return val_from_train(labels, groups, split, seed=seed)
+
+
+def val_from_train(labels: np.ndarray, groups: np.ndarray, split: np.ndarray, *, seed: int) -> np.ndarray:
+    """Return a copy of ``split`` (N,) with about an eighth of train moved to val, by whole groups."""
+    split, train = split.copy(), np.flatnonzero(split == TRAIN)
+    if len(train):
+        group = numbered(groups, len(labels))[train]
+        split[train[held_out(labels[train], group, SHARES[1], seed=seed)]] = VAL
+    return split
 
 
 def crossing(groups: np.ndarray, split: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from backbench import SPLITS, Faults, UserError
+from backbench import SPLITS, Faults, UserError, grouped
 from backbench.cache import equal, schema
 from backbench.split_rule import TEST, caltech_rule
 
@@ -46,10 +46,9 @@ class Features:
     train, val, test; None splits by the rule of Caltech-256, ``int(n * 0.7)`` images of a class to train and about a
     tenth to val, drawn by ``seed`` and ``ids``. ``ids`` (N,) are the images' names, each another; None numbers them.
     ``class_names`` (K,) are what labels 0..K-1 are called; None takes the labels themselves, sorted. ``groups`` (N,)
-    are names of what images belong to beside their class, such as a patient.
+    are names of what images belong to beside their class, such as a patient; without ``split`` they are drawn whole.
 
     ``x`` is not copied where it needs no other dtype: it must stay as it is.
-
     ``model`` and ``dataset`` are what tables call them. Two sets of features are of the same images if their ids,
     labels and class names are equal, and the same features if ``x`` is.
 
@@ -67,7 +66,7 @@ class Features:
             with faults.collect():
                 try:
                     return take(*arguments)
-                except ValueError as error:
+                except (ValueError, UserError) as error:
                     raise UserError(f"{self.path}: {error}.") from None
 
         self.features = fit(_features, x)
@@ -80,6 +79,8 @@ class Features:
             self.split = fit(_split, split, n)
         elif labels is None:
             self.split = np.full(n, TEST, np.int8)
+        elif not faults.errors and self.groups is not None:
+            self.split = fit(lambda: grouped.draw(self.labels, self.groups, seed=seed))
         elif not faults.errors:
             self.split = caltech_rule(self.ids, self.labels, seed=seed)
         if len(broken := self.not_finite()):
@@ -253,6 +254,8 @@ def _groups(values, n: int) -> np.ndarray:
     found = _texts(values)
     if found.shape != (n,):
         raise ValueError(f"groups has shape {found.shape}, ({n},) expected")
+    if lacking := [i for i, value in enumerate(values) if value is None or value != value or value == ""]:
+        raise ValueError(f"groups lacks {len(lacking):,} of {n:,} rows: {', '.join(map(str, lacking[:5]))}")
     return found.astype(str)
 
 

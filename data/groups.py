@@ -15,9 +15,6 @@ from backbench import SPLITS, UsageError, UserError, grouped
 from backbench.data import splits
 from backbench.data.imageset import ImageSet
 
-SHARES = 0.2, 0.125
-"""Share of the images that become test, and of the rest that become val: about 70, 10 and 20 % in all."""
-
 RULE = "whole groups are drawn for train, val and test, so that at least 2 groups a class are expected, 3 in some class"
 
 LONGEST = 500
@@ -63,33 +60,13 @@ def by_pattern(ids: list[str], pattern: str) -> np.ndarray:
     return np.array(found, str)
 
 
-def draw(labels: np.ndarray, groups: np.ndarray, *, seed: int) -> np.ndarray:
-    """Split images (N,) int8 by whole groups: about 70 % train, 10 % val and 20 % test, of as many classes as can be.
-
-    The order of the images has a part in it, so that they must be sorted. Raises UserError where that leaves no test.
-    """
-    split, group = np.full(len(labels), splits.TRAIN, np.int8), grouped.numbered(groups, len(labels))
-    if len(labels) and grouped.per_class(labels, group).max() < 2:
-        raise UserError(
-            "the images of each class are all of one group, so that no class can be both in train and in test: "
-            "groups that are parts of a class are expected, or no groups"
-        )
-    test = grouped.held_out(labels, group, SHARES[0], seed=seed)
-    split[test] = splits.TEST
-    return val_from_train([], labels, groups, split, seed=seed)
-
-
 def val_from_train(
     ids: list[str], labels: np.ndarray, groups: np.ndarray | None, split: np.ndarray, *, seed: int
 ) -> np.ndarray:
     """Return a copy of ``split`` with about an eighth of train moved to val, by whole groups where there are groups."""
     if groups is None:
         return splits.val_from_train(ids, labels, split, seed=seed)
-    split, train = split.copy(), np.flatnonzero(split == splits.TRAIN)
-    if len(train):
-        group = grouped.numbered(groups, len(labels))[train]
-        split[train[grouped.held_out(labels[train], group, SHARES[1], seed=seed)]] = splits.VAL
-    return split
+    return grouped.val_from_train(labels, groups, split, seed=seed)
 
 
 def told(images: ImageSet, name: str) -> ImageSet:

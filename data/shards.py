@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backbench import SPLITS, UsageError, UserError, suggest
+from backbench import SPLITS, UsageError, UserError, grouped, suggest
 from backbench.data import groups, imageset, listing, splits
 from backbench.data.imageset import ImageSet
 
@@ -191,7 +191,7 @@ def assemble(
             split = (
                 splits.caltech_rule(ids, labels, seed=seed)
                 if belongs is None
-                else groups.draw(labels, belongs, seed=seed)
+                else grouped.draw(labels, belongs, seed=seed)
             )
         else:
             split = np.repeat(np.array([shard.split for shard in shards], np.int8), lengths)

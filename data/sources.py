@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backbench import SPLITS, UserError
+from backbench import SPLITS, UserError, grouped
 from backbench.data import groups, imageset, listing, shards, splits
 from backbench.data.imageset import ImageSet
 
@@ -127,7 +127,7 @@ def folder(given: str, *, seed: int, exif: str) -> ImageSet:
     listed = listing.class_folders(path)
     group = groups.asked(listed.ids, asked.options)
     if group is not None:
-        return _on_disk(name, listed, groups.draw(listed.labels, group, seed=seed), groups.RULE, exif, group)
+        return _on_disk(name, listed, grouped.draw(listed.labels, group, seed=seed), groups.RULE, exif, group)
     return _on_disk(name, listed, splits.caltech_rule(listed.ids, listed.labels, seed=seed), splits.CALTECH_RULE, exif)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backbench import Faults, UsageError, UserError, suggest
+from backbench import Faults, UsageError, UserError, grouped, suggest
 from backbench.data import groups, imageset, listing, shards, splits
 from backbench.data.imageset import ImageSet
 from backbench.data.table_files import Table, row_numbers
@@ -73,7 +73,8 @@ def load(name: str, *, seed: int, exif: str) -> ImageSet:
     listings = imageset.listings(ids, labels, split, class_names, sizes=frame["size"].tolist())
     return ImageSet(
         f"table-{listing.text(path.stem)}", ids, labels, split, class_names, exif=exif, notes=tuple(notes),
-        root=path.parent / given.options.get("folder", ""), files=frame["file"].tolist(), groups=group, listings=listings,
+        root=path.parent / given.options.get("folder", ""), files=frame["file"].tolist(), groups=group,
+        listings=listings,
     )  # fmt: skip
 
 
@@ -264,7 +265,7 @@ def _split(frame: "pd.DataFrame", labels, group, *, seed: int) -> tuple[np.ndarr
     ids = frame["id"].tolist()
     if "split" not in frame:
         if group is not None:
-            return groups.draw(labels, group, seed=seed), groups.RULE, f"drawn by whole groups with seed {seed}"
+            return grouped.draw(labels, group, seed=seed), groups.RULE, f"drawn by whole groups with seed {seed}"
         return splits.caltech_rule(ids, labels, seed=seed), splits.CALTECH_RULE, f"drawn with seed {seed}"
     split = frame["split"].to_numpy(np.int8)
     if (split == splits.VAL).any() or not (split == splits.TRAIN).any():

@@ -33,7 +33,7 @@ def check(file, k: int) -> None:
         found = f"one class, {file.class_names[there[0]]!r}" if len(there) else "no class"
         faults.append(f"{found}: at least two are needed.")
     elif few := [f"{file.class_names[i]} ({counts[i]})" for i in there if counts[i] < k]:
-        what = "different images" if groups_of(file, done) is None else "groups"
+        what = "different images" if groups_of(file, done) is None else "groups of different images"
         most = int(counts[there].min())
         way = f"--folds {most} is possible" if most > 1 and _has_val(counts, most) else "add images or leave these out"
         named = ", ".join(few[:10]) + (f" and {len(few) - 10:,} more" if len(few) > 10 else "")

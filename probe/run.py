@@ -177,8 +177,7 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
 
 def groups_of(file, which: np.ndarray) -> np.ndarray | None:
     """The groups of the rows ``which`` (n,) of a file, (n,); None where it holds none."""
-    found = getattr(file, "groups", None)
-    return None if found is None else np.asarray(found)[which]
+    return None if file.groups is None else file.groups[which]
 
 
 def fit(task: Task, data: Splits, file, settings: Settings):

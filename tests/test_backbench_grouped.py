@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from backbench import grouped
+from backbench import UserError, grouped
 
 
 def pure(counts):
@@ -76,3 +76,19 @@ def test_no_class_is_held_out_whole():
 def test_what_crosses():
     groups, split = np.array(["a", "a", "b", "b", "c"]), np.array([0, 0, 1, 2, 2], np.int8)
     assert grouped.crossing(groups, split).tolist() == ["b"]
+
+
+def test_groups_that_are_classes_can_not_be_split():
+    labels = np.repeat([0, 1, 2], 10)
+    with pytest.raises(UserError, match="the images of each class are all of one group"):
+        grouped.draw(labels, labels.astype(str), seed=42)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_seventy_ten_and_twenty_percent(seed):
+    labels, group = np.arange(600) % 3, np.repeat([f"p{i}" for i in range(60)], 10)
+    split = grouped.draw(labels, group, seed=seed)
+    sizes = np.bincount(split * 3 + labels).reshape(3, 3) / 200
+    assert np.abs(sizes - [[0.7], [0.1], [0.2]]).max() < 0.05
+    assert all(len({*split[group == one]}) == 1 for one in {*group})
+    assert (split == grouped.draw(labels, group, seed=seed)).all()

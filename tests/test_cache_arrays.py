@@ -195,3 +195,20 @@ def test_a_damaged_npz_file_is_refused_or_read(tmp_path_factory, data):
     except UserError:
         return
     assert len(found) == len(found.labels) == len(found.split)
+
+
+def test_groups_are_drawn_whole_and_none_may_be_missing():
+    x, labels = np.random.default_rng(0).normal(size=(120, 3)), np.arange(120) % 2
+    groups = np.repeat([f"p{i}" for i in range(20)], 6)
+    found = Features(x, labels, groups=groups)
+    assert found.groups.tolist() == groups.tolist()
+    assert np.bincount(found.split).tolist() == [84, 12, 24]
+    assert all(len({*found.split[groups == group]}) == 1 for group in {*groups})
+    assert Features(x, labels, groups=np.arange(120) // 6).groups[7] == "1"
+    given = np.arange(120) % 3
+    assert Features(x, labels, groups=groups, split=given).split.tolist() == given.tolist()
+    for missing in (None, float("nan"), ""):
+        with pytest.raises(UserError, match="groups lacks 1 of 120 rows: 3"):
+            Features(x, labels, groups=[*groups[:3], missing, *groups[4:]])
+    with pytest.raises(UserError, match="features in memory: the images of each class are all of one group"):
+        Features(x, labels, groups=labels)

@@ -29,22 +29,6 @@ def test_what_is_no_pattern(pattern, fault):
     assert "a regular expression whose first bracket finds the group" in str(caught.value)
 
 
-def test_groups_that_are_classes_can_not_be_split():
-    labels = np.repeat([0, 1, 2], 10)
-    with pytest.raises(UserError, match="the images of each class are all of one group"):
-        groups.draw(labels, labels.astype(str), seed=42)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_seventy_ten_and_twenty_percent(seed):
-    labels, group = np.arange(600) % 3, np.repeat([f"p{i}" for i in range(60)], 10)
-    split = groups.draw(labels, group, seed=seed)
-    sizes = np.bincount(split * 3 + labels).reshape(3, 3) / 200
-    assert np.abs(sizes - [[0.7], [0.1], [0.2]]).max() < 0.05
-    assert all(len({*split[group == one]}) == 1 for one in {*group})
-    assert (split == groups.draw(labels, group, seed=seed)).all()
-
-
 SUSPECT = {
     "patients": [f"x/patient{p}_{i:02d}.jpg" for p in range(9) for i in range(4)],
     "frames": [f"x/video{p}_frame{137 * i:04d}.png" for p in range(9) for i in range(4)],

@@ -292,3 +292,26 @@ def test_data_show(tmp_path):
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["n_classes"] == 2
     assert CliRunner().invoke(main, ["show", f"table:{tmp_path}/labels.csv?label=x"]).exit_code == 2
+
+
+def test_from_the_table_to_the_folds(tmp_path):
+    """Groups go into the feature file, from there into folds and intervals; without them nothing is computed again."""
+    import backbench as bb
+    from tests.packed import png
+
+    text = rows(tmp_path, 60, head="file,label,patient", line="{file},{label},p{i}")
+    lines = [f"{x.rpartition(',')[0]},p{i // 4}" for i, x in enumerate(text.splitlines()[1:])]
+    name = table(tmp_path, "\n".join([text.splitlines()[0], *lines]))
+    for i in range(60):
+        (tmp_path / f"images/{i:03d}.png").write_bytes(png(i))
+    how = {"weights": "random", "precision": "float32", "compile": "off", "input_guard": False}
+    with bb.extract("test_resnet", name, cache_dir=tmp_path / "cache", **how) as found:
+        assert found.groups.tolist() == [f"p{i // 4}" for i in range(60)]
+        row = bb.probe(found, "centroid", folds=5).row
+        plain = bb.probe(found, "centroid").row
+    assert (row["n_groups"], row["n_test"], row["dataset"]) == (15, 60, "table-labels")
+    assert plain["n_groups"] == len({*found.groups[found.split == 2]})
+    assert "by the spread between groups" in plain["protocol"]["intervals"]
+    with bb.extract("test_resnet", f"{name}?group=-", cache_dir=tmp_path / "cache", **how) as alone:
+        assert alone.groups is None
+        assert alone.measured["images_per_second"] == found.measured["images_per_second"]

@@ -23,9 +23,8 @@ def features(n=120, d=8, k=3, *, spread=1.0, seed=0, per_group=None, **more):
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % k
     x = rng.normal(size=(k, d))[labels] + spread * rng.normal(size=(n, d))
-    found = bb.Features(x.astype("f4"), labels, **more)
-    found.groups = per_group and np.array([f"p{i // per_group:03d}" for i in range(n)])
-    return found
+    groups = per_group and [f"p{i // per_group:03d}" for i in range(n)]
+    return bb.Features(x.astype("f4"), labels, groups=groups, **more)
 
 
 class Probe(ClassifierMixin, BaseEstimator):
@@ -147,11 +146,15 @@ def test_too_few_images_of_a_class_for_so_many_folds():
 
 def test_groups_count_and_classes_that_are_groups_are_refused():
     given = features(per_group=30)  # 4 groups of all classes
-    with pytest.raises(UserError, match=r"fewer than 5 groups: 0 \(4\), 1 \(4\), 2 \(4\)\. --folds 4 is possible"):
+    with pytest.raises(
+        UserError, match=r"fewer than 5 groups of different images: 0 \(4\), 1 \(4\), 2 \(4\)\. --folds 4 is possible"
+    ):
         bb.probe(given, folds=5)
     assert bb.probe(given, "centroid", folds=4).row["n_groups"] == 4
     given.groups = given.labels.astype(str)
-    with pytest.raises(UserError, match=r"fewer than 5 groups: 0 \(1\).*Add images or leave these out"):
+    with pytest.raises(
+        UserError, match=r"fewer than 5 groups of different images: 0 \(1\).*Add images or leave these out"
+    ):
         bb.probe(given, folds=5)
 
 
