@@ -8,11 +8,11 @@ Of 2,000 draws a true 95 % varies by 0.5 points (one standard deviation), so tha
 about 93.8 %. No data are read: ``--data-root`` is taken as by every benchmark, and not used.
 """
 
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import click
@@ -123,13 +123,41 @@ def aurocs(rng) -> Iterator[Setting]:
                 yield told, a, lambda scores=scores, x=(a, n, m): statistics.auroc(*scores(*x))[1:]
 
 
-KINDS = {"top1": proportions, "balanced": balanced, "drop": drops, "difference": differences, "auroc": aurocs}
+def groups(rng) -> Iterator[Setting]:
+    """Top-1 and balanced accuracy of images in groups, whose accuracies are of a Beta distribution of correlation r."""
+    from backbench import accuracy
+
+    def ends(p, r, group, labels):
+        truth = rng.beta(p * (1 / r - 1), (1 - p) * (1 / r - 1), group[-1] + 1) if r else np.full(group[-1] + 1, p)
+        return accuracy.between_groups(rng.random(len(group)) < truth[group], labels, group)
+
+    for n, m in ((10, 10), (10, 50), (30, 20), (60, 2), (100, 5)):
+        for shape, sizes in (("equal", np.full(n, m)), ("unequal", np.ceil(rng.gamma(1.0, m, n)).astype(int))):
+            group = np.repeat(np.arange(n), sizes)
+            kinds = (
+                ("one class", group * 0),
+                ("3 classes of groups", group % 3),
+                ("3 across", np.arange(len(group)) % 3),
+            )
+            for (kind, labels), p, r in itertools.product(kinds, ACCURACIES, (0, 0.1, 0.4)):
+                told = f"{p} of {n} groups of {m}, {shape}, {kind}, r {r}"
+                yield told, p, lambda x=(p, r, group, labels): ends(*x)
+
+
+KINDS = {
+    "top1": proportions,
+    "groups": groups,
+    "balanced": balanced,
+    "drop": drops,
+    "difference": differences,
+    "auroc": aurocs,
+}
 
 
 def measure(draws: int, kind: str, *, every: int = 1) -> list[tuple[float, str]]:
     """Coverage and setting, lowest first, of each or only of ``every`` so many settings of a kind of interval."""
     found = []
-    for told, truth, draw in islice(KINDS[kind](np.random.default_rng(0)), 0, None, every):
+    for told, truth, draw in itertools.islice(KINDS[kind](np.random.default_rng(0)), 0, None, every):
         ends = np.array([draw() for _ in range(draws)])
         held = (ends[:, 0] <= truth + ROUNDING) & (truth - ROUNDING <= ends[:, 1])
         found.append((float(held.mean()), told))

@@ -8,7 +8,7 @@ import json
 import math
 import zipfile
 from collections import Counter
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ class Features:
         elif labels is None:
             self.split = np.full(n, TEST, np.int8)
         elif not faults.errors and self.groups is not None:
-            self.split = fit(lambda: grouped.draw(self.labels, self.groups, seed=seed))
+            self.split = fit(partial(grouped.draw, seed=seed), self.labels, self.groups)
         elif not faults.errors:
             self.split = caltech_rule(self.ids, self.labels, seed=seed)
         if len(broken := self.not_finite()):

@@ -37,7 +37,8 @@ def check(file, k: int) -> None:
         most = int(counts[there].min())
         way = f"--folds {most} is possible" if most > 1 and _has_val(counts, most) else "add images or leave these out"
         named = ", ".join(few[:10]) + (f" and {len(few) - 10:,} more" if len(few) > 10 else "")
-        faults.append(f"{len(few):,} classes have fewer than {k} {what}: {named}. {way[0].upper()}{way[1:]}.")
+        have = "1 class has" if len(few) == 1 else f"{len(few):,} classes have"
+        faults.append(f"{have} fewer than {k} {what}: {named}. {way[0].upper()}{way[1:]}.")
     elif not _has_val(counts, k):
         faults.append(f"of {k} folds the others hold one image or group of each class, too few to choose settings on.")
     refuse_broken(file, [f"{file.path}: {fault}" for fault in faults])
@@ -63,16 +64,16 @@ def units(file, which: np.ndarray) -> np.ndarray:
     return connected_components(coo_array((np.ones(len(start), bool), (start, end)), shape=(n, n)), directed=False)[1]
 
 
-def draw(file, task: Task) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the file's rows that hold features, the unit of each and its fold, (n,) int64 each.
+def draw(file, k: int, *, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the file's rows that hold features, the unit of each and its fold of ``k``, (n,) int64 each.
 
     Raises UserError where a fold would have a class that no other fold has, which few and large groups can cause.
     """
     which = np.flatnonzero(file.done == schema.DONE)
     unit, labels = units(file, which), file.labels[which]
-    fold = grouped.folds(labels, unit, task.folds, seed=task.seed)
+    fold = grouped.folds(labels, unit, k, seed=seed)
     alone = np.flatnonzero(grouped.per_class(labels, fold) == 1)
-    if len(alone) or len(np.unique(fold)) < task.folds:
+    if len(alone) or len(np.unique(fold)) < k:
         named = ", ".join(file.class_names[label] for label in alone[:5])
         why = f"all images of {named} would be in one fold" if named else "a fold would be empty"
         raise UserError(f"{file.path}: {why}, since its groups are few or large. Try another --seed or fewer --folds.")
@@ -85,31 +86,26 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict, None]:
     Gives the row and what goes beside it, as ``run.probe``; there is no single head. ``file`` must have passed
     ``check``. Accuracies are of all images, 0..1, their intervals by groups where the file has groups.
     """
-    started = time.monotonic()
-    which, unit, fold = draw(file, task)
-    labels, n = file.labels[which], len(which)
-    scores, scaled, heads, temperatures, vals = None, None, [], [], []
-    for number in range(task.folds):
-        test, data = (
-            np.flatnonzero(fold == number),
-            _data(file, which, unit, np.flatnonzero(fold != number), task, settings),
-        )
+    started, k = time.monotonic(), task.folds or 0
+    which, unit, fold = draw(file, k, seed=task.seed)
+    labels, groups = file.labels[which], groups_of(file, which)
+    scores, logits, scaled = (np.empty((len(which), len(file.class_names))) for _ in range(3))
+    heads, temperatures, n_val = [], [], []
+    for number in range(k):
+        test, others = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
+        data = _data(file, which[others], unit[others], task, settings)
         head = fit(task, data, file, settings)
-        found, val = scores_of(head, _subset(file, which[test], settings)), head.val_scores
-        logits = found
+        scores[test] = scores_of(head, _subset(file, which[test], settings))
+        logits[test], val = scores[test], head.val_scores
         if task.method == "knn":
-            logits, val = (calibration.log_shares(votes, k=head.k) for votes in (found, val))
-        if scores is None:
-            scores, scaled = np.empty((n, found.shape[1]), found.dtype), np.empty((n, found.shape[1]))
-            unscaled = np.empty_like(scaled)
+            logits[test], val = (calibration.log_shares(votes, k=head.k) for votes in (scores[test], val))
         temperatures.append(calibration.temperature(val, data.val.labels))
-        scores[test], unscaled[test], scaled[test] = found, logits, logits / np.float64(temperatures[-1])
+        scaled[test] = logits[test] / temperatures[-1]
         heads.append(head)
-        vals.append(len(data.val))
-    scored, of = Scored(scores, labels), groups_of(file, which)
+        n_val.append(len(data.val))
+    scored = Scored(scores, labels)
     limits, told = INTERVALS[settings.intervals]
-    calibrated, kept = calibration.assess(Scored(scaled, labels), t=1.0, unscaled=Scored(unscaled, labels))
-    per_fold = [float(scored.right[fold == number].mean()) for number in range(task.folds)]
+    calibrated, kept = calibration.assess(Scored(scaled, labels), t=1.0, unscaled=Scored(logits, labels))
     row = rows.make(
         "probe",
         dataset=file.identity["dataset"],
@@ -118,15 +114,15 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict, None]:
         seed=task.seed,
         figures={
             "shots": None,
-            "n_folds": task.folds,
-            "n_groups": None if of is None else len(np.unique(of)),
-            "n_train": round(n * (task.folds - 1) / task.folds),
+            "n_folds": k,
+            "n_train": round(len(which) * (k - 1) / k),
             "n_val": None,
-            "n_test": n,
+            "n_test": len(which),
             "n_classes": len(file.class_names),
-            "val_top1": float(np.average([head.val_top1 for head in heads], weights=vals)),
-            **accuracy.figures(scored, limits=limits, groups=of),
-            "fold_top1": per_fold,
+            **({} if groups is None else {"n_groups": len(np.unique(groups))}),
+            "val_top1": float(np.average([head.val_top1 for head in heads], weights=n_val)),
+            **accuracy.figures(scored, limits=limits, groups=groups),
+            "fold_top1": [float(scored.right[fold == number].mean()) for number in range(k)],
             **duplicates.figures(file.equal, file.labels, which[:0], which, scored.right, limits=limits),
             "train_top1": float(np.mean([head.train_top1 for head in heads])),
             **calibrated,
@@ -139,18 +135,18 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict, None]:
             "chosen": [head.chosen for head in heads],
             "val": "an eighth of the other folds, in whole groups",
             "split": f"folds, of all images: {DRAWN}; the file's own split is not used",
-            "intervals": told + ("" if of is None else f"; {accuracy.BY_GROUPS}"),
+            "intervals": told + ("" if groups is None else f"; {accuracy.BY_GROUPS}"),
             "calibration": f"{calibration.PROTOCOL}; a temperature for each fold",
             "test": "each image once, by the head of the other folds",
         },
-        settings={"folds": task.folds, **settings_of(task, settings)},
+        settings={"folds": k, **settings_of(task, settings)},
         features={**file.identity, **file.measured, "path": str(file.path)},
         device=getattr(heads[0], "device", "cpu"),
         seconds=time.monotonic() - started,
     )
     beside = {key: row[key] for key in ("dataset", "model", "method", "seed", "shots")} | {
         "dataset_digest": file.identity["dataset_digest"],
-        "test_digest": _digest(file, task, fold),
+        "test_digest": _digest(file, fold),
         "class_names": file.class_names,
         "ids_digest": details.ids_digest(file.ids[i] for i in which),
         "curve": None,
@@ -159,11 +155,13 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict, None]:
     return row, beside, None
 
 
-def _data(file, which, unit, others: np.ndarray, task: Task, settings: Settings) -> Splits:
-    """Cut a val from the ``others`` (m,), places in ``which``, in whole units: what a head of them may see."""
-    held = grouped.held_out(file.labels[which[others]], unit[others], VAL_SHARE, seed=task.seed)
-    train, val = which[others[~held]], which[others[held]]
-    return Splits(*(_subset(file, some, settings) for some in (train, val, np.concatenate([train, val]))))
+def _data(file, which: np.ndarray, unit: np.ndarray, task: Task, settings: Settings) -> Splits:
+    """Cut a val from the rows ``which`` (m,) of the other folds, in whole units: what a head may see."""
+    held = grouped.held_out(file.labels[which], unit, VAL_SHARE, seed=task.seed)
+    if not held.any():
+        raise UserError(f"{file.path}: no val can be cut from the other folds, since groups are few. Try more --folds.")
+    parts = which[~held], which[held]
+    return Splits(*(_subset(file, some, settings) for some in (*parts, np.concatenate(parts))))
 
 
 def _subset(file, which: np.ndarray, settings: Settings) -> Subset:
@@ -180,7 +178,7 @@ def _shared(protocols: list[dict]) -> dict:
     return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
 
 
-def _digest(file, task: Task, fold: np.ndarray) -> str:
+def _digest(file, fold: np.ndarray) -> str:
     """Of the images and their folds: heads are compared as on one test only where both are the same."""
-    told = [file.identity.get("images_digest") or file.identity["dataset_digest"], task.folds, fold.tolist()]
+    told = [file.identity.get("images_digest") or file.identity["dataset_digest"], fold.tolist()]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()

@@ -13,7 +13,6 @@ import backbench as bb
 from backbench import UsageError, UserError, accuracy, details, grouped
 from backbench.cache import schema
 from backbench.probe import folds
-from backbench.probe.run import Task
 from backbench.report.cli import main as report
 from tests.conftest import IDENTITY
 from tests.test_probe_cli import probe, toy  # noqa: F401 - probe is a fixture
@@ -54,7 +53,7 @@ def test_the_predictions_are_those_of_scikit_learns_cross_val_predict(per_group)
     x = np.column_stack([given.features.astype(float), np.arange(n)])
     cv = StratifiedGroupKFold(5, shuffle=True, random_state=42)
     if per_group is None:  # without groups it is StratifiedKFold, whose folds differ
-        _, _, fold = folds.draw(given, Task(given.path, "logistic", 42, folds=5))
+        _, _, fold = folds.draw(given, 5, seed=42)
         cv = [(np.flatnonzero(fold != f), np.flatnonzero(fold == f)) for f in range(5)]
     expected = cross_val_predict(Probe(units, c=0.1), x, given.labels, groups=units, cv=cv)
     assert result.details["predicted"] == expected.tolist()
