@@ -57,6 +57,7 @@ def identity(imageset, backbone, settings: Settings, *, views: str = "plain") ->
         "weights_sha256": backbone.weights_sha256,
         "transform": {k: list(v) if isinstance(v, tuple) else v for k, v in backbone.config.items()}
         | {"exif": imageset.exif}
+        | ({"levels": imageset.levels} if imageset.levels else {})
         | ({"crop_seed": settings.seed} if settings.views > 2 else {}),
         "pooling": backbone.pooling,
         "layer": backbone.layer,
