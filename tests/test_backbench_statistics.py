@@ -163,14 +163,18 @@ def test_a_relative_drop_of_nothing_is_undefined():
 
 
 @pytest.mark.parametrize(
-    ("kind", "every"), [("top1", 3), ("balanced", 16), ("drop", 11), ("difference", 9), ("auroc", 5)]
-)
-def test_every_interval_holds_the_truth(kind, every):
+    ("kind", "every", "most"),
+    [
+        ("top1", 3, 0.985), ("balanced", 16, 0.985), ("drop", 11, 0.985), ("difference", 9, 0.985), ("auroc", 5, 0.985),
+        ("groups", 31, 0.995),  # wide where few groups have errors
+    ],
+)  # fmt: skip
+def test_every_interval_holds_the_truth(kind, every, most):
     """Some of the benchmark's settings, 400 draws each, of which a true 95 % holds 91 to 98.7 % in 999 of 1,000."""
     found = coverage.measure(400, kind, every=every)
     assert len(found) >= 6
     assert found[0][0] >= 0.91
-    assert np.median([share for share, _ in found]) < 0.985  # or there were nothing to it
+    assert np.median([share for share, _ in found]) < most  # or there were nothing to it
 
 
 def test_holm_by_hand():
