@@ -79,10 +79,9 @@ def _groups_note(images: ImageSet) -> str:
     assert images.groups is not None
     across = grouped.crossing(images.groups, images.split)
     if len(across):
-        named = "; ".join(
-            f"{group} in {' and '.join(SPLITS[code] for code in np.unique(images.split[images.groups == group]))}"
-            for group in across[:5]
-        )
+        found = {group: np.unique(images.split[images.groups == group]) for group in across[:5].tolist()}
+        where = [f"{_plain(group)} in {' and '.join(SPLITS[code] for code in found[group])}" for group in found]
+        named = "; ".join(where)
         more = f" and {len(across) - 5:,} more" if len(across) > 5 else ""
         number = "1 group has" if len(across) == 1 else f"{len(across):,} groups have"
         return f"Warning: {number} images in more than one split: {named}{more}."
@@ -104,8 +103,8 @@ def _suggestion(images: ImageSet, name: str) -> list[str]:
     path, option = rest.partition("?")[0], shlex.quote(f"{name}{'&' if '?' in rest else '?'}group={pattern}")
     how = f"--dataset {option}" if kind == "folder" else f"{kind}:{path}?group=..., with their column or field"
     return [
-        f"Warning: names such as {example} look like groups ({n:,} of them) whose images may be in several splits; "
-        f"to keep each in one: {how}"
+        f"Warning: names such as {_plain(example)} look like groups ({n:,} of them) whose images may be in several "
+        f"splits; to keep each in one: {how}"
     ]
 
 
@@ -144,6 +143,11 @@ def _counted(counters: list[str]) -> bool:
     return max(map(len, counters)) <= COUNTER or numbers[-1] - numbers[0] < 3 * len(numbers)
 
 
+def _plain(name: str) -> str:
+    """Return a name from a stranger's disk or table without control characters."""
+    return name if name.isprintable() else repr(name)
+
+
 def _some(items) -> str:
     items = list(items)
-    return ", ".join(items[:5]) + (f" and {len(items) - 5:,} more" if len(items) > 5 else "")
+    return ", ".join(map(_plain, items[:5])) + (f" and {len(items) - 5:,} more" if len(items) > 5 else "")

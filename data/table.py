@@ -280,4 +280,6 @@ def _are(n: int, noun: str, one: str = "is", several: str = "are") -> str:
 
 def _some(items: list[str], n: int = 0) -> str:
     n = n or len(items)
-    return ", ".join(items[:SHOWN]) + (f" and {n - SHOWN:,} more" if n > SHOWN else "")
+    return ", ".join(item if item.isprintable() else repr(item) for item in items[:SHOWN]) + (
+        f" and {n - SHOWN:,} more" if n > SHOWN else ""
+    )

@@ -35,8 +35,9 @@ STEPS = 65_535
 class Files:
     """The feature files under a folder, by their identity.
 
-    ``tested`` holds an identity and the names of the test images in order. Its keys are the digests of the data set and
-    of the test images, as in a row's details, since names alone could be those of other images.
+    ``tested`` holds an identity and the names of the test images in order, and of all images, which folds test on. Its
+    keys are the digests of the data set and of these names, as in a row's details, since names alone could be those of
+    other images.
     """
 
     def __init__(self, cache_dir: Path):
@@ -49,9 +50,11 @@ class Files:
                 # Checking all files would take long. Only the files that are shown are compared with their checksums.
                 with features.open_file(path, check=False) as file:
                     self.found[identity_key(file.identity)] = path
-                    tested = [file.ids[i] for i in np.flatnonzero((file.split == 2) & (file.done == schema.DONE))]
-                    images = file.identity["dataset_digest"], details.ids_digest(tested)
-                    self.tested.setdefault(images, (file.identity, tested))
+                    there = file.done == schema.DONE
+                    for rows in (there & (file.split == 2), there):
+                        tested = [file.ids[i] for i in np.flatnonzero(rows)]
+                        images = file.identity["dataset_digest"], details.ids_digest(tested)
+                        self.tested.setdefault(images, (file.identity, tested))
             except UserError as error:
                 self.faults.append(str(error))
 

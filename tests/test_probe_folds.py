@@ -14,6 +14,7 @@ from backbench import UsageError, UserError, accuracy, details, grouped
 from backbench.cache import schema
 from backbench.probe import folds
 from backbench.report.cli import main as report
+from backbench.report.images import Files
 from tests.conftest import IDENTITY
 from tests.test_probe_cli import probe, toy  # noqa: F401 - probe is a fixture
 
@@ -186,6 +187,8 @@ def test_rows_details_and_what_report_makes_of_them(probe, tmp_path):  # noqa: F
     assert "toy resnet18 ridge: 5 folds, seed 42, top-1" in said.stderr
     told = [details.of(tmp_path / "results", row) for row in (*found, *plain, *other)]
     assert [len(one["labels"]) for one in told] == [240, 240, 60, 60, 240]
+    shown_images = Files(tmp_path).tested  # by which the page finds the most confident errors
+    assert all((one["dataset_digest"], one["ids_digest"]) in shown_images for one in told)
     tests = [one["test_digest"] for one in told]
     assert tests[0] == tests[1]
     assert len({*tests}) == 3  # the same folds, the file's own test, other folds
