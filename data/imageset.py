@@ -69,8 +69,6 @@ class ImageSet:
     """(N,) S32: see ``backbench.image_digests``. They become known as images are read."""
     levels: dict[str, list[float]] | None = None
     """The range of grey levels of more than 8 bits, as plain JSON; None where there are none. See ``data.levels``."""
-    notes: tuple[str, ...] = ()
-    """Sentences about how the data set was read."""
 
     def __post_init__(self):
         if self.contents is None:

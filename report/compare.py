@@ -81,6 +81,9 @@ def compare(rows: list[dict], results_dir: Path, *, datasets: Sequence[str] = ()
             _leave_out(head, "it was measured on other test images than most heads. Extract and probe it again")
         if len(heads) > 1:
             found += _against_chosen(heads, labels, vals)
+            if any(row.get("n_groups") for row, _ in heads.values()):
+                said = "images of one group are alike, which the paired tests don't know: their p may be too small."
+                print(f"{printable(name)}: {said}", file=sys.stderr)
         else:
             print(f"{printable(name)} has only one head, so there is nothing to compare it with.", file=sys.stderr)
     if not found:

@@ -222,3 +222,12 @@ def test_a_file_that_can_not_be_folded_stops_no_other(probe, tmp_path):  # noqa:
     result = probe("--features", tmp_path, "--folds", "5", "--method", "centroid", "--json", code=1)
     assert len(json.loads(result.stdout)) == 1
     assert "b.h5: 4 classes have fewer than 5 different images" in result.stderr
+
+
+def test_comparisons_of_images_in_groups_say_what_they_do_not_know(tmp_path):
+    given = features(spread=2.5, per_group=4)
+    kept = [bb.probe(given, method, folds=5, results_dir=tmp_path) for method in ("ridge", "knn")]
+    result = CliRunner().invoke(report, ["compare", "--json", "--results-dir", str(tmp_path)])
+    assert "arrays (5 folds): images of one group are alike, which the paired tests don't know" in result.stderr
+    ends = {r["method"]: (r["top1_low"], r["top1_high"]) for r in json.loads(result.stdout)}
+    assert ends == {one.row["method"]: one.interval for one in kept}
