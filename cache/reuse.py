@@ -193,6 +193,8 @@ def _beside(path: Path, wanted: dict, layout: Layout) -> Existing | None:
 
     The folder of a data set may have been renamed, or the data set may be a part of another.
     """
+    if path != schema.default_path(path.parents[1], wanted["dataset"], schema.label(wanted)):
+        return None  # it is in no cache folder
     like = [one for one in sorted(path.parent.parent.glob(f"*/{path.name}")) if one != path]
     alike = [(one, found) for one in like if (found := _identity(one, wanted)) is not None]
     if not alike or schema.SHARD in wanted:

@@ -155,10 +155,11 @@ def _sets(models, created, faults: Faults, room: float):
 def line(figures: dict) -> str:
     """One line for people about a finished file: what it holds, and how fast it was computed."""
     skipped = f", {figures['n_skipped']:,} left out" if figures["n_skipped"] else ""
-    state = "already complete" if figures["already"] else f"{figures['images_per_second']:,.1f} images/s"
+    speed = figures["images_per_second"]  # None where all features were taken over from other files
+    state = "already complete" if figures["already"] else f"{speed:,.1f} images/s" if speed else "taken over"
     return (
         f"{figures['dataset']}  {figures['model']}  {figures['n']:,} images{skipped} x {figures['dim']:,} features  "
-        f"{state}, {figures['seconds']:,.1f} s  {figures['path']}"
+        f"{state}, {figures['seconds'] or 0:,.1f} s  {figures['path']}"
     )
 
 
