@@ -63,8 +63,9 @@ def decided(imageset):
     levels = {
         kind: span(kind, min(low for low, _ in of), max(high for _, high in of)) for kind, of in sorted(found.items())
     }
+    called = {"integers": "Grey", "floats": "Floating-point grey"}
     notes = tuple(
-        f"{'floating-point ' * (kind == 'floats')}grey levels are read as {low:.15g} to {high:.15g} in all images"
+        f"{called[kind]} levels are read as {low:.15g} to {high:.15g} in all images."
         for kind, (low, high) in levels.items()
     )
     return replace(imageset, levels=levels, notes=imageset.notes + notes) if levels else imageset
@@ -110,7 +111,7 @@ def _dark(imageset, rows: list[int]) -> tuple[str, ...]:
     if not 0 <= brightest < 128:
         return ()
     seen = f"which reach only {brightest} of 255 here"
-    return (f"colour images of 16 bits are read by their upper 8, {seen}: save them with 8",)
+    return (f"Colour images of 16 bits are read by their upper 8, {seen}: save them with 8.",)
 
 
 def _extent(imageset, i: int) -> tuple | None:

@@ -54,7 +54,7 @@ def test_floats_that_overshoot_in_some_images(tmp_path, top):
     assert np.array_equal(first(sets), RAMP_8)
     assert first(sets, 1).max() == 255
     assert abs(first(sets, 1).astype(int) - RAMP_8 * top).max() <= 255 * (top - 1) + 1
-    assert sets.notes == ("floating-point grey levels are read as 0 to 1 in all images",)
+    assert sets.notes == ("Floating-point grey levels are read as 0 to 1 in all images.",)
 
 
 def test_a_dark_image_of_a_set_of_0_to_255_stays_dark(tmp_path):
@@ -193,7 +193,7 @@ def test_few_bits_of_16_bit_colour_are_said(tmp_path, encode, ending):
     few = load(tmp_path / "few", [encode(np.rint(colour * 4095))], ending)
     assert few.levels is None
     assert few.notes == (
-        "colour images of 16 bits are read by their upper 8, which reach only 15 of 255 here: save them with 8",
+        "Colour images of 16 bits are read by their upper 8, which reach only 15 of 255 here: save them with 8.",
     )
     assert load(tmp_path / "all", [encode(np.rint(colour * 65535))], ending).notes == ()
     assert load(tmp_path / "eight", [encoded("PNG", np.repeat(RAMP_8[..., None], 3, axis=2) // 4)], "png").notes == ()
