@@ -31,6 +31,9 @@ system's clock. FAT's ticks are the longest, 2 s."""
 QUICK = 4 << 30
 """Number of bytes of images that are read first, in a few seconds, to find out whether their features are there."""
 
+MANY = 10_000
+"""Number of images from which on reading them takes more than a second or two, and its progress is shown."""
+
 THREADS = 4
 """Least number of threads that read images to know their contents. Reading waits more for the disk than for cores."""
 
@@ -148,10 +151,9 @@ def complete(imageset, which: np.ndarray | None = None) -> np.ndarray:
         for i in unknown:
             imageset.content(i)
         return imageset.contents
-    with (
-        ThreadPoolExecutor(max(THREADS, cores())) as pool,
-        progress(len(unknown), f"{imageset.name} looking for changes") as advance,
-    ):
+    label = f"{imageset.name} looking for changes"
+    show = progress(len(unknown), label) if len(unknown) > MANY else contextlib.nullcontext(lambda n: None)
+    with ThreadPoolExecutor(max(THREADS, cores())) as pool, show as advance:
         for _ in pool.map(imageset.content, unknown.tolist()):
             advance(1)
     return imageset.contents
