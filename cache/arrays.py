@@ -16,7 +16,7 @@ import numpy as np
 
 from backbench import SPLITS, Faults, UserError, grouped
 from backbench.cache import equal, schema
-from backbench.split_rule import TEST, caltech_rule
+from backbench.split_rule import TEST, folder_rule
 
 MADE_BY_USER = "arrays"
 """What stands for the weights, and unless they are named for the data set, of features that came as arrays."""
@@ -43,8 +43,8 @@ class Features:
 
     ``x`` (N, D) is an array of numbers, kept as float16 or float32. ``labels`` (N,) are the classes' numbers or their
     names; None where they aren't known, which is enough to predict. ``split`` (N,) holds the codes 0, 1, 2 or the names
-    train, val, test; None splits by the rule of Caltech-256, ``int(n * 0.7)`` images of a class to train and about a
-    tenth to val, drawn by ``seed`` and ``ids``. ``ids`` (N,) are the images' names, each another; None numbers them.
+    train, val, test; None splits as a folder of classes is (``split_rule.folder_rule``): about 70, 10 and 20 % of each
+    class, drawn by ``seed`` and ``ids``. ``ids`` (N,) are the images' names, each another; None numbers them.
     ``class_names`` (K,) are what labels 0..K-1 are called; None takes the labels themselves, sorted. ``groups`` (N,)
     are names of what images belong to beside their class, such as a patient; without ``split`` they are drawn whole.
 
@@ -82,7 +82,7 @@ class Features:
         elif not faults.errors and self.groups is not None:
             self.split = fit(partial(grouped.draw, seed=seed), self.labels, self.groups)
         elif not faults.errors:
-            self.split = caltech_rule(self.ids, self.labels, seed=seed)
+            self.split = folder_rule(self.ids, self.labels, seed=seed)
         if len(broken := self.not_finite()):
             named = ", ".join(f"{i}" for i in broken[:5])
             with faults.collect():

@@ -10,6 +10,7 @@ from backbench.cache.schema import default_path
 from backbench.cnn import images, job
 from backbench.cnn.recipe import Recipe
 from backbench.data import registry
+from backbench.data.notes import tell_notes
 from backbench.training import left_out
 from backbench.training.setup import accelerator
 
@@ -44,6 +45,8 @@ def train(
     held, unreadable, ids, found = None, {}, None, []
     for seed in seeds:
         loaded = registry.load(name, data_root=data_root, seed=seed, download=download)
+        if held is None:
+            tell_notes(loaded)
         imageset = job.prepared(loaded, split=split, share=share)
         settings = job.Settings(accelerated, precision, seed=seed, **options)
         if held is None or ids != imageset.ids:

@@ -68,7 +68,8 @@ def show(name: str, data_root: Path, seed: int, as_json: bool):
     wds:PATH?image=left.jpg                   Take the image of a sample that has this ending.
     wds:PATH?label=species                    Take the class from this member, or field of .json (default: cls, label).
     hf:PATH?image=img&label=fine_label        Take these columns, where there are several to choose from.
-    wds:PATH?test=val, hf:PATH?test=val       Test on val, where test is missing or has no labels.
+    folder:PATH?test=val, wds:..., hf:...     Test on val, where test is missing or has no labels.
+    folder:PATH?layout=splits (or classes)    Say what the folders are, where both are possible.
     folder:PATH?group=REGEX                   Keep images of a group (first bracket, in the path) in one split.
     wds:PATH?group=patient, hf:PATH?group=... Keep images of a group, by this field or column, in one split.
     table:labels.csv?file=path&label=kind     Take these columns. Others are split=, group=, or - for none.
@@ -100,6 +101,8 @@ def _facts(details: dict):
     from backbench.data.summary import SHORT_SIDE
 
     yield "data set", f"{details['name']}, {details['root'] or 'in memory'}"
+    for note in details["notes"]:
+        yield "note", note
     yield "digest", f"{details['digest']} (seed {details['seed']})"
     if details["width"]:
         for side in ("width", "height"):

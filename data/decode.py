@@ -11,17 +11,14 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from backbench import UserError
-from backbench.data import mend
+from backbench.data import formats, mend
 
 EXIF = ("ignore", "apply")
 """What can be done with a camera's orientation tag. torchvision's loader and timm's dataset ``ignore`` it."""
 
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
+FORMATS = (*formats.FORMATS, "HEIF")
 """Formats that are tried, whatever the file's ending. The list is fixed, so that no stranger's .jpg starts Ghostscript
 (EPS). HEIF is there where pillow-heif is installed."""
-
-HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-"""Brands of HEIC files (ISO/IEC 23008-12, annex B), which stand behind ``ftyp`` at the file's start."""
 
 BITS, PHOTOMETRIC, ORIENTATION, SAMPLE_FORMAT = 258, 262, 274, 339
 """Tags of TIFF. PHOTOMETRIC is 0 where white is 0, and SAMPLE_FORMAT 1, 2 or 3 for unsigned, signed and floating point
@@ -193,7 +190,7 @@ def _open(file) -> Image.Image:
         if pixels > limit:
             raise OSError(f"{image.width} x {image.height} pixels, more than PIL's limit of {limit:,}")
         return image
-    if start[4:8] == b"ftyp" and start[8:12] in HEIC and "HEIF" not in Image.OPEN:
+    if formats.HEIF_STARTS.match(start) and "HEIF" not in Image.OPEN:
         raise OSError("it is an HEIC image, which needs pillow-heif: pip install pillow-heif, or save it as JPEG")
     if fault:
         raise fault

@@ -1,14 +1,16 @@
 """The registry of data sets, by name."""
 
+import contextlib
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from backbench import UsageError, UserError, suggest
-from backbench.data import decode, groups, hf, levels, sources, table, wds
+from backbench.data import decode, groups, hf, layouts, levels, sources, table, wds
 from backbench.data.imageset import ImageSet
 
 KINDS = {
-    "folder:PATH": sources.folder,
+    "folder:PATH": layouts.folder,
     "wds:PATH": wds.load,
     "hf:PATH": hf.load,
     "table:PATH": table.load,
@@ -23,10 +25,27 @@ def names() -> list[str]:
 
 def check(*given: str) -> None:
     """Raise UsageError where a name isn't registered. It lists every such name with its near matches."""
-    unknown = [name for name in given if not (name in sources.SETS or _kind(name))]
-    if unknown:
+    if unknown := [name for name in given if not (name in sources.SETS or _kind(spelled(name)))]:
         known = f"Known: {', '.join(names())}; {', '.join(KINDS)}."
-        raise UsageError(*(f"no data set is named {name!r}.{suggest(name, names())} {known}" for name in unknown))
+        raise UsageError(*(f"no data set is named {name!r}.{_hint(name)} {known}" for name in unknown))
+
+
+def spelled(name: str) -> str:
+    """Return ``folder:PATH`` for an existing folder that is no registered name, and other names as they are."""
+    with contextlib.suppress(OSError, ValueError):
+        if not (name in sources.SETS or _kind(name)) and Path(name).expanduser().is_dir():
+            return f"folder:{name}"
+    return name
+
+
+def _hint(name: str) -> str:
+    with contextlib.suppress(OSError, ValueError):
+        if Path(name).expanduser().is_file():
+            kind = {".tar": "wds", ".parquet": "hf", ".arrow": "hf", ".csv": "table", ".tsv": "table"}
+            as_kind = kind.get(Path(name).suffix.lower())
+            how = f"Name it as {as_kind}:{name}." if as_kind else "A folder of class folders is expected."
+            return f" It is a file. {how}"
+    return suggest(name, names())
 
 
 def _kind(name: str):
@@ -43,6 +62,7 @@ def load(name: str, *, data_root: str | Path, seed: int = 42, download: bool = F
     split.
     """
     check(name)
+    name = spelled(name)
     if exif not in decode.EXIF:
         raise UsageError(f"exif={exif!r}: {' or '.join(decode.EXIF)} is expected")
     if kind := _kind(name):
@@ -56,7 +76,11 @@ def load(name: str, *, data_root: str | Path, seed: int = 42, download: bool = F
         from backbench.data import downloads
 
         found = downloads.get(name, data_root)
-    return levels.decided(source.load(name, found, seed=seed, exif=exif))
+    loaded = levels.decided(source.load(name, found, seed=seed, exif=exif))
+    if Path(name).is_dir():
+        beside = f"The registered data set was taken, and not the folder {name}/, which is folder:{name}."
+        loaded = replace(loaded, notes=(*loaded.notes, beside))
+    return loaded
 
 
 def there(name: str, data_root: str | Path) -> bool:

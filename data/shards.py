@@ -19,17 +19,11 @@ import numpy as np
 from backbench import SPLITS, UsageError, UserError, grouped, suggest
 from backbench.data import groups, imageset, listing, splits
 from backbench.data.imageset import ImageSet
-
-WORDS = {
-    **dict.fromkeys(("train", "training"), splits.TRAIN),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), splits.VAL),
-    **dict.fromkeys(("test", "testing"), splits.TEST),
-}
-"""Words in the name of a file or of its folders that say which split the file belongs to."""
+from backbench.data.notes import taken
 
 RULE = (
-    "files with train, val and test in their names, or in folders of these names, are expected; without val, "
-    "int(n*0.125) of n train images become val; ?test=val after the path tests on val"
+    "files with train, val and test in their names, or in folders of these names, are expected; "
+    f"{splits.VAL_RULE}; ?test=val after the path tests on val"
 )
 
 
@@ -78,6 +72,7 @@ def find(given: Given, endings: tuple[str, ...]) -> tuple[str, Path, list[Path]]
     The path is a folder, which is searched recursively, one file, or a pattern with ``{000..012}``, ``{a,b}``, ``*`` or
     ``[0-9]``. Raises UserError.
     """
+    check_test(given)
     path = Path(given.path).expanduser()
     kinds = " or ".join(endings)
     try:
@@ -100,9 +95,21 @@ def find(given: Given, endings: tuple[str, ...]) -> tuple[str, Path, list[Path]]
         packed = [file.name for file in files if re.search(r"\.tar\.\w+$|\.tgz$", file.name)]
         hint = f", but {packed[0]}: uncompress it to a .tar, in which images can be found" if packed else ""
         raise UserError(f"{given.kind}:{path} holds no {kinds} file{hint}")
-    # Groups move images between splits: the set is the same.
-    options = [clean(value) for key, value in given.options.items() if key != "group"]
-    return "-".join((given.kind, listing.text(base), *options)), root, found
+    return name_of(given, base), root, found
+
+
+def name_of(given: Given, base: str) -> str:
+    """Return the data set's name: its kind, ``base`` and the options that choose images or labels."""
+    # Groups and layouts move images between splits: the set is the same.
+    options = [clean(value) for key, value in given.options.items() if key not in ("group", "layout")]
+    return "-".join((given.kind, listing.text(base), *options))
+
+
+def check_test(given: Given) -> None:
+    """Raise UsageError where the option ``test`` is anything but a word for val."""
+    test = given.options.get("test")
+    if test is not None and splits.word(test).split != splits.VAL:
+        raise UsageError(f"?test={test}: ?test=val, to test on val, is expected")
 
 
 def braces(pattern: str) -> list[str]:
@@ -126,8 +133,6 @@ def by_split(files: list[Path], root: Path, *, test: str | None) -> list[tuple[P
     The split is None for all files where no name says one, or all say train, which is the usual name for everything.
     ``test="val"`` uses val as test and leaves out the files of test. Raises UserError.
     """
-    if test and WORDS.get(test) != splits.VAL:
-        raise UsageError(f"?test={test}: ?test=val, to test on val, is expected")
     codes = {file: _split(file.relative_to(root)) for file in files}
     if two := [str(file) for file, code in codes.items() if code == "two"]:
         raise UserError(
@@ -184,12 +189,13 @@ def assemble(
     if faults := faults + more:
         raise UserError(*(f"{name} in {root}: {fault}" for fault in faults))
     lengths = [len(shard.names) for shard in shards]
-    rule = RULE
+    rule, how = RULE, "by the files' names"
     try:
         if shards[0].split is None:
-            rule = splits.CALTECH_RULE if belongs is None else groups.RULE
+            how = f"drawn with seed {seed}" if belongs is None else f"drawn by whole groups with seed {seed}"
+            rule = splits.FOLDER_RULE if belongs is None else groups.RULE
             split = (
-                splits.caltech_rule(ids, labels, seed=seed)
+                splits.folder_rule(ids, labels, seed=seed)
                 if belongs is None
                 else grouped.draw(labels, belongs, seed=seed)
             )
@@ -197,12 +203,16 @@ def assemble(
             split = np.repeat(np.array([shard.split for shard in shards], np.int8), lengths)
             if not (split == splits.VAL).any():
                 split = groups.val_from_train(ids, labels, belongs, split, seed=seed)
+                how += ", val taken from train"
         splits.check(labels, split, names, rule=rule)
     except UserError as error:
         raise UserError(*(f"{name} in {root}: {fault}" for fault in error.faults)) from error
     sizes = [size for shard in shards for size in shard.sizes]
     told = imageset.listings(ids, labels, split, names, sizes=sizes)
-    return ImageSet(name, ids, labels, split, names, exif=exif, root=root, stored=stored, groups=belongs, listings=told)
+    return ImageSet(
+        name, ids, labels, split, names, exif=exif, root=root, stored=stored, groups=belongs, listings=told,
+        notes=(taken(names, split, how),),
+    )  # fmt: skip
 
 
 def clean(text: str) -> str:
@@ -227,9 +237,9 @@ def _below(folder: Path) -> list[Path]:
 def _split(file: Path) -> int | str | None:
     """Return the code of the split in the file's name, or else in the nearest folder's; "two" where a name has two."""
     for part in reversed(file.with_suffix("").parts):
-        codes = {WORDS[word] for word in re.split(r"[^a-z]+", part.lower()) if word in WORDS}
-        if codes:
-            return codes.pop() if len(codes) == 1 else "two"
+        word = splits.word(part)
+        if word.several or word.split is not None:
+            return "two" if word.several else word.split
     return None
 
 

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from backbench import SPLITS, UserError, grouped
-from backbench.data import groups, imageset, listing, shards, splits
+from backbench import SPLITS, UserError
+from backbench.data import imageset, listing, notes, splits
 from backbench.data.imageset import ImageSet
 
 CIFAR_RULE = "class folders in train/ and test/ are expected; an eighth of train becomes val"
-FOLDER_RULE = "class folders in train/ and test/ are expected; without val/, int(n*0.125) of n train images become val"
+
+CALTECH_HOW = "by the rule of Caltech-256"
+CIFAR_HOW = "by its own train and test, with an eighth of train as val"
+"""How the registered data sets are split, in a note."""
 
 OFFICE = ("amazon", "dslr", "webcam")
 
@@ -44,7 +47,8 @@ class Source:
 def caltech(name: str, found: Path, *, seed: int, exif: str, leave_out: str) -> ImageSet:
     """Load class folders, without the class ``leave_out``, and split them by the Caltech rule."""
     listed = listing.class_folders(found, leave_out=frozenset({leave_out}))
-    return _on_disk(name, listed, splits.caltech_rule(listed.ids, listed.labels, seed=seed), splits.CALTECH_RULE, exif)
+    split = splits.caltech_rule(listed.ids, listed.labels, seed=seed)
+    return on_disk(name, listed, split, rule=splits.CALTECH_RULE, how=CALTECH_HOW, exif=exif)
 
 
 def cifar(name: str, found: Path, *, seed: int, exif: str) -> ImageSet:
@@ -53,7 +57,7 @@ def cifar(name: str, found: Path, *, seed: int, exif: str) -> ImageSet:
         return _cifar_batches(name, found, seed=seed, exif=exif)
     listed = listing.class_folders(found.parent, prefixes=("train/", "test/"))
     split = splits.cifar_rule(_split_of(listed.ids), seed=seed)
-    return _on_disk(name, listed, split, CIFAR_RULE, exif)
+    return on_disk(name, listed, split, rule=CIFAR_RULE, how=CIFAR_HOW, exif=exif)
 
 
 def office(name: str, found: Path, *, seed: int, exif: str) -> ImageSet:
@@ -64,7 +68,7 @@ def office(name: str, found: Path, *, seed: int, exif: str) -> ImageSet:
         if missing := [prefix for prefix in prefixes if not (found / prefix).is_dir()]:
             raise UserError(f"{found} lacks {', '.join(missing)}: name the others alone, as in office_shift/dslr")
     listed = listing.class_folders(found, prefixes=prefixes)
-    return _on_disk(name, listed, np.full(len(listed.ids), splits.TEST, np.int8), "", exif)
+    return on_disk(name, listed, np.full(len(listed.ids), splits.TEST, np.int8), rule="", exif=exif)
 
 
 def test_only(name: str, found: Path, *, seed: int, exif: str) -> ImageSet:
@@ -72,14 +76,14 @@ def test_only(name: str, found: Path, *, seed: int, exif: str) -> ImageSet:
     listed = listing.class_folders(found)
     if not listed.ids:
         raise UserError(f"{name} in {found}: there are no images in class folders")
-    return _on_disk(name, listed, np.full(len(listed.ids), splits.TEST, np.int8), None, exif)
+    return on_disk(name, listed, np.full(len(listed.ids), splits.TEST, np.int8), rule=None, exif=exif)
 
 
 def unknown(name: str, found: Path, *, seed: int, exif: str) -> ImageSet:
     """Load the images of the one folder ``found``, whose class the rest of its data set lacks. All are test."""
     siblings = frozenset(listing.folders(found.parent)) - {found.name}
     listed = listing.class_folders(found.parent, leave_out=siblings)
-    return _on_disk(name, listed, np.full(len(listed.ids), splits.TEST, np.int8), None, exif)
+    return on_disk(name, listed, np.full(len(listed.ids), splits.TEST, np.int8), rule=None, exif=exif)
 
 
 def digits(name: str, found: None, *, seed: int, exif: str) -> ImageSet:
@@ -92,48 +96,7 @@ def digits(name: str, found: None, *, seed: int, exif: str) -> ImageSet:
     ids = [f"digits/{i:04d}" for i in range(len(labels))]
     split = splits.caltech_rule(ids, labels, seed=seed)
     pixels = np.repeat(grey[..., None], 3, axis=3)
-    return _in_memory(name, ids, labels, split, [str(n) for n in range(10)], pixels, exif)
-
-
-def folder(given: str, *, seed: int, exif: str) -> ImageSet:
-    """Load ``folder:PATH``, which holds ``{train,val,test}/<class>/`` or ``<class>/``.
-
-    There may be no val/, or only test/. Without val/ an eighth of each class's train images becomes val. Class folders
-    alone are split by the Caltech rule. ``?group=REGEX`` finds each image's group in its id, see data.groups.
-    """
-    asked = shards.parse(given, known=("group",))
-    path = Path(asked.path).expanduser()
-    try:
-        if not path.is_dir():
-            raise UserError(f"folder:{path} {'is a file' if path.exists() else 'does not exist'}: a folder is expected")
-    except OSError as error:
-        raise UserError(f"can't look into folder:{path}: {error.strerror}") from error
-    name = f"folder-{listing.text(path.resolve().name)}"
-    inside = listing.folders(path)
-    given = [split for split in SPLITS if split in inside]
-    if {"train", "test"} & {*given} and _hold_folders([path / split for split in given]):
-        if odd := [other for other in ("valid", "validation", "dev") if other in inside]:
-            raise UserError(f"{path} holds {odd[0]}/ beside {given[0]}/: rename it to val/")
-        listed = listing.class_folders(path, prefixes=tuple(f"{split}/" for split in given))
-        split, group = _split_of(listed.ids), groups.asked(listed.ids, asked.options)
-        if "val" not in given:
-            split = groups.val_from_train(listed.ids, listed.labels, group, split, seed=seed)
-        return _on_disk(name, listed, split, FOLDER_RULE, exif, group)
-    if not inside:
-        raise UserError(
-            f"{path} holds {'images but ' if listing.holds_images(path) else ''}no class folders: "
-            "one folder a class is expected, or train/, val/ and test/ with class folders in each"
-        )
-    listed = listing.class_folders(path)
-    group = groups.asked(listed.ids, asked.options)
-    if group is not None:
-        return _on_disk(name, listed, grouped.draw(listed.labels, group, seed=seed), groups.RULE, exif, group)
-    return _on_disk(name, listed, splits.caltech_rule(listed.ids, listed.labels, seed=seed), splits.CALTECH_RULE, exif)
-
-
-def _hold_folders(paths: list[Path]) -> bool:
-    """Whether these are folders of class folders. A class may itself be named train (CIFAR-100 has one)."""
-    return any(listing.folders(path) for path in paths) and not any(listing.holds_images(path) for path in paths)
+    return _in_memory(name, ids, labels, split, [str(n) for n in range(10)], pixels, exif, CALTECH_HOW)
 
 
 def _cifar_batches(name: str, found: Path, *, seed: int, exif: str) -> ImageSet:
@@ -156,14 +119,21 @@ def _cifar_batches(name: str, found: Path, *, seed: int, exif: str) -> ImageSet:
     ids = [f"{part}/{i:05d}" for part, images in parts for i in range(len(images))]
     labels = np.concatenate([np.array(images.targets, np.int64) for _, images in parts])
     pixels = np.concatenate([images.data for _, images in parts])
-    return _in_memory(name, ids, labels, splits.cifar_rule(_split_of(ids), seed=seed), train.classes, pixels, exif)
+    split = splits.cifar_rule(_split_of(ids), seed=seed)
+    return _in_memory(name, ids, labels, split, train.classes, pixels, exif, CIFAR_HOW)
 
 
 def _split_of(ids: list[str]) -> np.ndarray:
     return np.array([SPLITS.index(id.partition("/")[0]) for id in ids], np.int8)
 
 
-def _on_disk(name, listed, split, rule, exif, group=None) -> ImageSet:
+def on_disk(
+    name: str, listed: listing.Listing, split: np.ndarray, *, rule: str | None, how: str = "", exif: str, groups=None
+) -> ImageSet:
+    """Make a data set of listed files. ``how`` says in its notes how it was split.
+
+    Raises UserError as ``splits.check`` does, which takes ``rule``; with None nothing is checked.
+    """
     try:
         if rule is not None:
             splits.check(listed.labels, split, listed.class_names, rule=rule)
@@ -171,12 +141,14 @@ def _on_disk(name, listed, split, rule, exif, group=None) -> ImageSet:
         raise UserError(*(f"{name} in {listed.root}: {fault}" for fault in error.faults)) from error
     names, details = listed.class_names, {"root": listed.root, "files": listed.files}
     details["listings"] = imageset.listings(listed.ids, listed.labels, split, names, sizes=listed.sizes)
-    return ImageSet(name, listed.ids, listed.labels, split, names, exif=exif, groups=group, **details)
+    details["notes"] = (notes.taken(names, split, how), *notes.passed_over(listed.found))
+    return ImageSet(name, listed.ids, listed.labels, split, names, exif=exif, groups=groups, **details)
 
 
-def _in_memory(name, ids, labels, split, class_names, pixels, exif) -> ImageSet:
+def _in_memory(name, ids, labels, split, class_names, pixels, exif, how) -> ImageSet:
     told = imageset.listings(ids, labels, split, class_names, pixels=pixels)
-    return ImageSet(name, ids, labels, split, class_names, exif=exif, pixels=pixels, listings=told)
+    said = (notes.taken(class_names, split, how),)
+    return ImageSet(name, ids, labels, split, class_names, exif=exif, pixels=pixels, listings=told, notes=said)
 
 
 SETS = {

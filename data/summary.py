@@ -46,6 +46,7 @@ def describe(images: ImageSet, *, seed: int) -> dict:
         "root": None if images.root is None else str(images.root),
         "seed": seed,
         "digest": images.digest,
+        "notes": list(images.notes),
         "n_images": len(images),
         "n_classes": len(images.class_names),
         **{f"n_{part}": int(n) for part, n in zip(SPLITS, counts.sum(axis=0), strict=True)},

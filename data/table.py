@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backbench import Faults, UsageError, UserError, grouped, suggest
-from backbench.data import groups, imageset, listing, shards, splits
+from backbench.data import formats, groups, imageset, listing, shards, splits
 from backbench.data.imageset import ImageSet
+from backbench.data.notes import taken
 from backbench.data.table_files import Table, row_numbers
 
 if TYPE_CHECKING:
@@ -67,8 +68,7 @@ def load(name: str, *, seed: int, exif: str) -> ImageSet:
         splits.check(labels, split, class_names, rule=rule)
     except UserError as error:
         raise type(error)(*(f"{path}: {fault}" for fault in error.faults)) from error
-    sizes = " / ".join(f"{n:,}" for n in np.bincount(split, minlength=3))
-    notes.insert(0, f"{len(class_names):,} classes, {sizes} images in train / val / test, {how}.")
+    notes.insert(0, taken(class_names, split, how))
     ids = frame["id"].tolist()
     listings = imageset.listings(ids, labels, split, class_names, sizes=frame["size"].tolist())
     return ImageSet(
@@ -128,8 +128,7 @@ def _by_split(frame: "pd.DataFrame", columns: dict[str, str], given: shards.Give
     import pandas as pd
 
     test = given.options.get("test")
-    if test and shards.WORDS.get(test) != splits.VAL:
-        raise UsageError(f"test={test}: test=val, to test on val, is expected")
+    shards.check_test(given)
     if "split" in frame:
         values, number = np.unique(frame["split"].to_numpy(dtype=str), return_inverse=True)
         codes = np.array([_code(value) for value in values])
@@ -156,8 +155,8 @@ def _by_split(frame: "pd.DataFrame", columns: dict[str, str], given: shards.Give
 
 def _code(value: str) -> int:
     """Return the code of the split that ``value`` names, -1 where it names none or several."""
-    codes = {shards.WORDS[word] for word in re.split(r"[^a-z]+", value.lower()) if word in shards.WORDS}
-    return codes.pop() if len(codes) == 1 else -1
+    split = splits.word(value).split
+    return -1 if split is None else split
 
 
 def _with_files(frame: "pd.DataFrame", root: Path, asked: shards.Given, notes: list[str]) -> "pd.DataFrame":
@@ -211,7 +210,7 @@ def _spellings(entry: str) -> Iterator[tuple[str, str]]:
     if "\\" in entry:
         yield entry.replace("\\", "/"), r"with / for \ in the name"
     if "." not in entry[-6:]:
-        yield from ((f"{entry}.{ending}", f"with .{ending} added to the name") for ending in sorted(listing.ENDINGS))
+        yield from ((f"{entry}.{ending}", f"with .{ending} added to the name") for ending in sorted(formats.endings()))
 
 
 def _elsewhere(root: Path, entry: str, given: shards.Given) -> str:
@@ -266,7 +265,7 @@ def _split(frame: "pd.DataFrame", labels, group, *, seed: int) -> tuple[np.ndarr
     if "split" not in frame:
         if group is not None:
             return grouped.draw(labels, group, seed=seed), groups.RULE, f"drawn by whole groups with seed {seed}"
-        return splits.caltech_rule(ids, labels, seed=seed), splits.CALTECH_RULE, f"drawn with seed {seed}"
+        return splits.folder_rule(ids, labels, seed=seed), splits.FOLDER_RULE, f"drawn with seed {seed}"
     split = frame["split"].to_numpy(np.int8)
     if (split == splits.VAL).any() or not (split == splits.TRAIN).any():
         return split, RULE, "by the table"

@@ -21,8 +21,8 @@ import numpy as np
 
 from backbench import Faults, UserError
 from backbench.data import shards
+from backbench.data.formats import endings
 from backbench.data.imageset import ImageSet
-from backbench.data.listing import ENDINGS
 from backbench.files import write_whole
 from backbench.progress import progress
 
@@ -148,7 +148,7 @@ def index(path: Path, *, image: str | None, label: str | None, group: str | None
     with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
         for key, members in itertools.groupby(_members(tar), key=lambda member: member[0]):
             members = [(ending, member) for _, ending, member in members]
-            images = [(e, m) for e, m in members if (e == image if image else e.rpartition(".")[2] in ENDINGS)]
+            images = [(e, m) for e, m in members if (e == image if image else e.rpartition(".")[2] in endings())]
             if not images:
                 if label in dict(members) or "cls" in dict(members):
                     wrong["have a class but no image next to it"].append(key)

@@ -10,6 +10,7 @@ from backbench.allocator import keep_freed_memory
 from backbench.cache import reuse
 from backbench.cache.features import open_file, summary
 from backbench.data import contents, registry
+from backbench.data.notes import tell_notes
 from backbench.devices import memory, pick_device
 from backbench.extract import backbone_info, backbones, names, plan, shards, views, weights_file
 from backbench.extract.plan import Settings
@@ -58,6 +59,7 @@ def extract_all(
     for name in dict.fromkeys(datasets):
         with faults.collect():
             imagesets.append(registry.load(name, data_root=data_root, seed=seed, download=download, exif=exif))
+            tell_notes(imagesets[-1])
             kept.append(contents.Kept(imagesets[-1], cache_dir / imagesets[-1].slug))
     if found and not faults.errors and (done := _finished(found, imagesets, planned, out, cache_dir)):
         for figures in done:

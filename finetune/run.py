@@ -10,6 +10,7 @@ from backbench import Faults
 from backbench.allocator import keep_freed_memory
 from backbench.cache.schema import default_path
 from backbench.data import registry
+from backbench.data.notes import tell_notes
 from backbench.extract import names
 from backbench.finetune.job import Job
 from backbench.finetune.recipe import Recipe
@@ -39,6 +40,7 @@ def finetune_all(
         with faults.collect():
             loaded = registry.load(name, data_root=data_root, seed=settings.seed, download=download, exif=exif)
             check(loaded)
+            tell_notes(loaded)
             imagesets.append(loaded)
             given[loaded.name] = name
     faults.stop()

@@ -7,6 +7,7 @@ import numpy as np
 
 from backbench import Faults, UsageError, UserError, suggest
 from backbench.data import contents, maps, registry
+from backbench.data.notes import tell_notes
 from backbench.generalize import corruptions
 
 UNKNOWN = {"caltech256": "caltech256/clutter", "caltech101": "caltech101/background"}
@@ -70,6 +71,7 @@ class DataSets:
         if key not in self.loaded:
             settings = {"data_root": self.request.data_root, "download": self.request.download}
             self.loaded[key] = found = registry.load(name, seed=key[1], exif=key[2], **settings)
+            tell_notes(found)
             contents.look(found, self.request.cache_dir / found.slug)
         return self.loaded[key]
 
@@ -77,7 +79,8 @@ class DataSets:
         """The data set that ``thing`` was trained on. Raises UserError where it is not there as it was."""
         name = thing.source
         if name not in registry.names():
-            given = [one for one in self.request.sources if ":" in one and self.load(one, thing).name == name]
+            asked = [one for one in map(registry.spelled, self.request.sources) if ":" in one]
+            given = [one for one in asked if self.load(one, thing).name == name]
             if not given:
                 kind, _, what = name.partition("-")
                 raise UserError(
@@ -124,7 +127,7 @@ def choose(things, *, sources=(), models=(), methods=()) -> list:
 
 def registry_name(given: str) -> str:
     """The name of a data set that is given as folder:PATH and the like."""
-    kind, colon, rest = given.partition(":")
+    kind, colon, rest = registry.spelled(given).partition(":")
     path = Path(rest.partition("?")[0]).resolve()
     return f"{kind}-{path.stem if kind == 'table' else path.name}" if colon else given
 

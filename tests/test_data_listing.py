@@ -13,8 +13,9 @@ from tests.test_data_sources import classes, lay, load
 
 
 def test_endings_in_any_case(tmp_path):
-    names = ["a.jpg", "b.JPEG", "c.PnG", "d.bmp", "e.gif", "f.tif", "g.TIFF", "h.webp", "i.ppm", "j.pgm"]
-    lay(tmp_path, *(f"x/{name}" for name in [*names, "k.txt", "jpg", ".jpg", "l.jpg.bak"]))
+    names = ["a.jpg", "b.JPEG", "c.PnG", "d.bmp", "e.gif", "f.tif", "g.TIFF", "h.webp", "i.ppm", "j.pgm", "jpg"]
+    lay(tmp_path, *(f"x/{name}" for name in [*names, "k.txt", ".jpg", "l.jpg.bak"]))
+    (tmp_path / "x/notes").write_text("without an ending, and no image")
     assert listing.class_folders(tmp_path).ids == [f"x/{name}" for name in names]
 
 
@@ -22,7 +23,7 @@ def test_links(tmp_path):
     home = lay(tmp_path / "set", *classes("", cat=4, dog=4))
     elsewhere = lay(tmp_path / "elsewhere", "e/1.png", "e/2.png", "e/3.png", "e/4.png")
     (home / "cat/link.png").symlink_to(elsewhere / "e/1.png")
-    (home / "cat/round").symlink_to(home)  # a folder: not followed
+    (home / "cat/round").symlink_to(home)  # a folder above: not followed
     (home / "emu").symlink_to(elsewhere / "e")  # a class as a link: followed
     images = load(f"folder:{home}", "unused")
     assert images.class_names == ["cat", "dog", "emu"]

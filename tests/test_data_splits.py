@@ -95,7 +95,9 @@ def test_val_from_train_takes_an_eighth_of_each_class_and_leaves_test_alone(trai
     before = np.repeat([0, 2], [len(train_ids), len(test_ids)]).astype(np.int8)
     split = splits.val_from_train(ids, labels, before, seed=seed)
     assert np.array_equal(split == 2, before == 2)
-    assert np.bincount(labels[split == 1], minlength=len(train)).tolist() == [n // 8 for n in train]
+    assert np.bincount(labels[split == 1], minlength=len(train)).tolist() == [
+        max(n // 8, 1 if n > 1 else 0) for n in train
+    ]
 
 
 def test_seeds_differ_and_are_kept():

@@ -40,7 +40,9 @@ def todays() -> dict[str, str]:
 def test_the_names_in_timms_sources_are_those_that_it_registers():
     """Of the installed timm, whichever it is: every architecture, every old name, and no valid tag is unknown."""
     read = timm_names.read()
-    assert sorted(read.models) == sorted(timm.list_models())
+    # Other tests of this process may have registered networks of our own.
+    own = {name for name in timm.list_models() if not timm.models.model_entrypoint(name).__module__.startswith("timm.")}
+    assert sorted(read.models) == sorted({*timm.list_models()} - own)
     assert read.old == todays()
     assert len(read.old) > 200
     for name in timm.list_pretrained():
