@@ -257,9 +257,9 @@ def _classes(given: list, class_names: list[str] | None) -> tuple[np.ndarray, li
         else:
             if beyond := [str(n) for n in used if n >= len(class_names)]:
                 faults.append(f"labels {_some(beyond)}, where only {len(class_names)} class names are given")
-            if twice := [name for name, n in collections.Counter(class_names).items() if n > 1]:
-                faults.append(f"two classes are named {_some(twice)}: make their names differ")
-            names = {n: clean(class_names[n]) for n in used if n < len(class_names)}
+            cleaned = [clean(name) for name in class_names]
+            count = collections.Counter(cleaned)  # ImageNet has two classes named crane: a bird and a machine
+            names = {n: cleaned[n] + (f" ({n})" if count[cleaned[n]] > 1 else "") for n in used if n < len(cleaned)}
         kept = list(names.values()) if class_names is None else sorted({*names.values()})
     else:
         names = {label: clean(str(label)) for label in {*given}}

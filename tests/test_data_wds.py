@@ -31,9 +31,17 @@ def test_numbers_as_classes(tmp_path):
     assert images.class_names == ["ant", "c2", "zebra"]
     assert images.labels[:3].tolist() == [1, 0, 2]
     (tmp_path / "classes.txt").write_text("zebra\nbear\nbear")
-    with pytest.raises(UserError, match="labels 10, where only 3 class names") as caught:
+    with pytest.raises(UserError, match="labels 10, where only 3 class names"):
         load(f"wds:{tmp_path}", "unused")
-    assert "two classes are named bear" in str(caught.value)
+
+
+def test_two_classes_of_one_name_are_told_apart_by_number(tmp_path):
+    """As ImageNet's two cranes, a bird and a machine."""
+    shard(tmp_path / "s.tar", *samples(24, classes=("0", "1", "2")))
+    (tmp_path / "classes.txt").write_text("crane\nbear\ncrane")
+    images = load(f"wds:{tmp_path}", "unused")
+    assert images.class_names == ["bear", "crane (0)", "crane (2)"]
+    assert images.labels[:3].tolist() == [1, 0, 2]
 
 
 def test_classes_from_json(tmp_path):
