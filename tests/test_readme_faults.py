@@ -1,0 +1,81 @@
+"""README's table of what goes wrong: each of its lines is shown by a test, which this module names."""
+
+import ast
+
+import pytest
+
+from tests.conftest import ROOT
+
+SHOWN_BY = {
+    "an image is unreadable": "extract_run::test_unreadable_images_are_named_at_the_end_and_cost_no_other",
+    "a PNG's text or profile is damaged, a JPEG lacks its end marker": "data_mend::test_side_chunks_of_a_png",
+    "grey images hold 10 to 32 bits, or floats": "data_levels::test_a_dark_image_of_a_set_of_0_to_255_stays_dark",
+    "an image is 1 pixel wide and 60,000 tall": "extract_preprocess::test_the_centre_of_tall_and_wide_images_is_timms",
+    "folders can be read as splits and as classes": "data_layouts::test_flat_splits_can_be_read_in_two_ways",
+    "test has no labels, or is missing": "data_layouts::test_a_test_without_labels_is_refused_with_the_ways_on",
+    "files aren't images, a class folder is empty, another program left folders of its own (`@eaDir`)": (
+        "data_layouts::test_folders_of_other_programs_are_neither_images_nor_classes"
+    ),
+    "a class has 2 to 10 images": "data_layouts::test_small_classes_have_val_and_test_where_that_is_possible",
+    "images are .heic": "data_decode::test_heic_names_what_it_needs",
+    "images were added, removed, renamed or changed in place, or labels corrected": (
+        "extract_changed::test_removed_renamed_and_moved_images_cost_nothing"
+    ),
+    "fewer than half of a file's images are still there": (
+        "extract_changed::test_features_of_another_set_of_the_same_name_are_not_replaced"
+    ),
+    "settings or weights have changed": "extract_run::test_other_weights_are_refused_naming_the_difference",
+    "a byte of a feature file is damaged": "cache_damage::test_no_damaged_byte_changes_a_row",
+    "Ctrl-C, SIGTERM, SIGKILL, a power cut, a full disk": (
+        "extract_run::test_killed_and_terminated_it_goes_on_to_the_same_bits"
+    ),
+    "a network folder vanishes": "extract_faults::test_a_folder_that_vanishes_stops_the_run_and_loses_nothing",
+    "a worker process dies": "extract_shards::test_a_killed_worker_is_replaced_and_a_stopped_run_goes_on",
+    "two runs write one file": (
+        "extract_faults::test_of_runs_begun_at_the_same_instant_one_computes_and_the_others_wait_or_refuse"
+    ),
+    "the input is 255 times too large, or too small": (
+        "extract_guard::test_the_published_mistake_is_stopped_and_measured"
+    ),
+    "test holds copies of train or val images, or one image is in two classes": (
+        "probe_duplicates::test_a_row_counts_them_and_gives_top1_without_them"
+    ),
+    "a table names files that are not there, or one file with two labels": (
+        "data_table::test_faults_are_named_all_at_once"
+    ),
+    "a group (patient, video, site) is in train and in test": "data_table::test_a_split_that_groups_cross_is_said",
+    "a class has too few images or groups for `--folds`": (
+        "probe_folds::test_too_few_images_of_a_class_for_so_many_folds"
+    ),
+    "a learning rate diverges": "finetune_run::test_a_rate_that_diverges_stops_with_the_best_until_then",
+    "a GPU is too small for the batch": "finetune_train::test_out_of_memory_halves_what_goes_through_at_a_time",
+    "no class mapping between a head and the new data set": (
+        "generalize_run::test_what_has_no_classes_in_common_is_passed_over_with_the_way_on"
+    ),
+    "a server lacks images, cuts them short or answers with a page": (
+        "data_openimages::test_what_breaks_off_or_takes_too_long_is_tried_again"
+    ),
+    "a checkpoint belongs to another model, class list or transform": (
+        "finetune_model::test_a_checkpoint_that_is_not_one_is_refused"
+    ),
+    "a file of weights is a web page, a git-LFS pointer, a program or of another model": (
+        "extract_weights_file::test_what_is_no_weights_is_called_what_it_is"
+    ),
+    "an encoder doesn't pool its features": "extract_described::test_an_encoder_that_does_not_pool_says_how_it_can",
+    "one backbone of several can't be had": "extract_together::test_one_that_fails_does_not_stop_the_others",
+    "names are unknown": "extract_timm_names::test_typos_of_all_kinds_are_told_together_before_torch_is_imported",
+}
+"""The first cell of each line, and the test that shows what happens then."""
+
+
+def test_every_line_is_shown_by_a_test():
+    table = (ROOT / "README.md").read_text().partition("## What goes wrong")[2].partition("\n## ")[0]
+    lines = [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines() if line.startswith("| ")]
+    assert lines[1:] == list(SHOWN_BY)
+
+
+@pytest.mark.parametrize("test", SHOWN_BY.values())
+def test_there_is_such_a_test(test):
+    module, _, name = test.partition("::")
+    tree = ast.parse((ROOT / "tests" / f"test_{module}.py").read_text())
+    assert name in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
