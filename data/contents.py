@@ -154,6 +154,7 @@ def complete(imageset, which: np.ndarray | None = None) -> np.ndarray:
     label = f"{imageset.name} looking for changes"
     show = progress(len(unknown), label) if len(unknown) > MANY else contextlib.nullcontext(lambda n: None)
     with ThreadPoolExecutor(max(THREADS, cores())) as pool, show as advance:
-        for _ in pool.map(imageset.content, unknown.tolist()):
-            advance(1)
+        for block in np.array_split(unknown, range(MANY, len(unknown), MANY)):  # the pool holds a task for each image
+            for _ in pool.map(imageset.content, block.tolist()):
+                advance(1)
     return imageset.contents
