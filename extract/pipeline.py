@@ -14,6 +14,7 @@ from backbench.data.notes import tell_notes
 from backbench.devices import memory, pick_device
 from backbench.extract import backbone_info, backbones, names, plan, shards, views, weights_file
 from backbench.extract.plan import Settings
+from backbench.packages import has
 
 MODELS_SHARE = 1 / 8
 """Share of the memory of the device, or the machine, that the weights of the backbones in one pass may take. A compiled
@@ -59,8 +60,10 @@ def extract_all(
     for name in dict.fromkeys(datasets):
         with faults.collect():
             imagesets.append(registry.load(name, data_root=data_root, seed=seed, download=download, exif=exif))
-            tell_notes(imagesets[-1])
             kept.append(contents.Kept(imagesets[-1], cache_dir / imagesets[-1].slug))
+    if has("torch"):  # else one sentence says what to install
+        for imageset in imagesets:
+            tell_notes(imageset)
     if found and not faults.errors and (done := _finished(found, imagesets, planned, out, cache_dir)):
         for figures in done:
             with faults.collect():
