@@ -14,8 +14,12 @@ from backbench import version
 LIBRARIES = {"timm": "timm", "torch": "torch", "torchvision": "torchvision", "Pillow": "pillow"}
 """Distributions that decode, resize or compute, by name."""
 
-ROOMS = ("data", "extract")
-"""Folders whose code decides which pixels are read and what is computed from them."""
+DECIDING = (
+    *(f"data/{name}.py" for name in ("decode", "formats", "levels", "mend")),
+    *(f"extract/{name}.py" for name in ("backbones", "engine", "extraction", "feature_tap", "preprocess", "views")),
+)
+"""Files whose code decides which pixels an image has and what is computed from them. What lists images or writes
+features isn't among them, so that a new version of that adds new images to old files."""
 
 
 def versions(device=None) -> dict[str, str]:
@@ -38,11 +42,11 @@ def _installed() -> dict[str, str]:
 
 @functools.cache
 def code() -> str:
-    """Digest of the sources in ``ROOMS``, except for the command lines.
+    """Digest of the sources ``DECIDING``.
 
     The commit would not do: most commits change nothing that decides features, and uncommitted changes may.
     """
     sha, root = hashlib.sha256(), Path(__file__).parents[1]
-    for path in sorted(path for room in ROOMS for path in (root / room).glob("*.py") if path.name != "cli.py"):
-        sha.update(f"{path.parent.name}/{path.name}".encode() + path.read_bytes())
+    for name in DECIDING:
+        sha.update(name.encode() + (root / name).read_bytes())
     return sha.hexdigest()[:12]

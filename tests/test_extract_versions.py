@@ -10,6 +10,7 @@ from backbench.extract import plan
 from backbench.extract import versions as made
 from backbench.extract.engine import Engine
 from backbench.extract.versions import versions
+from tests.conftest import ROOT
 from tests.test_extract_run import extract, images  # noqa: F401
 
 
@@ -24,15 +25,18 @@ def test_all_that_decides_pixels_and_features_is_told():
 
 
 def test_the_code_is_known_by_what_is_in_it(tmp_path, monkeypatch):
-    for room in made.ROOMS:
-        (tmp_path / room).mkdir()
-        (tmp_path / room / "a.py").write_text(room)
+    for name in made.DECIDING:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+        assert (ROOT / name).exists()
     monkeypatch.setattr(made, "__file__", str(tmp_path / "extract" / "versions.py"))
     first = made.code.__wrapped__()
     (tmp_path / "extract" / "cli.py").write_text("a command line decides no feature")
     (tmp_path / "README.md").write_text("nor do words")
     assert made.code.__wrapped__() == first
-    (tmp_path / "data" / "a.py").write_text("another way to decode")
+    (tmp_path / "data" / "listing.py").write_text("nor does a listing")
+    assert made.code.__wrapped__() == first
+    (tmp_path / "data" / "decode.py").write_text("another way to decode")
     assert made.code.__wrapped__() != first
 
 
