@@ -49,7 +49,7 @@ def made(model: str, *, checkpointing: bool = False):
     n = 4 * BATCH
     pixels = rng.integers(0, 255, (n, 300, 400, 3), np.uint8)
     names = [str(k) for k in range(10)]
-    imageset = ImageSet("noise", [str(i) for i in range(n)], np.arange(n) % 10, np.zeros(n), names, "", pixels=pixels)
+    imageset = ImageSet("noise", [str(i) for i in range(n)], np.arange(n) % 10, np.zeros(n), names, pixels=pixels)
     recipe = make("full", (f"batch_size={BATCH}", "final_epochs=0"), strategy="full", epochs=10_000)
     images = Images(imageset, config, recipe, seed=0)
     trainer = Trainer(
