@@ -1,5 +1,6 @@
 """Images of one's own in folders, ``folder:PATH``: which folders are splits and which are classes."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,13 +70,16 @@ def folder(given: str, *, seed: int, exif: str) -> ImageSet:
     if not found.images:
         raise _nothing(found, folders)
     tops = _tops(found)
-    named = _named_as_splits(tops)
-    chosen = layout or _choose(path, tops, named)
-    if chosen == "splits":
-        listed, split, how = _read_splits(found, tops, named, test="test" in asked.options)
-        found.note_empty(folders)
+    codes = _codes(top.name for top in tops)
+    named = [top for top in tops if top.name in codes]
+    test = "test" in asked.options
+    if not named and _splits_inside(path, tops, layout):
+        listed, split, how = _read_splits_inside(found, folders, tops, test=test)
+    elif (layout or _choose(path, tops, named)) == "splits":
+        listed, split, how = _read_splits(found, folders, named, test=test)
     else:
-        listed, split, how = _read_classes(found, folders, tops, layout)
+        found.note_empty(folders)
+        listed, split, how = _read_classes(path, found, tops, layout), None, ""
     rule, group = RULE, groups.asked(listed.ids, asked.options)
     if split is None:
         how = f"drawn with seed {seed}" if group is None else f"drawn by whole groups with seed {seed}"
@@ -83,7 +87,7 @@ def folder(given: str, *, seed: int, exif: str) -> ImageSet:
             split, rule = splits.folder_rule(listed.ids, listed.labels, seed=seed), splits.FOLDER_RULE
         else:
             split, rule = grouped.draw(listed.labels, group, seed=seed), groups.RULE
-        if "test" in asked.options:
+        if test:
             raise UserError(f"{path} has no val/ to test on: class folders in train/ and val/ are expected")
     elif not (split == splits.VAL).any() and (split == splits.TRAIN).any():
         split = groups.val_from_train(listed.ids, listed.labels, group, split, seed=seed)
@@ -112,22 +116,21 @@ def _top(name: str, below: list[list[str]]) -> Top:
         home, below = (*home, inner), [parts[1:] for parts in below]
 
 
-def _named_as_splits(tops: list[Top]) -> list[Top]:
-    """Return the folders whose names say a split and nothing of a class.
+def _codes(names: Iterable[str]) -> dict[str, int]:
+    """Return the splits of those names that say a split and nothing of a class.
 
     ``bullet train`` alone is a class; ``seg_train`` is a split beside ``seg_test``, which has the same other words.
     """
-    return [
-        top
-        for top in tops
-        if top.word.split is not None
+    words = {name: splits.word(name) for name in names}
+    return {
+        name: word.split
+        for name, word in words.items()
+        if word.split is not None
         and (
-            top.word.rest <= NEUTRAL
-            or any(
-                top.word.rest == other.word.rest and other.word.split not in (None, top.word.split) for other in tops
-            )
+            word.rest <= NEUTRAL
+            or any(word.rest == other.rest and other.split not in (None, word.split) for other in words.values())
         )
-    ]
+    }
 
 
 def _choose(path: Path, tops: list[Top], named: list[Top]) -> str:
@@ -150,22 +153,17 @@ def _choose(path: Path, tops: list[Top], named: list[Top]) -> str:
     beside = f", with {_some(others)} passed over" if others else ""
     raise UserError(
         f"{path} can be read in two ways. As splits: {as_splits}{lacking}{beside}. As classes: {_some(tops)}. "
-        f"Choose with --dataset 'folder:{path}?layout=splits' or '...?layout=classes'"
+        f"Choose with --dataset {_ways(path) if deep else _flat(path)}"
     )
 
 
-def _read_splits(found: Found, tops: list[Top], named: list[Top], *, test: bool) -> tuple[Listing, np.ndarray, str]:
-    path, how = found.root, ""
-    codes = {top.name: top.word.split for top in named}
-    if test:
-        if splits.VAL not in codes.values():
-            raise UserError(f"{path} has no val/ to test on")
-        left = [top.name for top in named if top.word.split == splits.TEST]
-        how = ", tested on val" + (f", {', '.join(left)} left out" if left else "")
-        codes = {name: splits.TEST if code == splits.VAL else code for name, code in codes.items() if name not in left}
+def _read_splits(found: Found, folders: list[str], named: list[Top], *, test: bool):
+    """Read ``<split>/<class>/``: the listing, its splits (N,) or None where all is train, and how they were told."""
+    path = found.root
+    codes, left, how = _tested(path, {top.name: top.word.split for top in named}, test)
     taken = {top.name: top for top in named if top.name in codes}
     faults = [] if taken else [f"{path} has no folders named as splits: {RULE}"]
-    for code in {*codes.values()}:
+    for code in sorted({*codes.values()}):
         if len(twice := [f"{name}/" for name in codes if codes[name] == code]) > 1:
             faults.append(f"{path} holds {' and '.join(twice)}, which both say {SPLITS[code]}: rename or join them")
     labelled = [name for name, top in taken.items() if top.classes]
@@ -181,8 +179,9 @@ def _read_splits(found: Found, tops: list[Top], named: list[Top], *, test: bool)
             )
     if faults:
         raise UserError(*faults)
-    splits_there = {top.name for top in named}
-    found.others += [id for id, *_ in found.images if id.partition("/")[0] not in splits_there]
+    found.note_empty([name for name in folders if splits.word(name).split is not None])
+    found.empty += found.without_images([name for name in folders if splits.word(name).split is None])
+    found.others += [id for id, *_ in found.images if id.partition("/")[0] not in {*taken, *left}]
     found.images = [image for image in found.images if image[0].partition("/")[0] in taken]
     homes = {"/".join(top.home) for top in taken.values()}
     found.note_empty([at for at in found.folders if at.rpartition("/")[0] in homes])
@@ -193,16 +192,56 @@ def _read_splits(found: Found, tops: list[Top], named: list[Top], *, test: bool)
     return listed, split, f"by the folders {', '.join(sorted(taken))}{how}"
 
 
-def _read_classes(found: Found, folders: list[str], tops: list[Top], layout: str | None):
-    """Read every folder as a class. Folders in all of them that are named as splits tell the splits."""
+def _tested(path: Path, codes: dict[str, int], test: bool) -> tuple[dict[str, int], list[str], str]:
+    """Return the splits to use, the names left out, and the words for both, where ``test`` asks to test on val."""
+    if not test:
+        return codes, [], ""
+    if splits.VAL not in codes.values():
+        raise UserError(f"{path} has no val/ to test on")
+    left = sorted(name for name, code in codes.items() if code == splits.TEST)
+    codes = {name: splits.TEST if code == splits.VAL else code for name, code in codes.items() if name not in left}
+    return codes, left, ", tested on val" + (f", {', '.join(left)} left out" if left else "")
+
+
+def _splits_inside(path: Path, tops: list[Top], layout: str | None) -> bool:
+    """Whether to read ``<class>/<split>/``. Raises UserError, with both readings, where names leave it open."""
+    codes = [_codes(top.classes) for top in tops]
+    with_splits = [top for top, each in zip(tops, codes, strict=True) if len({*each.values()}) > 1]
+    if not with_splits or layout:
+        return bool(with_splits) and layout == "splits"
+    if all(each and top.classes == each.keys() for top, each in zip(tops, codes, strict=True)):
+        return True
+    splits_in = ", ".join(f"{with_splits[0].name}/{name}" for name in sorted(_codes(with_splits[0].classes)))
+    raise UserError(
+        f"{path} can be read in two ways. As classes that hold their splits: {splits_in} and so on, with all "
+        f"that isn't in such folders passed over. As classes without splits: {_some(tops)}. "
+        f"Choose with --dataset {_ways(path)}"
+    )
+
+
+def _read_splits_inside(found: Found, folders: list[str], tops: list[Top], *, test: bool):
+    """Read ``<class>/<split>/``, as ``_read_splits`` does."""
+    named = {name: code for top in tops for name, code in _codes(top.classes).items()}
+    codes, _, how = _tested(found.root, named, test)
     found.note_empty(folders)
-    listed = found.listing(lambda parts: parts[0])
-    inner = {name: splits.word(name).split for top in tops for name in top.classes}
-    codes = {*inner.values()}
-    if layout or None in codes or len(codes) < 2 or any(top.loose for top in tops):
-        return listed, None, ""
-    split = np.array([inner[id.split("/")[1]] for id in listed.ids], np.int8)
-    return listed, split, f"by the folders {', '.join(sorted(inner))} in each class"
+    inner = {id: parts[1] for id, _, _ in found.images if len(parts := id.split("/")) > 2}
+    found.others += [id for id, name in inner.items() if name not in named]
+    found.images = [image for image in found.images if inner.get(image[0]) in codes or image[0] not in inner]
+    listed = found.listing(lambda parts: parts[0] if len(parts) > 2 else None)
+    split = np.array([codes[inner[id]] for id in listed.ids], np.int8)
+    return listed, split, f"by the folders {', '.join(sorted(codes))} in each class{how}"
+
+
+def _read_classes(path: Path, found: Found, tops: list[Top], layout: str | None) -> Listing:
+    """Read every folder as a class."""
+    if len(tops) == 1 and len(tops[0].classes) > 1 and layout is None:
+        top = tops[0]
+        inside = ", ".join(sorted(top.classes)[:5]) + (", ..." if len(top.classes) > 5 else "")
+        raise UserError(
+            f"{path} holds images only in {top.name}/, that is one class, where at least two are expected. If the "
+            f"folders in it ({inside}) are the classes, name folder:{path / top.name}"
+        )
+    return found.listing(lambda parts: parts[0])
 
 
 def _class_below(depths: dict[str, int]):
@@ -226,6 +265,14 @@ def _nothing(found: Found, folders: list[str]) -> UserError:
         "each",
         *notes.passed_over(found),
     )
+
+
+def _ways(path: Path) -> str:
+    return f"'folder:{path}?layout=splits' or '...?layout=classes'"
+
+
+def _flat(path: Path) -> str:
+    return f"'folder:{path}?layout=classes', or put the images of each split into class folders"
 
 
 def _have(things: list[str]) -> str:

@@ -84,15 +84,15 @@ class Found:
         return sorted(names)
 
     def walk(self, top: str, *, on: Callable[[os.DirEntry, str], None] | None = None) -> None:
-        """Look into the folder ``top`` (a path from the root) and all below it, and give each file to ``on``.
+        """Look into the folder ``top`` (a path from the root, or "") and all below it, and give each file to ``on``.
 
         By default images are listed. Links to folders are followed after the real folders, each folder once, and never
         to a folder above. Raises UserError for folders that can't be read.
         """
         on = on or self._take
         real = os.path.realpath(f"{self.root}/{top}")
-        above = {str(place) for each in (os.path.realpath(self.root), real) for place in Path(each).parents}
-        seen = above | {os.path.realpath(self.root)}
+        root = os.path.realpath(self.root)
+        seen = {str(place) for each in (root, real) for place in Path(each).parents} | ({root} if top else set())
         todo, links = [(top, real)], []
         while todo or links:
             if todo:
@@ -154,16 +154,21 @@ class Found:
             self.root, ids, [f for _, f, _, _ in rows], [n for _, _, n, _ in rows], labels, class_names, self
         )
 
+    def without_images(self, folders: list[str]) -> list[str]:
+        """Return those of ``folders`` (paths from the root) that were looked into and hold no image."""
+        known = {*_above([id for id, _, _ in self.images]), *self.again}
+        return [name for each in folders if (name := text(each)) not in known]
+
     def note_empty(self, class_folders: list[str]) -> None:
         """Note those of ``class_folders`` (paths from the root) that hold no image.
 
         Raises UserError where one holds images in formats that aren't read: that is a class, not a folder of something
         else.
         """
-        full = _above([id for id, _, _ in self.images])
-        self.empty += [folder for each in class_folders if (folder := text(each)) not in full]
+        bare = self.without_images(class_folders)
+        self.empty += bare
         unread = _above([path for path in self.passed if ending(path) in formats.UNREAD])
-        if lost := [folder for folder in self.empty if folder in unread]:
+        if lost := [folder for folder in bare if folder in unread]:
             kinds = {ending(path) for path in self.passed if path.startswith(tuple(f"{folder}/" for folder in lost))}
             raise UserError(
                 f"{', '.join(lost[:20])} in {self.root} hold no image but "

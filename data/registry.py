@@ -77,7 +77,8 @@ def load(name: str, *, data_root: str | Path, seed: int = 42, download: bool = F
 
         found = downloads.get(name, data_root)
     loaded = levels.decided(source.load(name, found, seed=seed, exif=exif))
-    if Path(name).is_dir():
+    here = Path(name).resolve()
+    if here.is_dir() and not (loaded.root and loaded.root.resolve().is_relative_to(here)):
         beside = f"The registered data set was taken, and not the folder {name}/, which is folder:{name}."
         loaded = replace(loaded, notes=(*loaded.notes, beside))
     return loaded

@@ -55,13 +55,6 @@ def word(name: str) -> Word:
     return Word(codes.pop() if len(codes) == 1 else None, len(codes) > 1, frozenset({*words} - {*WORDS}))
 
 
-CALTECH_RULE = (
-    "of n images of a class int(n*0.7) become train, those up to int(n*(0.7+0.1)) val and the rest test, "
-    "so that at least 2 a class are expected, and 4 in some class for val"
-)
-"""``caltech_rule`` for a user."""
-
-
 def val_count(n: int) -> int:
     """Return how many of a class's ``n`` train images become val, where a data set has no val of its own."""
     return max(n // 8, min(n // 2, 1))

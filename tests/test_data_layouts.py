@@ -54,6 +54,8 @@ def test_flat_splits_can_be_read_in_two_ways(tmp_path):
     lay(tmp_path, *(f"{split}/{i}.jpg" for split in ("train", "test") for i in range(12)))
     with pytest.raises(UserError, match=r"read in two ways. As splits: .* As classes: test/, train/. Choose with"):
         images(tmp_path)
+    with pytest.raises(UserError, match="layout=classes', or put the images of each split into class folders"):
+        images(tmp_path)
     assert images(f"{tmp_path}?layout=classes").class_names == ["test", "train"]
     with pytest.raises(UserError, match="no class folders"):
         images(f"{tmp_path}?layout=splits")
@@ -66,13 +68,75 @@ def test_a_class_may_be_named_as_a_split(tmp_path):
     assert images(tmp_path).class_names == ["bus", "plane", "train"]
 
 
+def inside(*splits_of: str, names=("cat", "dog"), n=8) -> list[str]:
+    """Files of ``<class>/<split>/``."""
+    return [f"{name}/{split}/{i}.jpg" for name in names for split in splits_of for i in range(n)]
+
+
 def test_splits_inside_each_class(tmp_path):
-    lay(
-        tmp_path,
-        *(f"{name}/{split}/{i}.jpg" for name in ("cat", "dog") for split in ("train", "test") for i in range(8)),
-    )
-    found = images(tmp_path)
+    found = images(lay(tmp_path, *inside("train", "test"), "cat/overview.jpg"))
     assert (found.class_names, counts(found)) == (["cat", "dog"], [14, 2, 16])
+    assert found.notes[0].endswith("by the folders test, train in each class, val taken from train.")
+    assert found.notes[1] == "1 image beside the class folders (cat/overview.jpg) was passed over."
+
+
+def test_val_inside_each_class_can_be_tested_on(tmp_path):
+    lay(tmp_path, *inside("train", "val", "test"))
+    assert counts(images(tmp_path)) == [16, 16, 16]
+    found = images(f"{tmp_path}?test=val")
+    assert counts(found) == [14, 2, 16]
+    assert {id.split("/")[1] for id in found.ids} == {"train", "val"}
+
+
+@pytest.mark.parametrize(
+    ("files", "passed"),
+    [([f"emu/{i}.jpg" for i in range(8)], "emu/0.jpg"), (inside("masks"), "cat/masks/0.jpg")],
+)
+def test_splits_inside_some_classes_or_beside_others_can_be_read_in_two_ways(tmp_path, files, passed):
+    lay(tmp_path, *inside("train", "test"), *files)
+    with pytest.raises(UserError, match=r"two ways. As classes that hold their splits: cat/test, cat/train and so on"):
+        images(tmp_path)
+    assert counts(images(f"{tmp_path}?layout=splits")) == [14, 2, 16]
+    whole = images(f"{tmp_path}?layout=classes")
+    assert passed in whole.ids
+    assert len(whole) == 32 + len(files)
+
+
+def test_subfolders_of_a_class_whose_names_hold_words_of_splits_are_no_splits(tmp_path):
+    lay(tmp_path, *inside("bullet train", "test tube"))
+    assert images(tmp_path).notes[0].endswith("drawn with seed 42.")
+
+
+def test_what_lies_beside_splits_is_said_once(tmp_path):
+    lay(tmp_path, *classes("train/", cat=8, dog=8), *classes("test/", cat=3, dog=3), *classes("", unlabeled=9))
+    (tmp_path / "val").mkdir()
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "1.dng").write_bytes(b"x")
+    found = images(tmp_path)
+    assert counts(found) == [14, 2, 6]
+    assert found.notes[1] == (
+        "1 file (raw/1.dng), 9 images in folders that are no splits (unlabeled/000.jpg, ...) and 2 folders without "
+        "images (raw, val) were passed over."
+    )
+
+
+def test_a_test_that_is_left_out_is_no_empty_folder(tmp_path):
+    lay(tmp_path, *classes("train/", cat=16, dog=16), *classes("val/", cat=5, dog=5), "test/1.jpg", "test/2.jpg")
+    found = images(f"{tmp_path}?test=val")
+    assert counts(found) == [28, 4, 10]
+    assert [*found.notes] == [
+        "2 classes, 28 / 4 / 10 images in train / val / test, by the folders train, val, tested on val, test left out, "
+        "val taken from train."
+    ]
+
+
+def test_class_folders_one_level_deeper_are_pointed_at(tmp_path):
+    lay(tmp_path, *classes("PetImages/", cat=8, dog=8))
+    with pytest.raises(
+        UserError, match=r"only in PetImages/, that is one class.*\(cat, dog\).*name folder:.*/PetImages"
+    ):
+        images(tmp_path)
+    assert images(tmp_path / "PetImages").class_names == ["cat", "dog"]
 
 
 def test_val_can_be_tested_on(tmp_path):
@@ -184,6 +248,8 @@ def test_a_folder_needs_no_kind(tmp_path, monkeypatch):
     found = registry.load("digits", data_root=tmp_path)
     assert len(found) == 1797
     assert "not the folder digits/" in found.notes[-1]
+    lay(tmp_path / "caltech256" / "256_ObjectCategories", *classes("", **{"001.ak47": 12, "002.flag": 12}))
+    assert len(registry.load("caltech256", data_root=tmp_path).notes) == 1  # its own folder is no other
     (tmp_path / "labels.csv").write_text("file,label\n")
     with pytest.raises(UsageError, match=r"It is a file. Name it as table:labels.csv"):
         registry.check("labels.csv")

@@ -157,3 +157,11 @@ def test_check_names_every_fault(labels, split, names, expected):
 def test_cifar_rule_needs_two_training_images():
     with pytest.raises(UserError, match="train holds 1 images"):
         splits.cifar_rule(np.array([2, 0], np.int8), seed=42)
+
+
+def test_rules_are_told_as_they_are():
+    """What a user is told of the smallest class with a val image is true of the rule."""
+    assert "11 in some class for val" in splits.CALTECH_RULE
+    assert all(splits.caltech_counts(n)[1] > 0 for n in range(11, 2000))
+    assert "3 in some class for val" in splits.FOLDER_RULE
+    assert all(splits.folder_counts(n)[1] > 0 for n in range(3, 2000))
