@@ -32,7 +32,7 @@ def load(name: str, *, seed: int, exif: str) -> ImageSet:
         import pyarrow
     except ImportError as error:
         raise UserError(f"{name} needs pyarrow: pip install pyarrow (or pip install '.[sources]')") from error
-    called, root, files = shards.find(given, (".parquet", ".arrow"))
+    called, root, files, passed = shards.find(given, (".parquet", ".arrow"))
     listed = shards.by_split(_of_the_set(files, root), root, test=given.options.get("test"))
     _one_configuration(listed, root)
     files = [file for file, _ in listed]
@@ -62,7 +62,7 @@ def load(name: str, *, seed: int, exif: str) -> ImageSet:
             ) from error
     names = features.get(label)
     names = names if isinstance(names, list) else None
-    return shards.assemble(called, root, parts, stored, class_names=names, seed=seed, exif=exif)
+    return shards.assemble(called, root, parts, stored, class_names=names, seed=seed, exif=exif, notes=passed)
 
 
 def _shard(stored, k: int, file: Path, split, *, told: list[str], like, start: int, pyarrow) -> shards.Shard:

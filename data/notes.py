@@ -49,18 +49,18 @@ def passed_over(found: Found) -> list[str]:
     return list(filter(None, notes))
 
 
-def files_passed(names: list[str]) -> list[str]:
-    """Say which files were passed over, by their names, as ``passed_over`` does."""
-    return [_were([_files(names)], "passed over")] if names else []
+def files_passed(names: list[str], noun: str) -> list[str]:
+    """Say which files, or whatever ``noun`` calls them, were passed over, by their names."""
+    return [_were([_files(names, noun)], "passed over")] if names else []
 
 
-def _files(paths: list[str]) -> str:
+def _files(paths: list[str], noun: str = "file") -> str:
     """Return ``36 files (12 .heic, 24 .txt)``, or the paths themselves where they are few."""
     if len(paths) <= NAMED:
-        return _named(paths, "file", "")
+        return _named(paths, noun, "")
     kinds = collections.Counter(_kind(path) for path in paths).most_common()
     shown = [f"{n:,} {kind}" for kind, n in kinds[:5]] + ([f"{len(kinds) - 5} other kinds"] if len(kinds) > 5 else [])
-    return f"{len(paths):,} files ({', '.join(shown)})"
+    return f"{len(paths):,} {noun}s ({', '.join(shown)})"
 
 
 def _kind(path: str) -> str:

@@ -19,12 +19,15 @@ import numpy as np
 from backbench import SPLITS, UsageError, UserError, grouped, suggest
 from backbench.data import groups, imageset, listing, splits
 from backbench.data.imageset import ImageSet
-from backbench.data.notes import taken
+from backbench.data.notes import passed_over, taken
 
 RULE = (
     "files with train, val and test in their names, or in folders of these names, are expected; "
     f"{splits.VAL_RULE}; ?test=val after the path tests on val"
 )
+
+COMPANIONS = frozenset({"", ".md", ".txt", ".json", ".jsonl", ".yaml", ".yml", ".idx", ".index", ".lock", ".py"})
+"""Endings of files that go with shards. They aren't said to be passed over."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +69,18 @@ def parse(name: str, *, known: tuple[str, ...]) -> Given:
     return Given(kind, found[1], options)
 
 
-def find(given: Given, endings: tuple[str, ...]) -> tuple[str, Path, list[Path]]:
-    """Return the data set's name, its root and its sorted files.
+def find(given: Given, endings: tuple[str, ...]) -> tuple[str, Path, list[Path], list[str]]:
+    """Return the data set's name, its root, its sorted files, and notes on what was passed over.
 
     The path is a folder, which is searched recursively, one file, or a pattern with ``{000..012}``, ``{a,b}``, ``*`` or
     ``[0-9]``. Raises UserError.
     """
     check_test(given)
     path = Path(given.path).expanduser()
-    kinds = " or ".join(endings)
+    kinds, below = " or ".join(endings), listing.Found(path)
     try:
         if path.is_dir():
-            root, base, files = path, path.resolve().name, _below(path)
+            root, base, files = path, path.resolve().name, _below(below)
         elif path.is_file():
             root, base, files = path.parent, path.stem, [path]
         else:
@@ -90,12 +93,13 @@ def find(given: Given, endings: tuple[str, ...]) -> tuple[str, Path, list[Path]]
             base = root.resolve().name
     except OSError as error:
         raise UserError(f"can't look into {given.kind}:{path}: {error.strerror}") from error
-    found = [file for file in files if file.name.endswith(endings)]
+    found = [file for file in files if file.name.lower().endswith(endings)]
     if not found:
         packed = [file.name for file in files if re.search(r"\.tar\.\w+$|\.tgz$", file.name)]
         hint = f", but {packed[0]}: uncompress it to a .tar, in which images can be found" if packed else ""
         raise UserError(f"{given.kind}:{path} holds no {kinds} file{hint}")
-    return name_of(given, base), root, found
+    below.passed = [file.name for file in files if file not in {*found} and file.suffix.lower() not in COMPANIONS]
+    return name_of(given, base), root, found, passed_over(below)
 
 
 def name_of(given: Given, base: str) -> str:
@@ -160,6 +164,7 @@ def assemble(
     class_names: list[str] | None,
     seed: int,
     exif: str,
+    notes: list[str],
 ) -> ImageSet:
     """Join all ``shards`` into one data set. ``stored(i)`` reads image ``i``; ``class_names`` says what numbers mean.
 
@@ -211,7 +216,7 @@ def assemble(
     told = imageset.listings(ids, labels, split, names, sizes=sizes)
     return ImageSet(
         name, ids, labels, split, names, exif=exif, root=root, stored=stored, groups=belongs, listings=told,
-        notes=(taken(names, split, how),),
+        notes=(taken(names, split, how), *notes),
     )  # fmt: skip
 
 
@@ -221,17 +226,16 @@ def clean(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _below(folder: Path) -> list[Path]:
-    """Return the sorted files in ``folder`` and the real folders below, without hidden ones. Links to files count."""
-
-    def stop(error):
-        raise error
-
+def _below(found: listing.Found) -> list[Path]:
+    """Return the sorted files in a folder and below, without hidden ones. Linked files and folders count."""
     files = []
-    for where, inside, names in os.walk(folder, onerror=stop):
-        inside[:] = [name for name in inside if not name.startswith(".")]
-        files += [Path(where, name) for name in names if not name.startswith(".")]
-    return sorted(file for file in files if file.is_file())
+
+    def take(entry, at):
+        if entry.is_file() and not entry.name.startswith("."):
+            files.append(found.root / at)
+
+    found.walk("", on=take)
+    return sorted(files)
 
 
 def _split(file: Path) -> int | str | None:

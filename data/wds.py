@@ -23,6 +23,7 @@ from backbench import Faults, UserError
 from backbench.data import shards
 from backbench.data.formats import endings
 from backbench.data.imageset import ImageSet
+from backbench.data.notes import files_passed
 from backbench.files import write_whole
 from backbench.progress import progress
 
@@ -41,7 +42,7 @@ MANY = 1_000
 """From so many images on, their positions are kept for the next run: finding 60,000 in six shards takes 3 s."""
 
 
-VERSION = 2
+VERSION = 3
 """Version of the kept index."""
 
 ENOUGH = 10
@@ -50,13 +51,17 @@ ENOUGH = 10
 
 @dataclass
 class Index:
-    """The images of a shard: name, first byte, size in bytes, class and, where asked for, group of each."""
+    """The images of a shard: name, first byte, size in bytes, class and, where asked for, group of each.
+
+    ``passed`` names a member of each sample without an image.
+    """
 
     names: list[str] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
+    passed: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +93,7 @@ class Members:
 def load(name: str, *, seed: int, exif: str) -> ImageSet:
     """List and split ``wds:PATH``: a folder of .tar shards, one shard, or a pattern. Raises UserError."""
     given = shards.parse(name, known=OPTIONS)
-    name, root, files = shards.find(given, (".tar",))
+    name, root, files, passed = shards.find(given, (".tar",))
     listed = shards.by_split(files, root, test=given.options.get("test"))
     options = {
         key: given.options.get(key) for key in ("image", "label", "group") if key != "group" or key in given.options
@@ -97,16 +102,10 @@ def load(name: str, *, seed: int, exif: str) -> ImageSet:
     stamps, indices = _indices(files, name, **options)
     labels = [label for each in indices for label in each.labels]
     numbers = all(re.fullmatch(r"-?\d{1,9}", label) for label in labels)
+    classes = [[*map(int, each.labels)] if numbers else each.labels for each in indices]
     parts = [
-        shards.Shard(
-            file,
-            split,
-            each.names,
-            [*map(int, each.labels)] if numbers else each.labels,
-            each.sizes,
-            each.groups if "group" in options else None,
-        )
-        for (file, split), each in zip(listed, indices, strict=True)
+        shards.Shard(file, split, each.names, named, each.sizes, each.groups or None)
+        for (file, split), each, named in zip(listed, indices, classes, strict=True)
     ]
     stored = Members(
         [str(file) for file in files],
@@ -116,7 +115,8 @@ def load(name: str, *, seed: int, exif: str) -> ImageSet:
         np.array([size for each in indices for size in each.sizes], np.int64),
     )
     class_names = _class_names(root, files) if numbers else None
-    return shards.assemble(name, root, parts, stored, class_names=class_names, seed=seed, exif=exif)
+    passed += files_passed([sample for each in indices for sample in each.passed], "sample")
+    return shards.assemble(name, root, parts, stored, class_names=class_names, seed=seed, exif=exif, notes=passed)
 
 
 def _indices(files: list[Path], name: str, **options) -> tuple[list[tuple[int, ...]], list[Index]]:
@@ -152,6 +152,7 @@ def index(path: Path, *, image: str | None, label: str | None, group: str | None
             if not images:
                 if label in dict(members) or "cls" in dict(members):
                     wrong["have a class but no image next to it"].append(key)
+                found.passed.append(f"{key}.{members[0][0]}")
                 continue
             ending, member = images[0]
             name = f"{key}.{ending}"

@@ -93,6 +93,24 @@ def test_files_that_make_no_set(tmp_path, names, fault):
         load(f"wds:{tmp_path}", "unused")
 
 
+def test_what_is_passed_over_in_and_beside_shards_is_said(tmp_path):
+    """A linked folder and an ending in capitals are shards; packed tars and samples without an image are not."""
+    shard(tmp_path / "set/a-0.tar", *samples(20), ("x.heic", b"1"), ("x.json", '{"label": "cat"}'), ("README.md", "r"))
+    shard(tmp_path / "set/B-1.TAR", *samples(20, first=20))
+    shard(tmp_path / "store/c-2.tar", *samples(20, first=40))
+    (tmp_path / "set/more").symlink_to(tmp_path / "store")
+    (tmp_path / "set/round").symlink_to(tmp_path / "set")
+    (tmp_path / "set/d-3.tar.gz").write_bytes(b"packed")
+    (tmp_path / "set/a-0.json").write_text("{}")
+    images = load(f"wds:{tmp_path}/set", "unused")
+    assert len(images) == 60
+    assert images.notes[1:] == (
+        "1 file (d-3.tar.gz) and 1 link to a folder above or already taken (round) were passed over.",
+        "1 link to a folder was followed.",
+        "2 samples (README.md, x.heic) were passed over.",
+    )
+
+
 def pictures(root):
     """Files of every kind that decoding treats in its own way: 16-bit grey, transparent, turned, palette, photo."""
     rng = np.random.default_rng(0)

@@ -16,6 +16,12 @@ SHOWN_BY = {
     "files aren't images, a class folder is empty, another program left folders of its own (`@eaDir`)": (
         "data_layouts::test_folders_of_other_programs_are_neither_images_nor_classes"
     ),
+    "samples of a shard have no image, or shards are packed (`.tar.gz`) beside others": (
+        "data_shards::test_what_is_passed_over_in_and_beside_shards_is_said"
+    ),
+    "only some class folders hold `train/` and `test/`": (
+        "data_layouts::test_splits_inside_some_classes_or_beside_others_can_be_read_in_two_ways"
+    ),
     "a class has 2 to 10 images": "data_layouts::test_small_classes_have_val_and_test_where_that_is_possible",
     "images are .heic": "data_decode::test_heic_names_what_it_needs",
     "images were added, removed, renamed or changed in place, or labels corrected": (
