@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from backbench import Faults, UsageError, UserError, suggest
-from backbench.data import contents, maps, registry
+from backbench.data import contents, hf, layouts, maps, registry, shards, table, wds
 from backbench.data.notes import tell_notes
 from backbench.generalize import corruptions
 
@@ -126,10 +126,15 @@ def choose(things, *, sources=(), models=(), methods=()) -> list:
 
 
 def registry_name(given: str) -> str:
-    """The name of a data set that is given as folder:PATH and the like."""
-    kind, colon, rest = registry.spelled(given).partition(":")
-    path = Path(rest.partition("?")[0]).resolve()
-    return f"{kind}-{path.stem if kind == 'table' else path.name}" if colon else given
+    """The name of a data set that is given as folder:PATH and the like. Options that choose images are part of it."""
+    kind, colon, _ = registry.spelled(given).partition(":")
+    if not colon:
+        return given
+    asked = shards.parse(registry.spelled(given), known=(*layouts.OPTIONS, *wds.OPTIONS, *hf.OPTIONS, *table.OPTIONS))
+    path = Path(asked.path).expanduser().resolve()
+    if kind == "table":
+        return f"table-{path.stem}"
+    return shards.name_of(asked, path.stem if path.is_file() else path.name)
 
 
 def plan(request: Request, targets, kinds) -> Plan:

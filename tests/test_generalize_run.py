@@ -251,3 +251,14 @@ def test_damaged_things_stop_no_others(home, first, tmp_path):
     assert "is damaged: it is not JSON" in done.stderr
     assert "logistic" in done.stdout
     assert "finetune-simple/lp-ft" in done.stdout
+
+
+@pytest.mark.parametrize("options", ["", "?test=val", "?layout=splits", "?test=valid&group=(p[a-z0-9]+)_"])
+def test_a_source_is_called_as_its_data_set(tmp_path, options):
+    for split in ("train", "val", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "pets" / split / name).mkdir(parents=True)
+            for i in range(4):
+                Image.new("RGB", (4, 4), (i, 0, 0)).save(tmp_path / "pets" / split / name / f"p{split}{i}_1.png")
+    given = f"folder:{tmp_path}/pets{options}"
+    assert plan.registry_name(given) == registry.load(given, data_root=tmp_path).name
