@@ -4,6 +4,7 @@ Added, removed, renamed and moved images, corrected labels, another seed and ano
 that are new. The same image under two names has one row of features, which is stored twice.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -202,7 +203,8 @@ def _beside(path: Path, wanted: dict, layout: Layout) -> Existing | None:
     contents, sources, first = layout.contents_of(None), _Sources(), alike[0][1]
     for one, found in alike:
         if (found["precision"], found["compiled"]) == (first["precision"], first["compiled"]):
-            with open_file(one, check=False) as file:
+            # A damaged file is no fault of this data set: its features are computed again.
+            with contextlib.suppress(FeatureFileError), open_file(one) as file:
                 sources.add(file, file.contents)
     reuse = sources.reuse(contents)
     kept = sum(len(here) for _, here, _ in reuse)

@@ -28,19 +28,19 @@ NAMED = 20
 
 
 class UnreadableImages(UserError):
-    """Some images could not be read; all other rows are done."""
+    """Some images could not be read. ``others`` says what became of the others."""
 
-    def __init__(self, dataset: str, reasons: list[str]):
+    def __init__(self, dataset: str, reasons: list[str], others: str = "; all others are done"):
         more = [f"and {len(reasons) - NAMED:,} more"] if len(reasons) > NAMED else []
         super().__init__(
-            f"{len(reasons):,} of the images of {dataset} can't be read; all others are done:\n  "
+            f"{len(reasons):,} of the images of {dataset} can't be read{others}:\n  "
             + "\n  ".join(reasons[:NAMED] + more)
             + "\nRepair them and run the same command again, or leave them out with --on-error skip."
         )
-        self.dataset, self.reasons = dataset, reasons
+        self.dataset, self.reasons, self.others = dataset, reasons, others
 
     def __reduce__(self):  # so that it can be pickled in a worker process
-        return type(self), (self.dataset, self.reasons)
+        return type(self), (self.dataset, self.reasons, self.others)
 
 
 def extract(files: list[Planned], settings: Settings) -> list[BackboneRun]:

@@ -1,4 +1,4 @@
-"""Runs that bring a feature file to a changed data set: killed, with several backbones, in shards."""
+"""Runs that bring a feature file to a changed data set: killed, with several backbones, in shards, beside damage."""
 
 # ruff: noqa: F401, F811 - fixtures come from another module
 
@@ -11,6 +11,7 @@ import pytest
 from backbench.cache import schema
 from tests.test_extract_changed import (
     CLASSES,
+    MODEL,
     agrees,
     by_content,
     extract,
@@ -97,3 +98,14 @@ def test_shards_of_a_set_that_has_changed(extract, images):
     extract("--workers", 2)
     assert extract.decoded == ["bee/05b.png"]
     agrees(extract.path, images)
+
+
+def test_a_damaged_file_of_another_set_is_not_taken_over(extract, images, tmp_path):
+    extract()
+    with extract.path.open("r+b") as file:
+        file.seek(9000)
+        file.write(b"damage")
+    images.rename(tmp_path / "renamed")
+    extract("--dataset", f"folder:{tmp_path / 'renamed'}", only=True)
+    assert len({*extract.decoded}) == 60
+    agrees(schema.default_path(tmp_path / "cache", "folder-renamed", MODEL), tmp_path / "renamed")

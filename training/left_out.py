@@ -7,10 +7,8 @@ import numpy as np
 
 from backbench import SPLITS, UserError
 from backbench.devices import cores
+from backbench.extract.run import UnreadableImages
 from backbench.progress import progress, tell
-
-NAMED = 20
-"""Number of unreadable images that are listed one by one."""
 
 NEITHER = len(SPLITS)
 """The code of images that are in no split."""
@@ -45,13 +43,7 @@ def _fault(imageset, i: int) -> UserError | None:
 def stop(imageset, faults: dict[int, UserError]) -> None:
     """Raise UserError that names the images of ``faults`` and how to go on; return where there are none."""
     if faults:
-        reasons = [str(fault) for fault in faults.values()]
-        more = [f"and {len(reasons) - NAMED:,} more"] if len(reasons) > NAMED else []
-        raise UserError(
-            f"{len(reasons):,} of the images of {imageset.name} can't be read:\n  "
-            + "\n  ".join(reasons[:NAMED] + more)
-            + "\nRepair them and run the same command again, or leave them out with --on-error skip."
-        )
+        raise UnreadableImages(imageset.name, [str(fault) for fault in faults.values()], others="")
 
 
 def without(imageset, rows):
