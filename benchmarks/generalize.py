@@ -44,7 +44,7 @@ def measure(model: str, n: int, rounds: int) -> dict:
     from backbench.devices import pick_device
     from backbench.extract import pipeline
     from backbench.generalize import figures as elsewhere
-    from backbench.generalize import predictors
+    from backbench.predict import predictors
     from backbench.probe import run, study
     from backbench.training import evaluate
 

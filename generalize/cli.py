@@ -32,10 +32,10 @@ def main(datasets, corruptions, heads, runs, sources, models, methods, as_json, 
     from backbench.data import registry
     from backbench.devices import pick_device
     from backbench.extract.names import current
-    from backbench.generalize import predictors
     from backbench.generalize import run as evaluation
     from backbench.generalize.corruptions import LEVELS
     from backbench.generalize.plan import Request, choose
+    from backbench.predict import predictors
 
     asked = Faults()
     with asked.collect():

@@ -5,7 +5,7 @@ import numpy as np
 from backbench import accuracy, calibration, details, statistics
 from backbench.accuracy import Scored
 from backbench.data.maps import Groups
-from backbench.generalize.predictors import Scores
+from backbench.predict.predictors import Scores
 
 SUREST = 10
 """Wrong answers that a row names, the surest first."""

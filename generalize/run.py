@@ -6,9 +6,10 @@ import time
 
 from backbench import Faults, UserError, calibration, columns, details, identity, rows, statistics
 from backbench.devices import device_name
-from backbench.generalize import corruptions, predictors
+from backbench.generalize import corruptions
 from backbench.generalize import figures as figures_of
 from backbench.generalize.plan import Evaluation, Request, plan
+from backbench.predict import predictors
 
 READINGS = (
     "top1: among all classes of the head, those of one target class together, their probabilities added at the head's "

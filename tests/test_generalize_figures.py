@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from backbench.data.maps import Groups
 from backbench.generalize import figures as elsewhere
-from backbench.generalize.predictors import Scores
+from backbench.predict.predictors import Scores
 
 BIKES = Groups(["bike", "mug"], np.array([0, 0, 1, -1]), np.array([1, -1, 0]))
 """Source: mountain bike, touring bike, mug, yo-yo. Target: mug, tulip, bike."""

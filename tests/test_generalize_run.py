@@ -15,7 +15,8 @@ from backbench import UsageError, details, rows
 from backbench.cache.features import open_file
 from backbench.data import registry
 from backbench.finetune.cli import main
-from backbench.generalize import plan, predictors
+from backbench.generalize import plan
+from backbench.predict import predictors
 from backbench.probe import predict
 from backbench.training import checkpoint, evaluate
 from tests import tuning

@@ -16,8 +16,10 @@ MAY = {
     "training": {"data", "cache", "extract"},
     "finetune": {"data", "cache", "extract", "probe", "training"},
     "cnn": {"data", "cache", "extract", "probe", "training"},
-    "generalize": {"data", "cache", "extract", "probe", "training", "finetune", "cnn"},
-    "report": {"data", "cache", "extract", "probe", "training", "finetune", "cnn", "generalize"},
+    "predict": {"data", "cache", "extract", "probe", "training"},
+    "export": {"data", "cache", "extract", "probe", "training", "predict"},
+    "generalize": {"data", "cache", "extract", "probe", "training", "finetune", "cnn", "predict"},
+    "report": {"data", "cache", "extract", "probe", "training", "finetune", "cnn", "predict", "export", "generalize"},
 }
 """What each room may import besides itself and backbench: only rooms above it in this table."""
 

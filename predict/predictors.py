@@ -1,4 +1,4 @@
-"""Predictor models, which are found by themselves: probe heads and checkpoints, and their scores of any data set.
+"""Trained models, which are found by themselves: probe heads and checkpoints, and their scores of any data set.
 
 Both use feature files. A head scores the backbone's features; a checkpoint's logits are kept in a file of their own, so
 that the same weights never see an image twice. Files of their own are named after the set's view (``+test``, ``+all``)

@@ -1,0 +1,1 @@
+"""What was trained as files for other programs: ``backbench export``."""

@@ -1,0 +1,1 @@
+"""Classes of new images, by everything that was trained: ``backbench predict``."""
