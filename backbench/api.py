@@ -173,6 +173,20 @@ def compare(found):
         return pd.DataFrame(comparison.compare(rows, Path(folder)))
 
 
+def load(*paths, weights=None, trust: bool = False, device: str = "auto"):
+    """What ``backbench predict`` classifies by: a head's or a run's folder, or several of the same classes.
+
+    Its ``predict(images)`` takes paths, PIL images, arrays, or a folder; see ``predict.model.Model``. ``weights`` are
+    weights of one's own that a head stands on; without ``trust`` no weights are downloaded because a head says so.
+    Raises UsageError where there is no such folder, and UserError where it can't be used.
+    """
+    from backbench.predict.model import Model
+
+    if not paths:
+        raise UsageError("bb.load() takes the folder of a head or of a run, such as heads/digits/resnet50-logistic.")
+    return Model(paths, weights=weights, trust=trust, device=device)
+
+
 def results(results_dir="results"):
     """What was measured: a pandas DataFrame of the rows in ``results_dir``, as ``report`` shows them, seeds averaged.
 

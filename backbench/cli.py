@@ -13,6 +13,7 @@ COMMANDS = {
     "probe": "Fit heads on stored features.",
     "finetune": "Train backbones end to end, and use what was trained.",
     "cnn": "Train the CIFAR network from scratch.",
+    "predict": "Classify new images by a head or a checkpoint.",
     "generalize": "Test everything that was trained on other data sets and on corrupted images.",
     "report": "Show tables, tests, figures and the page of what was measured.",
 }

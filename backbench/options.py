@@ -33,6 +33,12 @@ on_error = _option(
     help="What to do with images that can't be read. fail lists all of them and exits with 1. skip leaves them out of "
     "every split, and rows say how many.",
 )
+trust = click.option(
+    "--trust",
+    is_flag=True,
+    help="Lets weights be downloaded that a head stands on and that are not on this machine. A head may come from a "
+    "stranger, so the network is never asked without it.",
+)
 overwrite = click.option("--overwrite", is_flag=True, help="Makes the result again and replaces what is there.")
 
 

@@ -71,6 +71,8 @@ class Parquet(Rows):
         """Return the values of ``columns`` in table ``k``, and the size in bytes of each row group."""
         stream = _Stream(self.paths[k], self.column, 0)
         self.ends.append((self.ends[-1] if self.ends else 0) + stream.file.metadata.num_rows)
+        if not columns:
+            return [], stream.sizes
         read = stream.file.read(columns=[*dict.fromkeys(columns)], use_threads=False)
         if not len(read) == sum(stream.rows) == stream.file.metadata.num_rows:
             raise ValueError(f"{len(read)} labels for {stream.file.metadata.num_rows} rows")

@@ -25,8 +25,11 @@ NOTE_BYTES = 1 << 24
 """Number of bytes of a README.md or a .json that are read at most."""
 
 
-def load(name: str, *, seed: int, exif: str) -> ImageSet:
-    """List and split ``hf:PATH``. Neither images nor other columns are read. Raises UserError."""
+def load(name: str, *, seed: int, exif: str, labelled: bool = True) -> ImageSet:
+    """List and split ``hf:PATH``. Neither images nor other columns are read. Raises UserError.
+
+    Where ``labelled`` is False, no column of classes is needed, and all images are in test.
+    """
     given = shards.parse(name, known=OPTIONS)
     try:
         import pyarrow
@@ -42,8 +45,7 @@ def load(name: str, *, seed: int, exif: str) -> ImageSet:
         if not schema.names:  # reading the names raises where they aren't UTF-8
             raise ValueError("no columns")
     features = _features(schema, root)
-    image, *told = _columns(schema, features, given)
-    label = told[0]
+    image, *told = _columns(schema, features, given, labelled=labelled)
     stored = kind([str(file) for file in files], image)
     parts, faults, counts = [], Faults(), {}
     for k, (file, split) in enumerate(listed):
@@ -60,9 +62,10 @@ def load(name: str, *, seed: int, exif: str) -> ImageSet:
             raise UserError(
                 f"{called} in {root}: the first image can't be read, {error}. Embed the images, by Dataset.save_to_disk"
             ) from error
-    names = features.get(label)
+    names = features.get(told[0]) if told else None
     names = names if isinstance(names, list) else None
-    return shards.assemble(called, root, parts, stored, class_names=names, seed=seed, exif=exif, notes=passed)
+    how = {"seed": seed, "exif": exif, "notes": passed, "labelled": labelled}
+    return shards.assemble(called, root, parts, stored, class_names=names, **how)
 
 
 def _shard(stored, k: int, file: Path, split, *, told: list[str], like, start: int, pyarrow) -> shards.Shard:
@@ -73,12 +76,13 @@ def _shard(stored, k: int, file: Path, split, *, told: list[str], like, start: i
             raise UserError(
                 f"{file} has other columns than the first file: {_described(schema)}, where {odd[0]} differs"
             )
-        if _note(schema).get(told[0]) != _note(like).get(told[0]):
+        if told and _note(schema).get(told[0]) != _note(like).get(told[0]):
             raise UserError(
                 f"{file} numbers its classes in {told[0]} differently from the first file: write them together"
             )
         columns, sizes = stored.table(k, *told)
-        labels, *groups = [_values(column, pyarrow) for column in columns]
+        before = stored.ends[-2] if len(stored.ends) > 1 else 0
+        labels, *groups = [_values(column, pyarrow) for column in columns] or [[None] * (stored.ends[-1] - before)]
     return shards.Shard(file, split, [f"{start + n:07d}" for n in range(len(labels))], labels, sizes, *groups)
 
 
@@ -176,8 +180,11 @@ def _readme(folder: Path) -> dict[str, str | list[str]]:
     return found
 
 
-def _columns(schema, features: dict, given: shards.Given) -> list[str]:
-    """Choose the columns of images, of classes and, where asked for, of groups. Raises UserError listing all."""
+def _columns(schema, features: dict, given: shards.Given, *, labelled: bool) -> list[str]:
+    """Choose the columns of images, of classes and, where asked for, of groups. Raises UserError listing all.
+
+    Where ``labelled`` is False, that of classes is chosen only where there is just one.
+    """
     import pyarrow
 
     def can(column, test):
@@ -195,6 +202,8 @@ def _columns(schema, features: dict, given: shards.Given) -> list[str]:
             found = [given.options[key]]
             if not can(found[0], test):
                 faults.append(f"{found[0]!r} is no column of {what}. Columns: {_described(schema)}")
+        elif key == "label" and not labelled:
+            found = found if len(found) == 1 else []
         elif len(found) != 1:
             which = (
                 f"{len(found)} columns of {what} ({', '.join(found)})" if found else f"no column known to hold {what}"

@@ -165,8 +165,10 @@ def assemble(
     seed: int,
     exif: str,
     notes: list[str],
+    labelled: bool = True,
 ) -> ImageSet:
     """Join all ``shards`` into one data set. ``stored(i)`` reads image ``i``; ``class_names`` says what numbers mean.
+    Where ``labelled`` is False, an image without a label is of the class "", and all are in test.
 
     Ids are ``<split>/<name>``, as in a folder of such files, or ``<shard>/<name>`` where those come twice. Classes are
     those that occur. Raises UserError with everything that is wrong.
@@ -181,9 +183,12 @@ def assemble(
     unknown = [
         id for id, label in zip(ids, given, strict=True) if label is None or (isinstance(label, int) and label < 0)
     ]
-    if unknown:
+    if unknown and labelled:
         faults.append(f"{len(unknown):,} of {len(ids):,} images have no label: {_some(unknown)}")
         given = [0]
+    elif unknown:
+        called = dict(enumerate(class_names or ()))
+        given = ["" if label is None else str(called.get(label, label)) for label in given]
     labels, names, more = _classes(given, class_names)
     belongs = None
     if shards and shards[0].groups is not None:
@@ -196,7 +201,9 @@ def assemble(
     lengths = [len(shard.names) for shard in shards]
     rule, how = RULE, "by the files' names"
     try:
-        if shards[0].split is None:
+        if not labelled:
+            split = np.full(len(ids), splits.TEST, np.int8)
+        elif shards[0].split is None:
             how = f"drawn with seed {seed}" if belongs is None else f"drawn by whole groups with seed {seed}"
             rule = splits.FOLDER_RULE if belongs is None else groups.RULE
             split = (
@@ -209,14 +216,15 @@ def assemble(
             if not (split == splits.VAL).any():
                 split = groups.val_from_train(ids, labels, belongs, split, seed=seed)
                 how += ", val taken from train"
-        splits.check(labels, split, names, rule=rule)
+        if labelled:
+            splits.check(labels, split, names, rule=rule)
     except UserError as error:
         raise UserError(*(f"{name} in {root}: {fault}" for fault in error.faults)) from error
     sizes = [size for shard in shards for size in shard.sizes]
     told = imageset.listings(ids, labels, split, names, sizes=sizes)
     return ImageSet(
         name, ids, labels, split, names, exif=exif, root=root, stored=stored, groups=belongs, listings=told,
-        notes=(taken(names, split, how), *notes),
+        notes=(*([taken(names, split, how)] if labelled else []), *notes),
     )  # fmt: skip
 
 

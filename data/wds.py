@@ -41,7 +41,6 @@ LABEL_BYTES, JSON_BYTES, IMAGE_BYTES = 1_000, 1 << 24, 1 << 30
 MANY = 1_000
 """From so many images on, their positions are kept for the next run: finding 60,000 in six shards takes 3 s."""
 
-
 VERSION = 3
 """Version of the kept index."""
 
@@ -59,7 +58,7 @@ class Index:
     names: list[str] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
+    labels: list[str | None] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
 
@@ -90,19 +89,21 @@ class Members:
         return [(self.paths[k], offset) for k, offset in zip(self.shard.tolist(), self.offsets.tolist(), strict=True)]
 
 
-def load(name: str, *, seed: int, exif: str) -> ImageSet:
-    """List and split ``wds:PATH``: a folder of .tar shards, one shard, or a pattern. Raises UserError."""
+def load(name: str, *, seed: int, exif: str, labelled: bool = True) -> ImageSet:
+    """List and split ``wds:PATH``: a folder of .tar shards, one shard, or a pattern. If not ``labelled``, samples need
+    no class, and all are in test. Raises UserError."""
     given = shards.parse(name, known=OPTIONS)
     name, root, files, passed = shards.find(given, (".tar",))
     listed = shards.by_split(files, root, test=given.options.get("test"))
     options = {
         key: given.options.get(key) for key in ("image", "label", "group") if key != "group" or key in given.options
     }
+    options |= {} if labelled else {"labelled": False}
     files = [file for file, _ in listed]
     stamps, indices = _indices(files, name, **options)
-    labels = [label for each in indices for label in each.labels]
+    labels = [label for each in indices for label in each.labels if label is not None]
     numbers = all(re.fullmatch(r"-?\d{1,9}", label) for label in labels)
-    classes = [[*map(int, each.labels)] if numbers else each.labels for each in indices]
+    classes = [[label and (int(label) if numbers else label) for label in each.labels] for each in indices]
     parts = [
         shards.Shard(file, split, each.names, named, each.sizes, each.groups or None)
         for (file, split), each, named in zip(listed, indices, classes, strict=True)
@@ -116,7 +117,8 @@ def load(name: str, *, seed: int, exif: str) -> ImageSet:
     )
     class_names = _class_names(root, files) if numbers else None
     passed += files_passed([sample for each in indices for sample in each.passed], "sample")
-    return shards.assemble(name, root, parts, stored, class_names=class_names, seed=seed, exif=exif, notes=passed)
+    how = {"class_names": class_names, "seed": seed, "exif": exif, "labelled": labelled}
+    return shards.assemble(name, root, parts, stored, notes=passed, **how)
 
 
 def _indices(files: list[Path], name: str, **options) -> tuple[list[tuple[int, ...]], list[Index]]:
@@ -142,7 +144,7 @@ def _indices(files: list[Path], name: str, **options) -> tuple[list[tuple[int, .
     return stamps, [found[file] for file in files]
 
 
-def index(path: Path, *, image: str | None, label: str | None, group: str | None = None) -> Index:
+def index(path: Path, *, image: str | None, label: str | None, group: str | None = None, labelled=True) -> Index:
     """Scan the tar at ``path``. Raises UserError with everything that is wrong, OSError and tarfile.TarError."""
     found, seen, wrong = Index(), set(), collections.defaultdict(list)
     with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
@@ -167,7 +169,7 @@ def index(path: Path, *, image: str | None, label: str | None, group: str | None
             seen.add(name)
             class_name, fault = _told(file, dict(members), [label] if label else ["cls", "label"], "label", "class")
             belongs, lacks = _told(file, dict(members), [group], "group", "group") if group else (None, None)
-            for why in filter(None, (fault, lacks)):
+            for why in filter(None, (fault if labelled else None, lacks)):
                 wrong[why].append(f"{key}: {', '.join(ending for ending, _ in members)}")
             found.names.append(name)
             found.offsets.append(member.offset_data)

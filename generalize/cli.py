@@ -1,6 +1,7 @@
 """``finetune generalize``: everything that was trained, tested on other data sets and on corrupted images."""
 
 import json
+from dataclasses import replace
 
 import click
 
@@ -10,7 +11,7 @@ from backbench.generalize.options import elsewhere
 
 @click.command(cls=options.Command, renamed={"--shift": "--corruption"})
 @elsewhere
-def main(datasets, corruptions, heads, runs, sources, models, methods, as_json, device, unknown, **how):
+def main(datasets, corruptions, heads, runs, sources, models, methods, as_json, device, unknown, trust, **how):
     """Test everything that was trained on other data sets and on corrupted images.
 
     The command finds probe heads (probe --save heads) and checkpoints by itself. Each backbone sees new images once;
@@ -53,6 +54,7 @@ def main(datasets, corruptions, heads, runs, sources, models, methods, as_json, 
     asked.stop()  # before torch is imported
     place = pick_device(device)
     keep_freed_memory()
+    chosen = [replace(thing, trust=trust) for thing in chosen]
     request = Request(chosen, place, sources=sources, unknown=unknown, **how)
     kinds = dict.fromkeys(name for given in corruptions for name in (LEVELS if given == "all" else [given]))
     found, skipped, met = evaluation.run(request, list(dict.fromkeys(datasets)), list(kinds))

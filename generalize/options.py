@@ -69,6 +69,7 @@ def elsewhere(command):
                 "[default: unmapped classes, clutter]",
             ),
             options.on_error,
+            options.trust,
             download,
             options.data_root,
             options.cache_dir,

@@ -1,4 +1,4 @@
-"""Trained models, which are found by themselves: probe heads and checkpoints, and their scores of any data set.
+"""Trained models: probe heads and checkpoints, found by themselves or by their folder, and their scores of images.
 
 Both use feature files. A head scores the backbone's features; a checkpoint's logits are kept in a file of their own, so
 that the same weights never see an image twice. Files of their own are named after the set's view (``+test``, ``+all``)
@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from backbench import Faults, UserError
+from backbench import Faults, UsageError, UserError
 from backbench.cache import schema
-from backbench.cache.features import FeatureFileError, open_file
+from backbench.cache.features import open_file
 from backbench.cache.schema import default_path
-from backbench.data import derived
 from backbench.data.imageset import ImageSet
 from backbench.extract import backbones, plan
-from backbench.extract.run import extract_one
+from backbench.predict.features import extracted
+from backbench.predict.trust import offline
 from backbench.probe import head, predict
 from backbench.probe.subsets import Subset
 from backbench.training import checkpoint, checkpoint_kind
@@ -51,6 +51,10 @@ class Predictor:
     model: str
     method: str
     seed: int
+    trust: bool = False
+    """Whether weights that aren't here may be fetched, from where the file says: it may come from a stranger."""
+    weights: Path | None = None
+    """Weights of one's own that the features stand on: a file, or the folder of a run."""
 
     @property
     def source(self) -> str:
@@ -65,6 +69,10 @@ class Predictor:
         """Found on the source's val."""
         return predict.temperature_of(self.row)
 
+    @property
+    def reference(self):
+        """What val says of new images, a ``backbench.reference.Reference``; None where the file keeps none."""
+
     def scores_on(
         self, imageset: ImageSet, *, cache_dir: Path, device, test_only: bool = False, skip: bool = False
     ) -> Scores:
@@ -73,20 +81,8 @@ class Predictor:
         ``skip`` leaves out images that can't be read. Raises UserError where that isn't possible, or what is there was
         made otherwise.
         """
-        path, wanted = self.place(imageset, cache_dir), imageset
-        if self.own_view or (test_only and not path.exists()):
-            wanted = derived.plain(imageset, "test" if test_only else "all")
-            path = self.place(wanted, cache_dir)
-        if not (path.exists() and _of_now(path, wanted)):
-            backbone, settings = self.backbone(device)
-            if getattr(imageset, "change", None):  # noise has another spread, and means to
-                settings = replace(settings, input_guard=False)
-            try:
-                extract_one(wanted, backbone, path, replace(settings, skip_unreadable=skip))
-            except FeatureFileError as error:
-                again = f"Extract it again: {predict.command(self.identity, imageset.name)} --overwrite"
-                again = again if wanted is imageset else "Remove it, and it is made again"
-                raise UserError(f"{path} can't be brought to the images of {wanted.name} of now. {again}") from error
+        how = {"cache_dir": cache_dir, "device": device, "test_only": test_only, "skip": skip}
+        (path,) = extracted([self], imageset, **how)
         with open_file(path) as file:
             self.check(file)
             asked, ids = (file.split == 2) | (not test_only), file.ids
@@ -98,12 +94,6 @@ class Predictor:
                 file.identity | file.measured,
                 int((asked & (file.done == schema.SKIPPED)).sum()),
             )
-
-
-def _of_now(path: Path, imageset: ImageSet) -> bool:
-    """Whether a feature file holds the images of the data set as they are now."""
-    with open_file(path, check=False) as file:
-        return imageset.known_as(file.identity["dataset_digest"])
 
 
 class Head(Predictor):
@@ -123,16 +113,8 @@ class Head(Predictor):
         from backbench.extract.feature_tap import tap
 
         identity = self.identity
-        weights, drawn = predict.weights_option(identity), re.fullmatch(r"random, seed (\d{1,10})", identity["weights"])
-        if identity["weights"].startswith(("file ", "tuned on ")):
-            how = predict.command(identity, "THE-OTHER-SET")
-            if identity["weights"].startswith("tuned"):
-                how = "finetune features --checkpoint ITS-RUN --dataset THE-OTHER-SET"
-            raise UserError(f"{self.folder} stands on weights of your own: extract the other images first, with {how}")
-        seed = int(drawn[1]) if drawn else identity["seed"]
         scale = identity["input_scale"]
-        backbone = replace(backbones.create(identity["model"], weights=weights, seed=seed), scale=scale)
-        backbone = tap(backbone, identity["layer"], identity["pool"])
+        backbone = tap(replace(self._as_fitted(), scale=scale), identity["layer"], identity["pool"])
         views = re.fullmatch(r"mean(\d{1,3})", identity["views"])
         settings = plan.Settings(
             device=device,
@@ -149,6 +131,37 @@ class Head(Predictor):
         if lines := predict.unlike(identity, made | {"layer": backbone.layer, "pool": backbone.pool}):
             raise UserError(f"the backbone of {self.folder} can't be had as it was:\n  " + "\n  ".join(lines))
         return backbone, settings
+
+    def _as_fitted(self) -> backbones.Backbone:
+        """The backbone with the weights that the features were made with. Only ``trust`` lets the network be asked."""
+        identity = self.identity
+        weights, drawn = predict.weights_option(identity), re.fullmatch(r"random, seed (\d{1,10})", identity["weights"])
+        seed = int(drawn[1]) if drawn else identity["seed"]
+        tuned, own = identity["weights"].startswith("tuned on "), identity["weights"].startswith("file ")
+        if (tuned or own) and self.weights is None:
+            how = predict.command(identity, "THE-OTHER-SET")
+            how = "finetune features --checkpoint ITS-RUN --dataset THE-OTHER-SET" if tuned else how
+            raise UserError(
+                f"{self.folder} stands on weights of your own, {identity['weights']} (SHA-256 of the tensors "
+                f"{identity['weights_sha256'][:12]}): extract the other images first, with {how}. For predict and "
+                f"export name {'the run' if tuned else 'the file'} with --weights {'RUN' if tuned else 'FILE'}"
+            )
+        if tuned:
+            return checkpoint.as_backbone(checkpoint.load(self.weights))
+        if self.weights is not None:  # known by its tensors' digest, whatever the file is called now
+            made = backbones.create(identity["model"], weights=str(self.weights), seed=seed)
+            return replace(made, weights=identity["weights"])
+        if weights != "hub" or self.trust:
+            return backbones.create(identity["model"], weights=weights, seed=seed)
+        try:
+            with offline():
+                return backbones.create(identity["model"], weights=weights, seed=seed)
+        except UserError as error:
+            raise UserError(
+                f"{self.folder} stands on {identity['model']} with the weights {identity['weights']}, which are not on "
+                "this machine. A head may come from a stranger, so nothing is downloaded by itself. If you trust it, "
+                "--trust fetches them from the Hugging Face hub, or from where timm has them."
+            ) from error
 
     def check(self, file) -> None:
         predict.compare(self.saved, file, self.folder)
@@ -229,6 +242,37 @@ def find(heads: Path, runs: Path) -> tuple[list[Predictor], Faults]:
             if one := _checkpoint(path.parent):
                 found.append(one)
     return found, faults
+
+
+def _folder(path: Path) -> Path:
+    return path.parent if path.name in (head.ABOUT, head.TENSORS, checkpoint.ABOUT, checkpoint.TENSORS) else path
+
+
+def is_one(path: Path) -> bool:
+    """Whether ``path`` names a head or a checkpoint, as ``at`` takes it."""
+    return any((_folder(path) / name).is_file() for name in (head.ABOUT, checkpoint.ABOUT))
+
+
+def at(path: Path) -> Predictor:
+    """The head or checkpoint in the folder ``path``, which may be named by a file in it.
+
+    Raises UsageError where there is none, naming those below, and UserError where it can't be used.
+    """
+    folder = _folder(path)
+    if (folder / head.ABOUT).is_file():
+        return _head(folder)
+    if (folder / checkpoint.ABOUT).is_file():
+        if found := _checkpoint(folder):
+            return found
+        raise UserError(f"{folder} holds a run that diverged: train it again with a lower --lr.")
+    names = (head.ABOUT, checkpoint.ABOUT)
+    below = sorted({str(one.parent) for name in names for one in folder.rglob(name)}) if folder.is_dir() else []
+    lies = f"These lie below: {', '.join(below[:10])}{' and more' if len(below) > 10 else ''}." if below else (
+        "A head is a folder that probe --save makes, such as heads/digits/resnet50-logistic; a run is one of finetune "
+        "or cnn, such as runs/digits/resnet50-simple-lp-ft-42."
+    )  # fmt: skip
+    found = "holds no head and no checkpoint" if folder.is_dir() else "does not exist"
+    raise UsageError(f"{path} {found}. {lies}")
 
 
 def _head(folder: Path) -> Predictor:

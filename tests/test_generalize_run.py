@@ -6,11 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
-import backbench.extract.cli
-import backbench.probe.cli
 from backbench import UsageError, details, rows
 from backbench.cache.features import open_file
 from backbench.data import registry
@@ -19,7 +16,8 @@ from backbench.generalize import plan
 from backbench.predict import predictors
 from backbench.probe import predict
 from backbench.training import checkpoint, evaluate
-from tests import tuning
+from tests import trained, tuning
+from tests.trained import invoke
 
 THERE = ("ant hill", "honey bee", "tiger", "yak")
 """The target's classes: ant, bee and cat by another name, and one that nobody knows."""
@@ -27,17 +25,10 @@ THERE = ("ant hill", "honey bee", "tiger", "yak")
 PAIRS = "source_class,target_class\nant,ant hill\nbee,honey bee\ncat,tiger\n"
 
 
-def invoke(command, *words, code=0):
-    done = CliRunner().invoke(command, list(map(str, words)))
-    assert done.exit_code == code, done.output
-    return done
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """Two heads on features of a tiny random backbone, one checkpoint, another source's pictures, and a map."""
     home = tmp_path_factory.mktemp("generalize")
-    tuning.pictures(home / "images")
     rng = np.random.default_rng(1)
     for k, name in enumerate(THERE):
         (home / "there" / name).mkdir(parents=True)
@@ -46,19 +37,7 @@ def home(tmp_path_factory):
             noise[..., k % 3] += 40
             Image.fromarray(noise).resize((60, 44)).save(home / "there" / name / f"{i}.png")
     (home / "map.csv").write_text(PAIRS)
-    where = ["--cache-dir", home / "cache", "--results-dir", home / "results"]
-    invoke(
-        backbench.extract.cli.main,
-        "--model", "test_resnet", "--dataset", f"folder:{home / 'images'}", "--weights", "random",
-        "--device", "cpu", "--precision", "float32", *where,
-    )  # fmt: skip
-    invoke(
-        backbench.probe.cli.main,
-        "--features", home / "cache", "--results-dir", home / "results", "--save", home / "heads",
-        "--method", "logistic", "--method", "ridge",
-    )  # fmt: skip
-    tuning.tune(home, "--out", home / "runs" / "images" / "tiny", "--epochs", "1")
-    return home
+    return trained.build(home, "logistic", "ridge")
 
 
 def words(home, *more):

@@ -1,0 +1,64 @@
+"""The feature files of images for trained models: what is there is used, and what is missing is extracted."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from backbench import UserError
+from backbench.cache.features import FeatureFileError, open_file
+from backbench.data import derived
+from backbench.data.imageset import ImageSet
+from backbench.extract.plan import planned
+from backbench.extract.run import extract
+from backbench.probe import predict
+
+
+def extracted(
+    things, imageset: ImageSet, *, cache_dir: Path, device, test_only=False, skip=False, renew=False
+) -> list[Path]:
+    """Return for each of ``things`` (Predictors) the feature file of the images, or of the test images.
+
+    What is missing is extracted now, for all backbones of the same settings in one pass. ``skip`` leaves out images
+    that can't be read; ``renew`` replaces files that belong to other images. Raises UserError.
+    """
+    paths, passes = [], {}
+    for thing in things:
+        path, wanted = thing.place(imageset, cache_dir), imageset
+        if thing.own_view or (test_only and not path.exists()):
+            wanted = derived.plain(imageset, "test" if test_only else "all")
+            path = thing.place(wanted, cache_dir)
+        done = path in paths or (path.exists() and _of_now(path, wanted))
+        paths.append(path)
+        if not done:
+            backbone, settings = thing.backbone(device)
+            if getattr(imageset, "change", None):  # noise has another spread, and means to
+                settings = replace(settings, input_guard=False)
+            settings = replace(settings, skip_unreadable=skip)
+            passes.setdefault((wanted.name, settings), []).append((thing, planned(wanted, backbone, settings, path)))
+    for (_, settings), together in passes.items():
+        _extract([thing for thing, _ in together], [file for _, file in together], settings, renew=renew)
+    return paths
+
+
+def _extract(things: list, files: list, settings, *, renew: bool) -> None:
+    again = []
+    for thing, file, run in zip(things, files, extract(files, settings), strict=True):
+        if isinstance(run.fault, FeatureFileError):
+            if renew and not settings.overwrite:
+                again.append((thing, file))
+                continue
+            how = "Remove it, and it is made again"
+            if not (thing.own_view or "+" in file.imageset.name):
+                how = f"Extract it again: {predict.command(thing.identity, file.imageset.name)} --overwrite"
+            raise UserError(
+                f"{file.path} can't be brought to the images of {file.imageset.name} of now. {how}"
+            ) from run.fault
+        if run.fault:
+            raise run.fault
+    if again:
+        _extract(*map(list, zip(*again, strict=True)), replace(settings, overwrite=True), renew=renew)
+
+
+def _of_now(path: Path, imageset: ImageSet) -> bool:
+    """Whether a feature file holds the images of the data set as they are now, and by their names."""
+    with open_file(path, check=False) as file:
+        return file.ids == imageset.ids and imageset.known_as(file.identity["dataset_digest"])

@@ -1,0 +1,184 @@
+"""The classes of new images by one trained model, or by several together."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from backbench import Faults, UsageError, UserError, conformal
+from backbench.cache import schema
+from backbench.cache.features import open_file
+from backbench.data import contents, decode, unlabelled
+from backbench.data.imageset import ImageSet
+from backbench.predict.features import extracted
+from backbench.predict.predictions import Predictions
+from backbench.predict.predictors import Predictor
+from backbench.probe.classifier import probabilities
+from backbench.progress import tell
+
+BLOCK = 4096
+"""Images scored at a time, which bounds the memory."""
+
+COMBINE = ("mean", "vote")
+"""How several models are taken together: the mean of their probabilities, or the number of models that say a class,
+where of equals the mean decides."""
+
+STRANGE = 0.05
+"""The false-alarm rate at which images are counted to warn of a head that doesn't know what it sees."""
+
+MOSTLY = 0.5
+"""Share of images that are strange at that rate from which on the warning is given."""
+
+
+def check(things: Sequence[Predictor], *, level=None, kind="lac", rate=None, combine="mean") -> None:
+    """Raise UsageError or UserError with everything that keeps ``things`` from answering together as asked."""
+    faults, first = Faults(), things[0]
+    for other in things[1:]:
+        with faults.collect():
+            if other.classes != first.classes:
+                odd = sorted({*other.classes} ^ {*first.classes})
+                raise UserError(
+                    f"{first.folder} and {other.folder} know different classes: {', '.join(odd[:5])}"
+                    f"{', ...' if len(odd) > 5 else ''}. Models of the same classes can be taken together."
+                )
+        with faults.collect():
+            if other.exif != first.exif:
+                raise UserError(
+                    f"{first.folder} and {other.folder} turn images differently (--exif): use one at a time."
+                )
+    with faults.collect():
+        if combine not in COMBINE:
+            raise UsageError(f"combine={combine!r}: {' or '.join(COMBINE)} is expected")
+    for flag, value in (("--sets", level), ("--unknown", rate)):
+        with faults.collect():
+            if value is not None and len(things) > 1:
+                raise UsageError(f"{flag} keeps its promise for one model alone: name one.")
+            if value is not None and first.reference is None:
+                made = "Train it again" if first.own_view else "Store the head again with probe --save"
+                raise UserError(
+                    f"{first.folder} keeps no scores of val images, which {flag} needs: an earlier version wrote it. "
+                    f"{made}."
+                )
+    faults.stop()
+
+
+def predict(
+    things: Sequence[Predictor], imageset: ImageSet, *, cache_dir: Path, device, top: int = 5,
+    level: float | None = None, kind: str = "lac", rate: float | None = None, combine: str = "mean", skip: bool = True,
+) -> Predictions:  # fmt: skip
+    """Classify every image by all of ``things`` together. What ``check`` refuses must have been refused before.
+
+    ``top`` classes are kept for each image. ``level`` is the coverage of prediction sets of that ``kind``, and ``rate``
+    the false-alarm rate at which an image is called unknown. Features that are in ``cache_dir`` are used; those that
+    are missing are computed and kept there. ``skip`` passes over images that can't be read. Raises UserError.
+    """
+    reference = things[0].reference
+    if level is not None and len(reference) < (needed := conformal.images_needed(level)):
+        tell(
+            f"Warning: {things[0].folder} was chosen on {len(reference)} val images, and sets with a coverage of "
+            f"{level:g} take {needed}: each set is all classes."
+        )
+    trained = (things[0].identity.get("transform") or {}).get("levels") or {}
+    if trained:  # grey of 16 bits is read as the model saw it, however dark the new images are
+        imageset = replace(imageset, levels={**(imageset.levels or {}), **trained})
+    kept = contents.Kept(imageset, Path(cache_dir) / imageset.slug)
+    new = imageset.name.startswith(unlabelled.NEW)
+    try:
+        paths = extracted(things, imageset, cache_dir=cache_dir, device=device, skip=skip, renew=new)
+    finally:
+        kept.save()
+    with ExitStack() as stack:
+        files = [stack.enter_context(open_file(path)) for path in paths]
+        for thing, file in zip(things, files, strict=True):
+            thing.check(file)
+        done = np.logical_and.reduce([file.done == schema.DONE for file in files])
+        rows, ids = np.flatnonzero(done), files[0].ids
+        if not len(rows):
+            reasons = _reasons(imageset, range(len(ids)))
+            raise UserError(f"none of the {len(ids):,} images can be read", *list(_lines(reasons))[:20])
+        parts = np.split(rows, range(BLOCK, len(rows), BLOCK))
+        blocks = [_block(things, files, part, top, level, kind, combine) for part in parts]
+    found = {
+        key: np.concatenate([block[key] for block in blocks]) for key in ("top", "probability", "p_known", "votes")
+    }
+    known = found["p_known"] if reference is not None else None
+    if known is not None and (strange := float((known <= STRANGE).mean())) > MOSTLY:
+        tell(
+            f"Warning: {strange:.0%} of these images are stranger to {things[0].folder} than 95 % of the images it was "
+            f"chosen on. It knows these classes: {', '.join(things[0].classes[:5])}"
+            f"{', ...' if len(things[0].classes) > 5 else ''}."
+        )
+    return Predictions(
+        ids=[ids[i] for i in rows],
+        classes=things[0].classes,
+        top=found["top"],
+        probability=found["probability"],
+        sets=[one for block in blocks for one in block["sets"]] if level is not None else None,
+        p_known=known if rate is not None else None,
+        unknown=None if rate is None or known is None else known <= rate,
+        unreadable=_reasons(imageset, np.flatnonzero(~done).tolist()),
+        truth=_truth(things, imageset, rows),
+        votes=found["votes"] if len(things) > 1 else None,
+    )
+
+
+def _block(things, files, rows: np.ndarray, top: int, level, kind: str, combine: str) -> dict:
+    shares, p_known = [], np.ones(len(rows))
+    for thing, file in zip(things, files, strict=True):
+        scores = thing.score(file, rows)
+        broken = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+        if len(broken):
+            raise UserError(
+                f"{thing.folder}: the scores of {file.ids[rows[broken[0]]]} are not finite. Remove {file.path}, and "
+                "its features are made again."
+            )
+        shares.append(probabilities(scores, thing.temperature))
+        if thing is things[0] and thing.reference is not None:
+            name, strangeness = thing.strangeness(scores, np.asarray(file.features[rows], np.float32))
+            p_known = thing.reference.p_known(name, strangeness)
+    mean = np.mean(shares, axis=0)
+    votes = np.zeros(mean.shape, int)
+    for share in shares:
+        votes[np.arange(len(rows)), share.argmax(axis=1)] += 1
+    order = np.lexsort((-mean, -votes)) if combine == "vote" else np.argsort(-mean, axis=1, kind="stable")
+    order = order[:, : min(top, mean.shape[1])]
+    sets = []
+    if level is not None:
+        within = things[0].reference.sets(mean, level=level, kind=kind)
+        ranked = np.argsort(-mean, axis=1, kind="stable")
+        sets = [[int(k) for k in ranked[i] if within[i, k]] for i in range(len(rows))]
+    return {
+        "top": order,
+        "probability": np.take_along_axis(mean, order, axis=1),
+        "p_known": p_known,
+        "votes": votes[np.arange(len(rows)), order[:, 0]],
+        "sets": sets,
+    }
+
+
+def _truth(things, imageset: ImageSet, rows: np.ndarray) -> np.ndarray | None:
+    """The class that each image's folder names (n,), -1 for none; None where no folder names one."""
+    truth = unlabelled.truth(imageset, things[0].classes)
+    own = [thing for thing in things if imageset.known_as(thing.identity["dataset_digest"])]
+    if own:  # its other images were used to fit or to choose it
+        tell(f"{own[0].folder} was trained on {imageset.name}: only test images count for its accuracy.")
+        truth = np.where(imageset.split == 2, truth, -1)
+    return truth[rows] if (truth[rows] >= 0).any() else None
+
+
+def _reasons(imageset: ImageSet, rows) -> dict[str, str]:
+    """Why these images can't be read, by name."""
+    found = {}
+    for i in rows:
+        found[imageset.ids[i]] = "it could not be read when its features were computed"
+        try:
+            imageset.read(i)
+        except decode.UnreadableImage as error:
+            found[imageset.ids[i]] = error.reason
+    return found
+
+
+def _lines(reasons: dict[str, str]):
+    return (f"{name}: {reason}" for name, reason in reasons.items())

@@ -1,0 +1,284 @@
+"""``backbench predict``: heads and a checkpoint, trained in small, on images that nobody has sorted."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import backbench as bb
+from backbench.cache.features import open_file
+from backbench.predict import predictors, run
+from backbench.predict.cli import main
+from backbench.probe import predict as probe_predict
+from tests import trained
+from tests.conftest import ROOT
+from tests.test_extract_hub import hub  # noqa: F401 - a fixture
+from tests.trained import invoke
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Three heads and a checkpoint of ant, bee and cat, and their test images in one flat folder."""
+    home = trained.build(tmp_path_factory.mktemp("predict"), "logistic", "ridge", "centroid")
+    (home / "flat").mkdir()
+    for image in (home / "images" / "test").glob("*/*.png"):
+        shutil.copy(image, home / "flat" / f"{image.parent.name}-{image.name}")
+    return home
+
+
+def heads(home, *methods):
+    return [home / "heads" / "folder-images" / f"test_resnet-{method}" for method in methods]
+
+
+def ask(home, *words, code=0, **how):
+    return invoke(main, *words, "--cache-dir", home / "cache", "--device", "cpu", code=code, **how)
+
+
+def as_json(done):
+    return {one["id"]: one for one in json.loads(done.stdout)["predictions"]}
+
+
+def test_a_head_says_of_a_flat_folder_what_it_says_of_its_features(home):
+    (folder,) = heads(home, "logistic")
+    found = as_json(ask(home, folder, home / "flat", "--json"))
+    path = home / "cache" / "folder-images" / "test_resnet.h5"
+    other = probe_predict.predict(folder, path)
+    known = dict(zip(other.ids, zip(other.classes, other.probability, strict=True), strict=True))
+    assert len(found) == 18
+    for id, one in found.items():
+        name, p = known["test/" + id.replace("-", "/")]
+        assert (one["class"], one["probability"]) == (name, pytest.approx(p, abs=1e-6))
+        assert sum(one[f"probability{end}"] for end in ("", "_2", "_3")) == pytest.approx(1)
+
+
+def test_a_checkpoint_says_what_its_network_says(home):
+    import torch
+
+    from backbench.extract import backbones
+    from backbench.training import checkpoint
+
+    folder = home / "runs" / "images" / "tiny"
+    found = as_json(ask(home, folder, home / "flat", "--json"))
+    tuned = checkpoint.load(folder)
+    transform = backbones.Backbone("", "", "", tuned.model, tuned.config).transform()
+    t = predictors.at(folder).temperature
+    for id, one in found.items():
+        pixels = torch.as_tensor(np.asarray(transform(Image.open(home / "flat" / id).convert("RGB"))))[None]
+        images = (pixels / 255 - torch.tensor(tuned.config["mean"])[:, None, None]) / torch.tensor(tuned.config["std"])[
+            :, None, None
+        ]
+        with torch.inference_mode():
+            p = (tuned.model(images) / t).softmax(1)[0].numpy()
+        assert one["class"] == tuned.about["classes"][p.argmax()]
+        assert one["probability"] == pytest.approx(float(p.max()), abs=1e-4)
+
+
+def test_the_same_images_are_not_seen_twice_whatever_they_are_called(home, monkeypatch, tmp_path):
+    (folder,) = heads(home, "logistic")
+    first = ask(home, folder, home / "flat", "--csv").stdout
+    monkeypatch.setattr("backbench.data.decode.read", None)
+    assert ask(home, folder, home / "flat", "--csv").stdout == first
+    shutil.copytree(home / "flat", tmp_path / "moved")
+    moved = ask(home, folder, tmp_path / "moved", "--csv").stdout
+    assert moved == first
+    monkeypatch.setattr("backbench.extract.backbones.create", None)
+    assert ask(home, folder, tmp_path / "moved", "--csv").stdout == first
+
+
+def test_an_inbox_whose_images_are_all_new_is_no_fault(home, tmp_path):
+    (folder,) = heads(home, "logistic")
+    for k in range(2):
+        shutil.rmtree(tmp_path / "inbox", ignore_errors=True)
+        (tmp_path / "inbox").mkdir()
+        for name in ("ant", "bee", "cat"):
+            shutil.copy(home / "flat" / f"{name}-0{k}.png", tmp_path / "inbox")
+        assert len(as_json(ask(home, folder, tmp_path / "inbox", "--json"))) == 3
+
+
+def test_unreadable_images_are_named_and_passed_over(home, tmp_path):
+    (folder,) = heads(home, "logistic")
+    shutil.copy(home / "flat" / "ant-00.png", tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no image")
+    for _ in range(2):
+        done = ask(home, folder, tmp_path, "--csv")
+        assert [line["id"] for line in csv.DictReader(io.StringIO(done.stdout))] == ["a.png"]
+        assert "1 image can't be read and is passed over: b.png (" in done.stderr
+    (tmp_path / "a.png").unlink()
+    assert "none of the 1 images can be read" in ask(home, folder, tmp_path, code=1).stderr
+
+
+def test_folders_named_as_classes_tell_the_accuracy(home):
+    (folder,) = heads(home, "logistic")
+    done = ask(home, folder, home / "images" / "test", home / "flat", "--json")
+    accuracy = json.loads(done.stdout)["accuracy"]
+    row = json.loads((home / "results" / "rows.jsonl").read_text().splitlines()[1])
+    assert accuracy["n"] == 18
+    assert accuracy["top1"] == pytest.approx(row["top1"])
+    assert "18 of 36 images lie in folders named as a class: top-1" in done.stderr
+
+
+def test_of_its_own_data_set_only_test_counts(home):
+    (folder,) = heads(home, "logistic")
+    done = ask(home, folder, home / "images", "--json")
+    assert json.loads(done.stdout)["accuracy"]["n"] == 57
+
+
+def test_several_heads_answer_together(home):
+    each = [
+        as_json(ask(home, folder, home / "flat", "--json")) for folder in heads(home, "logistic", "ridge", "centroid")
+    ]
+    for how in ("mean", "vote"):
+        done = ask(home, *heads(home, "logistic", "ridge", "centroid"), home / "flat", "--json", "--combine", how)
+        for id, one in as_json(done).items():
+            said = [other[id]["class"] for other in each]
+            assert one["votes"] == said.count(one["class"])
+            if how == "vote":
+                assert one["votes"] == max(map(said.count, said))
+            ends = ("", "_2", "_3")
+            shares = [{other[id][f"class{end}"]: other[id][f"probability{end}"] for end in ends} for other in each]
+            mean = {name: np.mean([share[name] for share in shares]) for name in ("ant", "bee", "cat")}
+            assert one["probability"] == pytest.approx(mean[one["class"]])
+            if how == "mean":
+                assert mean[one["class"]] == pytest.approx(max(mean.values()))
+
+
+def test_paths_from_standard_input_and_a_file_for_the_answer(home, tmp_path):
+    (folder,) = heads(home, "ridge")
+    names = [str(home / "flat" / name) for name in ("cat-01.png", "ant-01.png")]
+    done = ask(home, folder, "-", "--out", tmp_path / "a.csv", "--top", "2", input="\n".join(names))
+    lines = list(csv.DictReader((tmp_path / "a.csv").open()))
+    assert [line["id"] for line in lines] == names
+    assert list(lines[0]) == ["id", "class", "probability", "class_2", "probability_2"]
+    assert done.stdout == ""
+    table = ask(home, folder, *names).stdout.splitlines()
+    assert table[0].split() == ["image", "class", "%", "next", "%"]
+    assert [line.split()[0] for line in table[1:]] == names
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ([], 2, "no head or run is named"),
+        (["HEAD"], 2, "no images are named"),
+        (["gone", "flat"], 2, "gone does not exist"),
+        (["heads", "flat"], 2, "These lie below:"),
+        (["HEAD", "empty"], 1, "holds no image that can be read"),
+        (["HEAD", "gone"], 1, "gone does not exist"),
+        (["HEAD", "flat", "--csv", "--json"], 2, "exclude each other"),
+        (["HEAD", "HEAD2", "flat", "--sets", "0.9", "--unknown", "0.1"], 2, "--unknown keeps its promise"),
+    ],
+)
+def test_what_cannot_be_asked(home, monkeypatch, words, code, said):
+    monkeypatch.chdir(home)
+    (home / "empty").mkdir(exist_ok=True)
+    named = dict(zip(("HEAD", "HEAD2"), heads(home, "logistic", "ridge"), strict=True))
+    assert said in ask(home, *(named.get(word, word) for word in words), code=code).stderr
+
+
+def test_models_of_other_classes_are_not_taken_together(home, tmp_path):
+    (folder,) = heads(home, "logistic")
+    saved = predictors.at(folder).saved
+    saved.head.save(
+        tmp_path / "other", classes=["ant", "bee", "dog"], identity=saved.identity, method="ridge", row=saved.row
+    )
+    done = ask(home, folder, tmp_path / "other", home / "flat", code=1)
+    assert "know different classes: cat, dog" in done.stderr
+
+
+def test_weights_of_ones_own_are_named(home, tmp_path):
+    (folder,) = heads(home, "logistic")
+    saved = predictors.at(folder).saved
+    identity = saved.identity | {"weights": "file mine.pth"}
+    saved.head.save(tmp_path / "own", classes=saved.classes, identity=identity, method="logistic", row=saved.row)
+    (home / "few").mkdir(exist_ok=True)
+    shutil.copy(home / "flat" / "ant-03.png", home / "few")
+    done = ask(home, tmp_path / "own", home / "few", code=1)
+    assert "weights of your own, file mine.pth" in done.stderr
+    assert "--weights FILE" in done.stderr
+    from safetensors.torch import save_file
+
+    backbone, _ = predictors.at(folder).backbone(run_device())
+    save_file(backbone.model.state_dict(), tmp_path / "renamed.safetensors")
+    found = as_json(ask(home, tmp_path / "own", home / "few", "--json", "--weights", tmp_path / "renamed.safetensors"))
+    assert found.keys() == {"ant-03.png"}
+
+
+def run_device():
+    from backbench.devices import pick_device
+
+    return pick_device("cpu")
+
+
+def test_from_python(home):
+    (folder,) = heads(home, "logistic")
+    asked = as_json(ask(home, folder, home / "flat", "--json"))
+    model = bb.load(folder, device="cpu")
+    paths = sorted((home / "flat").glob("*.png"))
+    images = [paths[0], Image.open(paths[1]), np.asarray(Image.open(paths[2])), str(paths[3]), paths[0]]
+    found = model.predict(images)
+    assert found.names == [asked[path.name]["class"] for path in (*paths[:4], paths[0])]
+    np.testing.assert_allclose(found.probability[1, 0], asked[paths[1].name]["probability"], atol=1e-6)
+    assert list(found.frame().columns[:3]) == ["id", "class", "probability"]
+    assert model.predict(home / "flat", cache_dir=home / "cache").names == [one["class"] for one in asked.values()]
+    with pytest.raises(bb.UserError, match=r"float32.*uint8"):
+        model.predict([np.zeros((4, 4, 3), np.float32)])
+    with pytest.raises(bb.UsageError, match="does not exist"):
+        bb.load("nowhere")
+
+
+CREATE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from dataclasses import replace
+import torch
+from backbench import UserError
+from backbench.predict import predictors
+head = replace(predictors.at(Path(sys.argv[2])), trust=sys.argv[3] == "trust")
+try:
+    print(head.backbone(torch.device("cpu"))[0].weights)
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_heads_weights_are_fetched_only_where_that_is_allowed(home, tmp_path, hub):  # noqa: F811
+    """The head says that it stands on the hub's weights. Then they are in the hub's cache, which may be used."""
+    (folder,) = heads(home, "logistic")
+    saved = predictors.at(folder).saved
+    identity = saved.identity | {"weights": "test_resnet.r160_in1k", "weights_sha256": "?"}
+    saved.head.save(tmp_path / "theirs", classes=saved.classes, identity=identity, method="logistic", row=saved.row)
+    environment = os.environ | {
+        "HF_HOME": str(tmp_path / "hub"), "NO_PROXY": "127.0.0.1", "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
+    }  # fmt: skip
+
+    def create(word):
+        command = [sys.executable, "-c", CREATE, str(ROOT), str(tmp_path / "theirs"), word]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    said = create("no")
+    assert "--trust fetches them" in said
+    assert hub.asked == []
+    assert "weights_sha256: the head was fitted with '?'" in create("trust")
+    assert hub.asked
+    hub.asked.clear()
+    assert "weights_sha256" in create("no")  # now they are here
+    assert hub.asked == []
+
+
+def test_blocks_change_nothing(home, monkeypatch):
+    (folder,) = heads(home, "logistic")
+    one = predictors.at(folder)
+    path = home / "cache" / "folder-images" / "test_resnet.h5"
+    with open_file(path) as file:
+        rows = np.arange(18)
+        whole = run._block([one], [file], rows, 3, None, "lac", "mean")
+        parts = [run._block([one], [file], part, 3, None, "lac", "mean") for part in np.split(rows, [5, 11])]
+    np.testing.assert_array_equal(whole["top"], np.concatenate([part["top"] for part in parts]))
