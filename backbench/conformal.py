@@ -17,8 +17,10 @@ classifiers with bounded error levels. JASA 114), which are the smallest on aver
 Angelopoulos, S. Bates, M. Jordan & J. Malik 2021, Uncertainty sets for image classifiers using conformal prediction.
 ICLR), which are larger where an image is hard. Neither is randomised: the same image has the same set."""
 
-PENALTY, FREE = 0.01, 5
-"""RAPS adds ``PENALTY`` for each rank beyond the first ``FREE``."""
+PENALTY, FREE = 0.1, 1
+"""RAPS adds ``PENALTY`` for each rank beyond the first ``FREE``. Chosen on val of real features (two backbones; 10, 100
+and 101 classes; logistic and kNN heads; levels of 0.9 and 0.95): over 20 halvings of it sets are 1.08 times as large as
+by the best of 44 pairs on average, 1.33 times at most. Of few images, 0.01 and 5 leave sets of 4 and 5 classes."""
 
 
 def nonconformity(probabilities: np.ndarray, kind: str) -> np.ndarray:
