@@ -21,6 +21,7 @@ class Settings:
     dtype: str = "float32"
     input_guard: bool = True
     skip_unreadable: bool = False
+    say_skipped: bool = True  # whether the images that are left out are named here, or by whoever asked
     overwrite: bool = False
     wait: bool = False  # whether to wait for another run on the same file, or to refuse
     seed: int = 42

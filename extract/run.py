@@ -82,7 +82,7 @@ def extract(files: list[Planned], settings: Settings) -> list[BackboneRun]:
             pool.shutdown(wait=True, cancel_futures=True)
             for run in runs:
                 run.close()
-    for reason in unreadable if settings.skip_unreadable else ():
+    for reason in unreadable if settings.skip_unreadable and settings.say_skipped else ():
         say(f"this image is left out: {reason}")
     if unreadable and not settings.skip_unreadable:
         fault = UnreadableImages(imageset.name, list(unreadable))

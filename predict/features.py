@@ -18,7 +18,8 @@ def extracted(
     """Return for each of ``things`` (Predictors) the feature file of the images, or of the test images.
 
     What is missing is extracted now, for all backbones of the same settings in one pass. ``skip`` leaves out images
-    that can't be read; ``renew`` replaces files that belong to other images. Raises UserError.
+    that can't be read. ``renew`` is for images that nobody else asks for: a file that belongs to other images is
+    replaced, one that another process writes is waited for, and the caller names what was left out. Raises UserError.
     """
     paths, passes = [], {}
     for thing in things:
@@ -32,7 +33,7 @@ def extracted(
             backbone, settings = thing.backbone(device)
             if getattr(imageset, "change", None):  # noise has another spread, and means to
                 settings = replace(settings, input_guard=False)
-            settings = replace(settings, skip_unreadable=skip)
+            settings = replace(settings, skip_unreadable=skip, say_skipped=not renew, wait=renew)
             passes.setdefault((wanted.name, settings), []).append((thing, planned(wanted, backbone, settings, path)))
     for (_, settings), together in passes.items():
         _extract([thing for thing, _ in together], [file for _, file in together], settings, renew=renew)

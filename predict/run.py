@@ -162,6 +162,9 @@ def _truth(things, imageset: ImageSet, rows: np.ndarray) -> np.ndarray | None:
     """The class that each image's folder names (n,), -1 for none; None where no folder names one."""
     truth = unlabelled.truth(imageset, things[0].classes)
     own = [thing for thing in things if imageset.known_as(thing.identity["dataset_digest"])]
+    if (truth < 0).all() and len(imageset.class_names) > 1:
+        shown = ", ".join(things[0].classes[:5])
+        tell(f"No folder of these images is named as a class of {things[0].folder}, which knows {shown}, ...")
     if own:  # its other images were used to fit or to choose it
         tell(f"{own[0].folder} was trained on {imageset.name}: only test images count for its accuracy.")
         truth = np.where(imageset.split == 2, truth, -1)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -271,6 +272,38 @@ def test_a_heads_weights_are_fetched_only_where_that_is_allowed(home, tmp_path, 
     hub.asked.clear()
     assert "weights_sha256" in create("no")  # now they are here
     assert hub.asked == []
+
+
+KILLED = """
+import os, signal
+from backbench.cache.writer import Writer
+from backbench.predict.cli import main
+
+def rows(self, *args, rows=Writer.rows, **more):
+    rows(self, *args, **more)
+    self.commit()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+Writer.rows = rows
+main({words!r})
+"""
+
+
+@pytest.mark.parametrize("which", ["head", "checkpoint"])
+def test_killed_it_goes_on(home, tmp_path, which):
+    folder = heads(home, "logistic")[0] if which == "head" else home / "runs" / "images" / "tiny"
+    rng = np.random.default_rng(3)
+    (tmp_path / "new").mkdir()
+    for i in range(50):
+        Image.fromarray(rng.integers(0, 255, (9, 9, 3), dtype=np.uint8)).save(tmp_path / "new" / f"{i:02d}.png")
+    words = list(map(str, (folder, tmp_path / "new", "--device", "cpu", "--csv", "--cache-dir")))
+    unbroken = invoke(main, *words, tmp_path / "unbroken").stdout
+    program = KILLED.format(words=[*words, str(tmp_path / "cache")])
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    (part,) = (tmp_path / "cache").rglob("*.h5.part")
+    with open_file(part, partial=True, check=False) as file:
+        assert (file.done > 0).sum() == 32
+    assert invoke(main, *words, tmp_path / "cache").stdout == unbroken
 
 
 def test_blocks_change_nothing(home, monkeypatch):
