@@ -38,12 +38,11 @@ def ask(
     assert imageset is not None
     from backbench.allocator import keep_freed_memory
     from backbench.data.notes import tell_notes
-    from backbench.devices import pick_device
 
     tell_notes(imageset)
     keep_freed_memory()
     how = {"level": level, "kind": kind, "rate": rate, "combine": combine, "top": top}
-    found = run.predict(things, imageset, cache_dir=cache_dir, device=pick_device(device), **how)
+    found = run.predict(things, imageset, cache_dir=cache_dir, device=device, **how)
     return found, imageset, things
 
 

@@ -7,6 +7,7 @@ from backbench import UserError
 from backbench.cache.features import FeatureFileError, open_file
 from backbench.data import derived
 from backbench.data.imageset import ImageSet
+from backbench.devices import pick_device
 from backbench.extract.plan import planned
 from backbench.extract.run import extract
 from backbench.probe import predict
@@ -18,7 +19,8 @@ def extracted(
     """Return for each of ``things`` (Predictors) the feature file of the images, or of the test images.
 
     What is missing is extracted now, for all backbones of the same settings in one pass. ``skip`` leaves out images
-    that can't be read. ``renew`` is for images that nobody else asks for: a file that belongs to other images is
+    that can't be read. ``device`` may be a word of ``--device``, so that torch is imported only where it is needed.
+    ``renew`` is for images that nobody else asks for: a file that belongs to other images is
     replaced, one that another process writes is waited for, and the caller names what was left out. Raises UserError.
     """
     paths, passes = [], {}
@@ -30,6 +32,7 @@ def extracted(
         done = path in paths or (path.exists() and _of_now(path, wanted))
         paths.append(path)
         if not done:
+            device = pick_device(device) if isinstance(device, str) else device
             backbone, settings = thing.backbone(device)
             if getattr(imageset, "change", None):  # noise has another spread, and means to
                 settings = replace(settings, input_guard=False)

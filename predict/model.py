@@ -41,12 +41,10 @@ class Model:
 
         Raises UserError for images that can't be read, naming all, and UsageError for what isn't known.
         """
-        from backbench.devices import pick_device
-
         how = {"level": sets, "kind": set_kind, "rate": unknown, "combine": combine}
         with silenced(progress, stderr=True):
             run.check(self.things, **how)
-            how |= {"top": top, "device": pick_device(self.device), "skip": on_error == "skip"}
+            how |= {"top": top, "device": self.device, "skip": on_error == "skip"}
             if isinstance(images, str | Path):
                 imageset = unlabelled.images([str(images)], exif=self.things[0].exif, data_root=Path(data_root))
                 return run.predict(self.things, imageset, cache_dir=Path(cache_dir), **how)
