@@ -114,7 +114,6 @@ def probe(
     from backbench.probe import METHODS, run
     from backbench.probe import folds as cross_validation
     from backbench.probe.classifier import Classifier
-    from backbench.probe.head import Saved
     from backbench.probe.result import Result
 
     if isinstance(features, str | Path):
@@ -135,22 +134,21 @@ def probe(
     asked = {"seed": seed, "shots": shots, "folds": folds, "curve": tuple(curve) or None, **options}
     if method == "logistic":
         options = {"device": "auto", "class_weight": "none"} | options  # as the command has them
-    settings = {"seed": seed, "options": {method: options}, "curve": tuple(curve), "intervals": intervals}
+    settings = {"seed": seed, "options": {method: options}, "curve": tuple(curve), "intervals": intervals, "keep": True}
     settings |= {} if memory_limit is None else {"memory_limit": memory_limit}
     with silenced():
         task = run.Task(features.path, method, seed, shots, folds=folds)
         if folds:
             cross_validation.check(features, folds)
-            row, beside, linear = cross_validation.probe(features, task, run.Settings(**settings))
+            row, beside, saved = cross_validation.probe(features, task, run.Settings(**settings))
         else:
             run.check(features)
             duplicates.say(features)
-            row, beside, linear = run.probe(features, task, run.Settings(**settings))
+            row, beside, saved = run.probe(features, task, run.Settings(**settings))
         told = [f"{name}={value!r}" for name, value in asked.items() if value is not None]
         row["command"] = f"backbench.probe({', '.join([repr(str(features.path)), repr(method), *told])})"
         if results_dir is not None:
             details.keep(results_dir, row, beside)
-    saved = linear and Saved(linear, features.class_names, features.identity, method, row)
     return Result(row, beside, saved and Classifier(saved))
 
 

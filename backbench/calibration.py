@@ -67,6 +67,12 @@ def temperature(val_scores: np.ndarray, val_labels: np.ndarray) -> float:
     return float(np.exp((low + high) / 2))
 
 
+def probabilities(scores: np.ndarray, t: float) -> np.ndarray:
+    """Softmax of scores (N, K) divided by the temperature, (N, K) float64."""
+    share = np.exp(below_top(scores) / t)
+    return share / share.sum(axis=1, keepdims=True)
+
+
 def nll(scores: np.ndarray, labels: np.ndarray) -> float:
     """Mean negative log-likelihood, in nats, of softmax(scores): (N, K) logits, (N,) int."""
     return float(Scored(scores, labels).softmax()[0].mean())

@@ -10,7 +10,7 @@ BLOCK = 1 << 22
 """Probabilities whose scores are computed at a time: 32 MB."""
 
 NAMES = (*conformal.KINDS, "energy", "distance")
-"""The scores that there are, see ``Reference``."""
+"""The scores that there are, see ``Reference``. All but the distance are always there."""
 
 
 @dataclass(frozen=True)
@@ -77,3 +77,17 @@ def energy(logits: np.ndarray) -> np.ndarray:
         top = block.max(axis=1)
         found[start : start + step] = -top - np.log(np.exp(block - top[:, None]).sum(axis=1))
     return found
+
+
+def faults(scores: dict) -> list[str]:
+    """Why these arrays, by name, can't be the scores of a ``Reference``: from files, which may be a stranger's."""
+    if not set(NAMES[:-1]) <= scores.keys() <= set(NAMES):
+        held = ", ".join(sorted(scores))
+        return [f"scores of val named {held}; {', '.join(NAMES)} were expected, or all but the last"]
+    n = scores["lac"].size
+    return [
+        f"scores of val named {name} of shape {array.shape} and dtype {array.dtype}; ({n or 'images'},) finite numbers "
+        "in float32 were expected"
+        for name, array in scores.items()
+        if array.shape != (n,) or not n or array.dtype != np.float32 or not np.isfinite(array).all()
+    ]

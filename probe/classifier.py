@@ -5,25 +5,20 @@ from pathlib import Path
 import numpy as np
 
 from backbench import UserError
+from backbench.calibration import probabilities
 from backbench.probe.head import BLOCK, Saved, load
 from backbench.probe.predict import temperature_of
-
-
-def probabilities(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """Softmax of scores (N, K) divided by the temperature, (N, K) float64."""
-    below = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
-    share = np.exp(below / temperature)
-    return share / share.sum(axis=1, keepdims=True)
 
 
 class Classifier:
     """What ``probe predict`` does with a stored head, on arrays: classes and calibrated probabilities.
 
-    ``classes`` (K,) are the class names, ``linear`` the LinearHead, ``temperature`` what val chose for its scores.
+    ``classes`` (K,) are the class names, ``head`` the LinearHead or KnnHead, ``temperature`` what val chose for its
+    scores.
     """
 
     def __init__(self, saved: Saved):
-        self.saved, self.linear, self.classes = saved, saved.head, np.array(saved.classes)
+        self.saved, self.head, self.classes = saved, saved.head, np.array(saved.classes)
         self.temperature = temperature_of(saved.row)
 
     @classmethod
@@ -33,21 +28,20 @@ class Classifier:
 
     def save(self, folder: str | Path) -> None:
         """Keep it in ``folder``, for ``probe predict --head``. Raises UserError where that can't be written."""
-        head, classes, identity, method, row = self.saved
-        head.save(folder, classes=classes, identity=identity, method=method, row=row)
+        self.saved.save(folder)
 
     def scores(self, x) -> np.ndarray:
         """Logits (N, K) float32 for features (N, D), computed in blocks.
 
         Raises UserError where ``x`` has another shape, or scores are not finite.
         """
-        x, dim = np.asarray(x), len(self.linear.mean)
+        x, dim = np.asarray(x), self.head.dim
         if x.ndim != 2 or x.shape[1] != dim:
             raise UserError(f"the head takes features of shape (images, {dim}), these have {x.shape}.")
         found = np.empty((len(x), len(self.classes)), np.float32)
         with np.errstate(invalid="ignore", over="ignore"):
             for start in range(0, len(x), BLOCK):
-                found[start : start + BLOCK] = self.linear.scores(x[start : start + BLOCK].astype(np.float32))
+                found[start : start + BLOCK] = self.head.scores(x[start : start + BLOCK].astype(np.float32))
         if len(broken := np.flatnonzero(~np.isfinite(found).all(axis=1))):
             raise UserError(
                 f"the head's scores of {len(broken):,} of {len(x):,} rows are not finite: {broken[0]} first."

@@ -101,7 +101,7 @@ def _probe_options(command):
                 show_default=True,
                 help="The kind of the accuracies' 95 % intervals. bootstrap is the Bayesian one, the same as beta.",
             ),
-            click.option("--save", type=options.PATH, help="Keeps linear heads in this folder, for probe predict."),
+            click.option("--save", type=options.PATH, help="Keeps heads in this folder, for predict and export."),
             click.option(
                 "--jobs",
                 type=click.IntRange(1),

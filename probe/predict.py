@@ -100,7 +100,7 @@ def compare(saved: Saved, file, folder: Path) -> None:
     """Raise UserError naming every difference that makes the file's features none of the head's."""
     fitted = {**schema.PLAIN, **saved.identity}
     lines = unlike(saved.identity, file.identity)
-    dim = len(saved.head.mean)
+    dim = saved.head.dim
     if dim != file.features.shape[1]:
         lines.append(f"features: the head takes {dim} of them, the file has {file.features.shape[1]}")
     if lines:

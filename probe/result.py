@@ -21,8 +21,8 @@ class Result:
     row: dict
     details: dict | None
     head: Classifier | None
-    """With ``predict(x)``, ``predict_proba(x)`` and ``save(folder)``. None for knn, whose head is all the features, and
-    with folds, of which each has its own."""
+    """With ``predict(x)``, ``predict_proba(x)`` and ``save(folder)``. None with folds, of which each has its own.
+    knn's holds all the features."""
 
     @property
     def accuracies(self) -> dict[str, Accuracy]:

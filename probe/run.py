@@ -11,12 +11,15 @@ from backbench import SPLITS, UserError, accuracy, details, duplicates, rows, st
 from backbench.accuracy import Scored
 from backbench.cache import features, schema
 from backbench.probe import METHODS
+from backbench.probe.head import Saved
+from backbench.probe.outliers import Outliers
 from backbench.probe.subsets import MEMORY_LIMIT, Splits, Subset
 from backbench.progress import tell
+from backbench.reference import Reference
 
 """A method is a class in the module of its name: ``Method(data, n_classes=K, seed=S)`` chooses on ``data.val`` what it
 fitted on ``data.train``, fits ``data.final`` for good, and then has ``scores(features)`` (N, D) to (N, K), ``head``, a
-LinearHead or None, ``val_scores`` of the head fitted on train alone, and what it says of itself: ``val_top1``,
+LinearHead or KnnHead, ``val_scores`` of the head fitted on train alone, and what it says of itself: ``val_top1``,
 ``train_top1``, ``converged``, ``chosen`` for people, ``protocol`` with every setting."""
 
 BLOCK = 4096
@@ -32,13 +35,17 @@ INTERVALS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How to probe. ``options`` are a method's own, by its name; ``curve`` the shares of train to fit beside all."""
+    """How to probe. ``options`` are a method's own, by its name; ``curve`` the shares of train to fit beside all.
+
+    ``keep`` asks for the head, with what it needs for new images.
+    """
 
     seed: int = 42
     options: dict | None = None
     curve: tuple[float, ...] = ()
     intervals: str = "beta"
     memory_limit: int = MEMORY_LIMIT
+    keep: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,11 +107,11 @@ def refuse_broken(file, faults: list[str]) -> None:
         tell(f"{file.path}: {skipped:,} images could not be read when it was made and are left out")
 
 
-def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, object]:
+def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, Saved | None]:
     """Fit on train, choose on val, refit on train+val, and only then read test, once.
 
-    Gives the row, what goes beside it (None for few shots) and the head, a LinearHead or None. ``file`` must have
-    passed ``check``. Accuracies are 0..1, intervals as in ``backbench.accuracy``.
+    Gives the row, what goes beside it (None for few shots) and, where the settings ask for it, the head. ``file`` must
+    have passed ``check``. Accuracies are 0..1, intervals as in ``backbench.accuracy``.
     """
     from backbench import calibration
 
@@ -172,7 +179,14 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, obje
         "curve": curve or None,
         **kept,
     }
-    return row, None if task.shots else beside, head.head
+    kept_head = None
+    if settings.keep:
+        outliers = Outliers.of_train(train)
+        t, distance = row["temperature"], outliers.over(val)
+        scores = calibration.probabilities(val_logits, t), val_logits / t
+        reference = Reference.of_val(*scores, val.labels, distance)
+        kept_head = Saved(head.head, file.class_names, file.identity, task.method, row, reference, outliers)
+    return row, None if task.shots else beside, kept_head
 
 
 def groups_of(file, which: np.ndarray) -> np.ndarray | None:

@@ -43,8 +43,8 @@ def probe_all(
     """
     faults, good = Faults(), []
     with faults.collect():
-        if save and (shots or set(methods) == {"knn"}):
-            raise UsageError("--save keeps linear heads fitted on all images: not kNN's, and not with --shots.")
+        if save and shots:
+            raise UsageError("--save keeps heads fitted on all images: it doesn't go with --shots.")
     with faults.collect():
         if seeds > 1 and not shots:
             raise UsageError("--seeds repeats the draw of --shots: without those there is nothing to draw.")
@@ -73,11 +73,11 @@ def probe_all(
         raise UserError("only sets for testing heads trained on another were found: there is nothing to fit on")
     wanted = tasks(good, methods, seed=settings.seed, shots=shots, seeds=seeds, folds=folds)
     wanted = [replace(task, state=states[task.path]) for task in wanted]
-    for task, result in run(wanted, settings, jobs=jobs, scheduler=scheduler):
+    for task, result in run(wanted, replace(settings, keep=bool(save)), jobs=jobs, scheduler=scheduler):
         with faults.collect():
             if isinstance(result, UserError):
                 raise result
-            row, beside, head = result
+            row, beside, kept = result
             shown = f"{task.shots} shots, seed {task.seed}, " if task.shots else ""
             shown = f"{task.folds} folds, seed {task.seed}, " if task.folds else shown
             print(
@@ -88,11 +88,10 @@ def probe_all(
             found.append(row)
             with faults.collect():
                 details.keep(results_dir, row, beside)
-            if save and head:
-                with features.open_file(task.path) as file:
-                    folder = _place(Path(save) / task.path.parent.name / f"{task.path.stem}-{task.method}", row)
-                    head.save(folder, classes=file.class_names, identity=file.identity, method=task.method, row=row)
-                    print(f"head in {folder}", file=sys.stderr)
+            if kept:
+                folder = _place(Path(save) / task.path.parent.name / f"{task.path.stem}-{task.method}", row)
+                kept._replace(row=row).save(folder)
+                print(f"head in {folder}", file=sys.stderr)
     return found, faults
 
 

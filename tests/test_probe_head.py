@@ -63,7 +63,7 @@ def test_what_is_stored_is_what_is_loaded(tmp_path_factory, classes, d, dtypes):
     for name in ("mean", "scale", "weights", "intercept"):
         np.testing.assert_array_equal(getattr(found.head, name), getattr(whole, name))
         assert getattr(found.head, name).dtype == getattr(whole, name).dtype
-    assert found[1:] == ([*classes[1:], classes[0] + "\udce9"], IDENTITY, "ridge", {"top1": 0.5})
+    assert found[1:] == ([*classes[1:], classes[0] + "\udce9"], IDENTITY, "ridge", {"top1": 0.5}, None, None)
     assert sorted(os.listdir(folder)) == [ABOUT, TENSORS]
 
 
@@ -120,7 +120,7 @@ def test_a_foreign_json_is_refused(tmp_path, content):
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("schema", 99, "schema 99, but this version reads schema 1"),
+        ("schema", 99, "schema 99, but this version reads schema 2"),
         ("identity", [], "identity is a list, a dict was expected"),
         ("row", None, "row is a NoneType"),
         ("method", 3, "method is a int"),

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backbench.probe import knn
-from backbench.probe.knn import TEMPERATURE, Knn
+from backbench.probe import neighbours
+from backbench.probe.knn import Knn
+from backbench.probe.neighbours import TEMPERATURE
 from backbench.probe.subsets import Splits, Subset
 from tests.toy import clusters, join, mapped, split
 
@@ -80,8 +81,8 @@ def test_accuracy_on_train_is_that_of_each_image_asked_of_all_others():
 )
 def test_blocks_change_nothing(n, queries, bank, k):
     part = clusters(n, 5, 3, seed=n, spread=2.0)
-    with patch.multiple(knn, QUERIES=queries, BANK=bank):
-        found = list(knn._neighbours(part, part, k))
+    with patch.multiple(neighbours, QUERIES=queries, BANK=bank):
+        found = list(neighbours.nearest(part, part, k))
     similarity, labels = (np.concatenate(a) for a in zip(*((s, who) for _, s, who in found), strict=True))
     unit = part.features / np.linalg.norm(part.features, axis=1, keepdims=True)
     everything = unit @ unit.T
@@ -96,7 +97,7 @@ def test_blocks_change_nothing(n, queries, bank, k):
 
 def test_a_mapped_file_gives_the_same_bits(tmp_path):
     data = split(clusters(300, 8, 3, spread=2.0), 250)
-    with patch.multiple(knn, QUERIES=64, BANK=50):
+    with patch.multiple(neighbours, QUERIES=64, BANK=50):
         here, there = (Knn(d, n_classes=3, seed=0) for d in (data, mapped(data, tmp_path / "f")))
         np.testing.assert_array_equal(here.scores(data.val.features), there.scores(data.val.features))
     np.testing.assert_array_equal(here.val_scores, there.val_scores)

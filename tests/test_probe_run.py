@@ -51,7 +51,9 @@ def test_what_cannot_go_together_is_a_usage_error(probe, tmp_path):  # noqa: F81
     toy(tmp_path / "a.h5")
     said = probe("--features", tmp_path, "--seeds", "3", "--method", "knn", "--save", tmp_path / "h", code=2).stderr
     assert "--seeds repeats the draw of --shots" in said
-    assert "--save keeps linear heads" in said
+    assert "--save" not in said  # of kNN too
+    said = probe("--features", tmp_path, "--shots", "3", "--save", tmp_path / "h", code=2).stderr
+    assert "--save keeps heads fitted on all images: it doesn't go with --shots" in said
     for shots in ("0", "1,x", ""):
         assert "--shots" in probe("--features", tmp_path, "--shots", shots, code=2).stderr
     assert "not a size" in probe("--features", tmp_path, "--memory-limit", "lots", code=2).stderr
@@ -132,16 +134,17 @@ def test_a_head_is_kept_and_applied(probe, tmp_path):  # noqa: F811
 
     path = toy(tmp_path / "set" / "net.h5", spread=2.0)
     args = ("--features", path, "--method", "logistic", "--method", "knn", "--save", tmp_path / "heads", "--json")
-    row = json.loads(probe(*args).stdout)[0]
-    assert [p.name for p in (tmp_path / "heads" / "set").iterdir()] == ["net-logistic"]
-    head = str(tmp_path / "heads" / "set" / "net-logistic")
-    done = CliRunner().invoke(main, ["predict", "--head", head, "--features", str(path)])
-    assert done.exit_code == 0, done.output
-    lines = list(csv.DictReader(done.stdout.splitlines()))
-    assert [line["id"] for line in lines] == [f"{i:04d}.jpg" for i in range(240)]
-    test = lines[180:]
-    assert np.mean([t["class"] == f"class {i % 4}" for i, t in enumerate(test)]) == pytest.approx(row["top1"])
-    assert f"60 images scored: top1 {100 * row['top1']:.1f}" in done.stderr
+    found = json.loads(probe(*args).stdout)
+    assert sorted(p.name for p in (tmp_path / "heads" / "set").iterdir()) == ["net-knn", "net-logistic"]
+    for row in found:
+        head = str(tmp_path / "heads" / "set" / f"net-{row['method']}")
+        done = CliRunner().invoke(main, ["predict", "--head", head, "--features", str(path)])
+        assert done.exit_code == 0, done.output
+        lines = list(csv.DictReader(done.stdout.splitlines()))
+        assert [line["id"] for line in lines] == [f"{i:04d}.jpg" for i in range(240)]
+        test = lines[180:]
+        assert np.mean([t["class"] == f"class {i % 4}" for i, t in enumerate(test)]) == pytest.approx(row["top1"])
+        assert f"60 images scored: top1 {100 * row['top1']:.1f}" in done.stderr
     other = toy(tmp_path / "other.h5", identity=IDENTITY | {"model": "resnet50"})
     done = CliRunner().invoke(main, ["predict", "--head", head, "--features", str(other)])
     assert done.exit_code == 1
