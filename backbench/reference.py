@@ -46,6 +46,22 @@ class Reference:
             own["distance"] = np.asarray(distance, np.float32)
         return cls(own)
 
+    @classmethod
+    def of_lists(cls, held) -> "Reference":
+        """What ``lists`` gave, read from a file, which may be a stranger's. Raises ValueError saying what is wrong."""
+        try:
+            with np.errstate(over="ignore"):
+                scores = {name: np.array(values, np.float32) for name, values in held.items()}
+        except (AttributeError, TypeError, ValueError, OverflowError):
+            raise ValueError("the scores of val are not lists of numbers") from None
+        if found := faults(scores):
+            raise ValueError("; ".join(found))
+        return cls(scores)
+
+    def lists(self) -> dict[str, list[float]]:
+        """The scores, as JSON holds them: every digit."""
+        return {name: scores.tolist() for name, scores in self.scores.items()}
+
     def sets(self, probabilities, *, level: float, kind: str = "lac") -> np.ndarray:
         """Which classes are in each image's prediction set: calibrated probabilities (N, K) to (N, K) bool.
 

@@ -22,6 +22,7 @@ from backbench.predict.features import extracted
 from backbench.predict.trust import offline
 from backbench.probe import head, predict
 from backbench.probe.subsets import Subset
+from backbench.reference import Reference, energy
 from backbench.training import checkpoint, checkpoint_kind
 
 
@@ -70,8 +71,16 @@ class Predictor:
         return predict.temperature_of(self.row)
 
     @property
-    def reference(self):
-        """What val says of new images, a ``backbench.reference.Reference``; None where the file keeps none."""
+    def reference(self) -> Reference | None:
+        """What the source's val says of new images; None of what an earlier version trained."""
+        return None
+
+    def strangeness(self, scores: np.ndarray, features: np.ndarray) -> tuple[str, np.ndarray]:
+        """How strange each image is (N,), by scores (N, K) and features (N, D), and the name of that in ``reference``.
+
+        A head's is the distance in the features, where it has that, and a checkpoint's the energy.
+        """
+        return "energy", energy(scores / self.temperature)
 
     def scores_on(
         self, imageset: ImageSet, *, cache_dir: Path, device, test_only: bool = False, skip: bool = False
@@ -104,6 +113,14 @@ class Head(Predictor):
     @cached_property
     def saved(self) -> head.Saved:
         return head.load(self.folder)
+
+    @property
+    def reference(self) -> Reference | None:
+        return self.saved.reference
+
+    def strangeness(self, scores: np.ndarray, features: np.ndarray) -> tuple[str, np.ndarray]:
+        outliers = self.saved.outliers
+        return ("distance", outliers.distance(features)) if outliers else super().strangeness(scores, features)
 
     def place(self, imageset, cache_dir: Path) -> Path:
         return default_path(cache_dir, imageset.name, self.model)
@@ -174,6 +191,10 @@ class Checkpoint(Predictor):
     """finetune's or the CNN's: the logits of the whole network are kept."""
 
     own_view = True
+
+    @cached_property
+    def reference(self) -> Reference | None:
+        return checkpoint.reference(checkpoint.read_about(self.folder))
 
     @property
     def tag(self) -> str:

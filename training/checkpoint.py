@@ -14,6 +14,7 @@ from backbench import UserError
 from backbench.extract import described, names
 from backbench.extract.backbones import Backbone
 from backbench.files import write_whole
+from backbench.reference import Reference
 from backbench.training import checkpoint_kind
 
 TENSORS, ABOUT = "model.safetensors", "model.json"
@@ -111,7 +112,20 @@ def read_about(folder: Path) -> dict:
     if wrong or not _sound(about):
         fault = f"missing or of a wrong type: {', '.join(wrong)}" if wrong else "some of its values are invalid"
         raise UserError(f"{path} is damaged: {fault}.")
+    try:
+        reference(about)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}.") from None
     return about
+
+
+def reference(about: dict) -> Reference | None:
+    """What val says of new images, or None of a run without val, of one that diverged, and by an earlier version.
+
+    Raises ValueError where model.json's content is damaged.
+    """
+    held = about.get("reference")
+    return None if held is None else Reference.of_lists(held)
 
 
 def _sound(about: dict) -> bool:

@@ -12,6 +12,7 @@ from backbench.cache.equal import shared
 from backbench.data import contents
 from backbench.devices import device_name
 from backbench.extract.preprocess import scaled
+from backbench.reference import Reference
 from backbench.training import checkpoint, checkpoint_kind, evaluate, export, history, outcome, state
 
 TRAIN_SEEN = 1000
@@ -82,7 +83,8 @@ class Job:
         # continues here: its row stands, and test must not be read a second time.
         run = rows.digest(identity, at.history)
         row = evaluate.of_main(self.accelerator, lambda: rows.find(results_dir, run) or {})
-        figures, beside = ({}, {}) if diverged or row else self._figures(weights, chosen)
+        val = None if diverged else self._val_logits(weights, chosen)
+        figures, beside = ({}, {}) if diverged or row else self._figures(val, chosen)
         if not self.accelerator.is_main_process:
             return {}
         history.write(self.folder, at.history)
@@ -102,6 +104,7 @@ class Job:
             "ended": at.ended,
             "chosen": chosen,
             "row": rows.plain(row),
+            "reference": None if diverged else self._reference(val, row["temperature"]),
             "seen": sorted({*self.contents[self.imageset.split < 2].tolist()}),
         }
         checkpoint.save(self.folder, weights, rows.plain(about))
@@ -197,10 +200,24 @@ class Job:
         same = "train and val hold the same, but " if seen else ""
         return f"{same}classes, splits or the images of test have changed since"
 
-    def _figures(self, weights: dict, chosen: dict) -> tuple[dict, dict]:
-        """Return the row's figures and details. This is the only place where test is read."""
+    def _val_logits(self, weights: dict, chosen: dict) -> np.ndarray:
+        """Load the chosen weights and return their logits (M, K) of val."""
         self.tuned.load_state_dict(weights)
-        val, test = (self._logits(self.tuned, split, chosen["scale"]) for split in ("val", "test"))
+        return self._logits(self.tuned, "val", chosen["scale"])
+
+    def _reference(self, val: np.ndarray, t: float) -> dict | None:
+        """Return what val's logits say of new images, as model.json holds it, or None where they say nothing.
+
+        The weights were not fitted on val, though their epoch was chosen there.
+        """
+        if not len(val) or not np.isfinite(val).all():
+            return None
+        labels = self.imageset.labels[self.rows["val"]]
+        return Reference.of_val(calibration.probabilities(val, t), val / t, labels).lists()
+
+    def _figures(self, val: np.ndarray, chosen: dict) -> tuple[dict, dict]:
+        """Return the row's figures and details. This is the only place where test is read."""
+        test = self._logits(self.tuned, "test", chosen["scale"])
         has_val = len(self.rows["val"]) > 0  # without val the logits are not scaled
         figures, beside = evaluate.assess(test, val, self.imageset, self.rows, t=None if has_val else 1.0)
         self.rows["seen"] = self.rows["train"][:: -(-len(self.rows["train"]) // TRAIN_SEEN)]
