@@ -18,6 +18,7 @@ from backbench.cache.features import open_file
 from backbench.cache.schema import default_path
 from backbench.data.imageset import ImageSet
 from backbench.extract import backbones, plan
+from backbench.predict import logits
 from backbench.predict.features import extracted
 from backbench.predict.trust import offline
 from backbench.probe import head, predict
@@ -207,7 +208,7 @@ class Checkpoint(Predictor):
     def backbone(self, device):
         """The whole network as a backbone whose features are its logits, in the precision it was trained in."""
         tuned = checkpoint.load(self.folder)
-        network = logits(checkpoint_kind.scorer(tuned), len(self.classes))
+        network = logits.module(checkpoint_kind.scorer(tuned), len(self.classes))
         tuned_to = backbones.Backbone(
             self.model, self.tag, backbones.digest(tuned.model), network, tuned.config, layer="logits", pool="none"
         )
@@ -220,24 +221,6 @@ class Checkpoint(Predictor):
 
     def score(self, file, rows: np.ndarray) -> np.ndarray:
         return np.asarray(file.features[rows], np.float32)
-
-
-def logits(network, n_classes: int):
-    """``network`` as a module that says of itself what ``extract`` asks of a backbone."""
-    import torch
-
-    class Logits(torch.nn.Module):
-        num_features, global_pool = n_classes, "none"
-
-        def __init__(self):
-            super().__init__()
-            self.training = False
-            self.network = network
-
-        def forward(self, images):
-            return self.network(images)
-
-    return Logits()
 
 
 NEEDED = {
