@@ -28,7 +28,7 @@ def head(d=4, k=3, dtype="f8", seed=0) -> LinearHead:
 
 def save(folder, found=None, **changes):
     found = found or head()
-    classes = [f"class {i}" for i in range(len(found.weights))]
+    classes = [f"class {i}" for i in range(found.n_classes)]
     found.save(folder, **{"classes": classes, "identity": IDENTITY, "method": "ridge", "row": {"top1": 0.5}} | changes)
     return folder
 
