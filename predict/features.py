@@ -20,8 +20,8 @@ def extracted(
 
     What is missing is extracted now, for all backbones of the same settings in one pass. ``skip`` leaves out images
     that can't be read. ``device`` may be a word of ``--device``, so that torch is imported only where it is needed.
-    ``renew`` is for images that nobody else asks for: a file that belongs to other images is
-    replaced, one that another process writes is waited for, and the caller names what was left out. Raises UserError.
+    ``renew`` is for images that nobody else asks for: a file that belongs to other images is replaced, one that another
+    process writes is waited for, and the caller names what was left out. Raises UserError.
     """
     paths, passes = [], {}
     for thing in things:

@@ -106,7 +106,7 @@ def predict(
     known = found["p_known"] if reference is not None else None
     if known is not None and (strange := float((known <= STRANGE).mean())) > MOSTLY:
         tell(
-            f"Warning: {strange:.0%} of these images are stranger to {things[0].folder} than 95 % of the images it was "
+            f"Warning: {100 * strange:.0f} % of these images are stranger to {things[0].folder} than 95 % of the images it was "
             f"chosen on. It knows these classes: {', '.join(things[0].classes[:5])}"
             f"{', ...' if len(things[0].classes) > 5 else ''}."
         )

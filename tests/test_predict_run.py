@@ -15,6 +15,7 @@ from PIL import Image
 
 import backbench as bb
 from backbench.cache.features import open_file
+from backbench.data import unlabelled
 from backbench.predict import predictors, run
 from backbench.predict.cli import main
 from backbench.probe import predict as probe_predict
@@ -26,8 +27,8 @@ from tests.trained import invoke
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Three heads and a checkpoint of ant, bee and cat, and their test images in one flat folder."""
-    home = trained.build(tmp_path_factory.mktemp("predict"), "logistic", "ridge", "centroid")
+    """Four heads and a checkpoint of ant, bee and cat, and their test images in one flat folder."""
+    home = trained.build(tmp_path_factory.mktemp("predict"), "logistic", "ridge", "centroid", "knn")
     (home / "flat").mkdir()
     for image in (home / "images" / "test").glob("*/*.png"):
         shutil.copy(image, home / "flat" / f"{image.parent.name}-{image.name}")
@@ -148,6 +149,50 @@ def test_several_heads_answer_together(home):
             assert one["probability"] == pytest.approx(mean[one["class"]])
             if how == "mean":
                 assert mean[one["class"]] == pytest.approx(max(mean.values()))
+
+
+@pytest.mark.parametrize("which", ["logistic", "knn", "checkpoint"])
+@pytest.mark.parametrize("kind", ["lac", "raps"])
+def test_sets_and_unknown_images_by_what_val_says(home, which, kind):
+    folder = home / "runs" / "images" / "tiny" if which == "checkpoint" else heads(home, which)[0]
+    done = ask(home, folder, home / "flat", "--json", "--sets", "0.8", "--set-kind", kind, "--unknown", "0.3")
+    one = predictors.at(folder)
+    (path,) = run.extracted([one], unlabelled_flat(home), cache_dir=home / "cache", device="cpu", skip=True)
+    with open_file(path) as file:
+        rows = np.arange(18)
+        scores, features = one.score(file, rows), np.asarray(file.features)
+        p = np.exp(scores / one.temperature) / np.exp(scores / one.temperature).sum(axis=1, keepdims=True)
+        within = one.reference.sets(p, level=0.8, kind=kind)
+        known = one.reference.p_known(*one.strangeness(scores, features))
+        for i, id in enumerate(file.ids):
+            told = as_json(done)[id]
+            assert set(told["set"]) == {name for k, name in enumerate(one.classes) if within[i, k]}
+            assert told["set"][0] == told["class"]
+            assert told["p_known"] == pytest.approx(known[i])
+            assert told["unknown"] == (known[i] <= 0.3)
+    assert f"{(known <= 0.3).sum()} of 18 images are called none of these" in done.stderr
+
+
+def unlabelled_flat(home):
+    return unlabelled.images([str(home / "flat")], exif="ignore", data_root=home)
+
+
+def test_too_few_val_images_for_a_coverage_are_told(home):
+    done = ask(home, *heads(home, "ridge"), home / "flat", "--json", "--sets", "0.95")
+    assert (
+        "was chosen on 15 val images, and sets with a coverage of 0.95 take 19: each set is all classes" in done.stderr
+    )
+    assert all(len(one["set"]) == 3 for one in as_json(done).values())
+
+
+def test_images_of_other_things_are_warned_of(home, tmp_path, monkeypatch):
+    """Of 15 val images and itself a new image is one of 16, so that no p-value is below 6.25 %."""
+    monkeypatch.setattr(run, "STRANGE", 0.07)
+    for i in range(6):
+        Image.new("RGB", (40, 40), (250, 40 * i, 250)).save(tmp_path / f"{i}.png")
+    (folder,) = heads(home, "logistic")
+    assert "100 % of these images are stranger" in ask(home, folder, tmp_path).stderr
+    assert "Warning" not in ask(home, folder, home / "flat").stderr
 
 
 def test_paths_from_standard_input_and_a_file_for_the_answer(home, tmp_path):
