@@ -117,6 +117,11 @@ class Faults:
             raise kind(*(fault for error in self.errors for fault in error.faults))
 
 
+def printable(name: str) -> str:
+    """Return ``name`` with control characters escaped, since names must not control the terminal or break a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
+
+
 def columns(lines: Sequence[Sequence[str]], *, left: int | None = None) -> str:
     """Lines of cells in aligned columns, the first ``left`` of them (or all) flush left, the others, numbers, right.
 

@@ -6,6 +6,8 @@ import json
 import re
 from typing import TextIO
 
+from backbench import printable as printable
+
 UNCONVERGED = "†"
 """The mark beside the accuracy of a head whose solver stopped before it had converged."""
 
@@ -23,11 +25,6 @@ FOLDS_NOTE = (
     "been chosen on test."
 )
 """The note below tables that have such data sets."""
-
-
-def printable(name: str) -> str:
-    """Return ``name`` with control characters escaped, since names must not control the terminal or break a line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
 
 
 def escaped(name: str) -> str:

@@ -6,7 +6,6 @@ feature file is found by its identity, never by a path in a row, and an image by
 
 import base64
 import functools
-import io
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,12 +14,7 @@ import numpy as np
 
 from backbench import UserError, details
 from backbench.cache import features, schema
-
-SIDE = 72
-"""Longest side of a thumbnail, in pixels."""
-
-QUALITY = 55
-"""WebP's quality, with which a photo of 72 pixels takes 1.2 KB."""
+from backbench.data.thumbnails import thumbnail
 
 FITTED = 2000
 """Largest number of evenly spaced rows for fitting the principal axes, so that 60,000 x 1,280 takes seconds."""
@@ -234,11 +228,3 @@ class Thumbnails:
 def _exif(identity: dict) -> str:
     exif = (identity["transform"] or {}).get("exif")
     return exif if exif in ("ignore", "apply") else "ignore"
-
-
-def thumbnail(image) -> str:
-    """Return a PIL image as the data URI of a small WebP. Images smaller than a thumbnail keep their size."""
-    image.thumbnail((SIDE, SIDE))
-    file = io.BytesIO()
-    image.save(file, "WEBP", quality=QUALITY, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
