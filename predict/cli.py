@@ -72,7 +72,7 @@ def main(places, level, rate, weights, trust, contact_sheet, copy_to, out, as_cs
 
     if as_csv and as_json:
         raise UsageError("--csv and --json exclude each other.")
-    found, _, _ = ask.ask(
+    found, imageset, things = ask.ask(
         places, weights=weights, trust=trust, level=level, rate=rate, data_root=data_root, device=device,
         lines=sys.stdin, **how,
     )  # fmt: skip
@@ -89,6 +89,20 @@ def main(places, level, rate, weights, trust, contact_sheet, copy_to, out, as_cs
             click.echo(f"{more:,} more images are not shown: --out FILE.csv has all of them.", err=True)
     for line in output.summary(found):
         click.echo(line, err=True)
+    place = {id: i for i, id in enumerate(imageset.ids)}
+    if contact_sheet:
+        from backbench.predict import contact_sheet as sheets
+
+        folders = [str(thing.folder) for thing in things]
+        title = f"Classes of {', '.join(places[len(things) :])}"
+        sheets.write(contact_sheet, found, lambda id: imageset.read(place[id]), title=title, heads=folders)
+        click.echo(f"Wrote {contact_sheet}", err=True)
+    if copy_to:
+        from backbench.predict import copies
+
+        lines = copies.copy_to(copy_to, found, lambda id: imageset.encoded(place[id]) or imageset.read(place[id]))
+        for line in lines:
+            click.echo(line, err=True)
 
 
 def _write(out: Path, text: str) -> None:
