@@ -44,7 +44,7 @@ def measure(model: str, n: int, rounds: int) -> dict:
     from backbench.devices import pick_device
     from backbench.extract import pipeline
     from backbench.generalize import figures as elsewhere
-    from backbench.predict import predictors
+    from backbench.predict import find
     from backbench.probe import run, study
     from backbench.training import evaluate
 
@@ -56,7 +56,7 @@ def measure(model: str, n: int, rounds: int) -> dict:
     _, faults = pipeline.extract_all([model], ["digits"], if_busy="refuse", **how)
     faults.stop()
     study.probe_all([place], ["ridge"], results_dir=results, settings=run.Settings(), save=home / "heads")[1].stop()
-    (head,), device = predictors.find(home / "heads", home / "runs")[0], pick_device("auto")
+    (head,), device = find.below(home / "heads", home / "runs")[0], pick_device("auto")
     source = head.scores_on(registry.load("digits", data_root=home), cache_dir=place, device=device, test_only=True)
     there = registry.load(f"folder:{images(home / 'there', n)}", data_root=home)
     head.scores_on(there, cache_dir=place, device=device)

@@ -26,12 +26,13 @@ SHOWN = 20
 """Number of places that an error names."""
 
 
-def images(given: Sequence[str], *, exif: str, data_root: Path, lines: Iterable[str] = ()) -> ImageSet:
+def images(given: Sequence[str], *, exif: str, data_root: Path, lines: Iterable[str] = (), seed: int = 42) -> ImageSet:
     """List the images at the places ``given``, whether their classes are known or not. All are in test.
 
     A place is a folder, which is searched with all below it; a file; a pattern such as ``photos/*.jpg``; or ``-``,
     which stands for the paths in ``lines``. ``wds:PATH``, ``hf:PATH``, ``table:PATH`` and the name of a registered data
-    set under ``data_root`` stand alone. Each file is taken once, in the order given, and in folders by name.
+    set under ``data_root``, split with ``seed``, stand alone. Each file is taken once, in the order given, and in
+    folders by name.
 
     The class names are those of the folders that images lie in (``photos/cat/old``), which may say a class, see
     ``truth``; of shards and data sets their own. Raises UserError or UsageError with everything that is wrong.
@@ -42,7 +43,7 @@ def images(given: Sequence[str], *, exif: str, data_root: Path, lines: Iterable[
         raise UsageError("no images are named: name a folder, files, or - for paths from standard input.")
     whole = [name for name in given if not _exists(name) and (":" in name or name in registry.names())]
     if len(given) == 1 and whole and "://" not in given[0] and not given[0].startswith("folder:"):
-        return _data_set(given[0], exif=exif, data_root=data_root)
+        return _data_set(given[0], exif=exif, data_root=data_root, seed=seed)
     places = [place.removeprefix("folder:") for place in given if place != STDIN]
     if STDIN in given:
         places += [line.rstrip("\r\n") for line in lines if line.strip()]
@@ -138,10 +139,10 @@ def _all_test(name: str, places: list[str], **fields) -> ImageSet:
     return ImageSet(f"{NEW}{name}-{place[:8]}", split=split, **fields)
 
 
-def _data_set(name: str, *, exif: str, data_root: Path) -> ImageSet:
+def _data_set(name: str, *, exif: str, data_root: Path, seed: int) -> ImageSet:
     kind, _, place = name.partition(":")
     if kind not in SHARDS:
-        return registry.load(name, data_root=data_root, exif=exif)
+        return registry.load(name, data_root=data_root, seed=seed, exif=exif)
     found = SHARDS[kind](name, seed=0, exif=exif, labelled=False)
     place = hashlib.sha256(os.path.realpath(place).encode(errors="surrogateescape")).hexdigest()
     return levels.decided(replace(found, name=f"{NEW}{found.name}-{place[:8]}"))

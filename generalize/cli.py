@@ -36,12 +36,12 @@ def main(datasets, corruptions, heads, runs, sources, models, methods, as_json, 
     from backbench.generalize import run as evaluation
     from backbench.generalize.corruptions import LEVELS
     from backbench.generalize.plan import Request, choose
-    from backbench.predict import predictors
+    from backbench.predict import find
 
     asked = Faults()
     with asked.collect():
         registry.check(*datasets, *sources, *([unknown] if unknown else []))
-    things, faults = predictors.find(heads, runs)
+    things, faults = find.below(heads, runs)
     if not things:
         asked.stop()
         faults.stop()

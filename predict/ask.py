@@ -6,7 +6,7 @@ from pathlib import Path
 
 from backbench import Faults, UsageError
 from backbench.data.imageset import ImageSet
-from backbench.predict import predictors
+from backbench.predict import find, predictors
 from backbench.predict.predictions import Predictions
 
 
@@ -26,14 +26,14 @@ def ask(
     faults, things = Faults(), []
     for folder in named:
         with faults.collect():
-            things.append(replace(predictors.at(folder), trust=trust, weights=weights))
+            things.append(replace(find.at(folder), trust=trust, weights=weights))
     if things and not faults.errors:
         with faults.collect():
             run.check(things, level=level, kind=kind, rate=rate, combine=combine)
     imageset = None
     with faults.collect():
-        exif = things[0].exif if things else "ignore"
-        imageset = unlabelled.images(given, exif=exif, data_root=data_root, lines=lines)
+        how = {"exif": things[0].exif, "seed": things[0].identity["seed"]} if things else {"exif": "ignore"}
+        imageset = unlabelled.images(given, data_root=data_root, lines=lines, **how)
     faults.stop()
     assert imageset is not None
     from backbench.allocator import keep_freed_memory
@@ -41,8 +41,8 @@ def ask(
 
     tell_notes(imageset)
     keep_freed_memory()
-    how = {"level": level, "kind": kind, "rate": rate, "combine": combine, "top": top}
-    found = run.predict(things, imageset, cache_dir=cache_dir, device=device, **how)
+    asked = {"level": level, "kind": kind, "rate": rate, "combine": combine, "top": top}
+    found = run.predict(things, imageset, cache_dir=cache_dir, device=device, **asked)
     return found, imageset, things
 
 
@@ -54,10 +54,10 @@ def split(places: Sequence[str]) -> tuple[list[Path], list[str]]:
     if not places:
         raise UsageError("no head or run is named, and no images. For example: backbench predict heads/x photos")
     n = 1
-    while n < len(places) and predictors.is_one(Path(places[n])):
+    while n < len(places) and find.is_one(Path(places[n])):
         n += 1
-    if not predictors.is_one(Path(places[0])):
-        predictors.at(Path(places[0]))  # says what is there
+    if not find.is_one(Path(places[0])):
+        find.at(Path(places[0]))  # says what is there
     if n == len(places):
         raise UsageError("no images are named after the head or run: name a folder, files, or - for standard input.")
     return [Path(place) for place in places[:n]], list(places[n:])

@@ -12,7 +12,7 @@ from PIL import Image
 from backbench import UserError
 from backbench.data import given, unlabelled
 from backbench.data.imageset import ImageSet
-from backbench.predict import predictors, run
+from backbench.predict import find, run
 from backbench.predict.predictions import Predictions
 from backbench.progress import silenced
 
@@ -22,7 +22,7 @@ class Model:
 
     def __init__(self, paths: Sequence[str | Path], *, weights=None, trust: bool = False, device: str = "auto"):
         weights = None if weights is None else Path(weights)
-        self.things = [replace(predictors.at(Path(path)), trust=trust, weights=weights) for path in paths]
+        self.things = [replace(find.at(Path(path)), trust=trust, weights=weights) for path in paths]
         run.check(self.things)
         self.classes, self.device = list(self.things[0].classes), device
 
@@ -46,7 +46,9 @@ class Model:
             run.check(self.things, **how)
             how |= {"top": top, "device": self.device, "skip": on_error == "skip"}
             if isinstance(images, str | Path):
-                imageset = unlabelled.images([str(images)], exif=self.things[0].exif, data_root=Path(data_root))
+                first = self.things[0]
+                told = {"exif": first.exif, "seed": first.identity["seed"], "data_root": Path(data_root)}
+                imageset = unlabelled.images([str(images)], **told)
                 return run.predict(self.things, imageset, cache_dir=Path(cache_dir), **how)
             with tempfile.TemporaryDirectory(prefix="backbench-") as folder:
                 return run.predict(self.things, self._listed(images), cache_dir=Path(folder), **how)

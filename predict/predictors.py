@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backbench import Faults, UsageError, UserError
+from backbench import UserError
 from backbench.cache import schema
 from backbench.cache.features import open_file
 from backbench.cache.schema import default_path
@@ -25,6 +25,7 @@ from backbench.probe import head, predict
 from backbench.probe.subsets import Subset
 from backbench.reference import Reference, energy
 from backbench.training import checkpoint, checkpoint_kind
+from backbench.training.job import SEEN
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,10 @@ class Predictor:
         """
         return "energy", energy(scores / self.temperature)
 
+    def has_seen(self, contents: np.ndarray, cache_dir: Path) -> np.ndarray:
+        """Which images, by their contents (N,), it was fitted or chosen on (N,): as far as that can be known here."""
+        raise NotImplementedError
+
     def scores_on(
         self, imageset: ImageSet, *, cache_dir: Path, device, test_only: bool = False, skip: bool = False
     ) -> Scores:
@@ -122,6 +127,14 @@ class Head(Predictor):
     def strangeness(self, scores: np.ndarray, features: np.ndarray) -> tuple[str, np.ndarray]:
         outliers = self.saved.outliers
         return ("distance", outliers.distance(features)) if outliers else super().strangeness(scores, features)
+
+    def has_seen(self, contents: np.ndarray, cache_dir: Path) -> np.ndarray:
+        path = default_path(cache_dir, self.source, self.model)
+        if path.is_file():
+            with open_file(path, check=False) as file:
+                if file.contents is not None and file.identity["dataset_digest"] == self.identity["dataset_digest"]:
+                    return np.isin(contents, file.contents[file.split < 2])
+        return np.zeros(len(contents), bool)
 
     def place(self, imageset, cache_dir: Path) -> Path:
         return default_path(cache_dir, imageset.name, self.model)
@@ -202,6 +215,10 @@ class Checkpoint(Predictor):
         """What its feature files have for weights."""
         return f"checkpoint {self.row['sha256']}"
 
+    def has_seen(self, contents: np.ndarray, cache_dir: Path) -> np.ndarray:
+        seen = [one[:SEEN].encode() for one in checkpoint.read_about(self.folder).get("seen") or ()]
+        return np.isin(contents.astype(f"S{SEEN}"), seen)
+
     def place(self, imageset, cache_dir: Path) -> Path:
         return default_path(cache_dir, imageset.name, f"{self.folder.name}-{self.row['sha256'][:12]}")
 
@@ -221,80 +238,3 @@ class Checkpoint(Predictor):
 
     def score(self, file, rows: np.ndarray) -> np.ndarray:
         return np.asarray(file.features[rows], np.float32)
-
-
-NEEDED = {
-    **dict.fromkeys(("model", "weights", "weights_sha256", "dataset", "dataset_digest"), str),
-    **dict.fromkeys(("pooling", *schema.PLAIN), str),
-    **{"transform": dict, "seed": int, "input_scale": int | float},
-}
-"""What a head's identity must hold for other images to be extracted alike."""
-
-
-KNOWN = {"precision": ("float32", "bfloat16", "float16"), "dtype": ("float32", "float16")}
-"""The values of it that there are."""
-
-
-def find(heads: Path, runs: Path) -> tuple[list[Predictor], Faults]:
-    """Every head below ``heads`` and checkpoint below ``runs``, by folder; and why some can't be used."""
-    found, faults = [], Faults()
-    for path in sorted(heads.rglob(head.ABOUT)):
-        with faults.collect():
-            found.append(_head(path.parent))
-    for path in sorted(runs.rglob(checkpoint.ABOUT)):
-        with faults.collect():
-            if one := _checkpoint(path.parent):
-                found.append(one)
-    return found, faults
-
-
-def _folder(path: Path) -> Path:
-    return path.parent if path.name in (head.ABOUT, head.TENSORS, checkpoint.ABOUT, checkpoint.TENSORS) else path
-
-
-def is_one(path: Path) -> bool:
-    """Whether ``path`` names a head or a checkpoint, as ``at`` takes it."""
-    return any((_folder(path) / name).is_file() for name in (head.ABOUT, checkpoint.ABOUT))
-
-
-def at(path: Path) -> Predictor:
-    """The head or checkpoint in the folder ``path``, which may be named by a file in it.
-
-    Raises UsageError where there is none, naming those below, and UserError where it can't be used.
-    """
-    folder = _folder(path)
-    if (folder / head.ABOUT).is_file():
-        return _head(folder)
-    if (folder / checkpoint.ABOUT).is_file():
-        if found := _checkpoint(folder):
-            return found
-        raise UserError(f"{folder} holds a run that diverged: train it again with a lower --lr.")
-    names = (head.ABOUT, checkpoint.ABOUT)
-    below = sorted({str(one.parent) for name in names for one in folder.rglob(name)}) if folder.is_dir() else []
-    lies = f"These lie below: {', '.join(below[:10])}{' and more' if len(below) > 10 else ''}." if below else (
-        "A head is a folder that probe --save makes, such as heads/digits/resnet50-logistic; a run is one of finetune "
-        "or cnn, such as runs/digits/resnet50-simple-lp-ft-42."
-    )  # fmt: skip
-    found = "holds no head and no checkpoint" if folder.is_dir() else "does not exist"
-    raise UsageError(f"{path} {found}. {lies}")
-
-
-def _head(folder: Path) -> Predictor:
-    saved = head.load(folder)
-    identity = {**schema.PLAIN, **saved.identity}
-    wrong = [key for key, kind in NEEDED.items() if not isinstance(identity.get(key), kind)]
-    wrong += [key for key, known in KNOWN.items() if identity.get(key) not in known]
-    if wrong:
-        raise UserError(f"{folder / head.ABOUT} is damaged: its identity's {', '.join(wrong)} not as probe writes it.")
-    label, seed = schema.label(identity), saved.row.get("seed", identity["seed"])
-    return Head(folder, saved.classes, identity, saved.row, label, saved.method, seed)
-
-
-def _checkpoint(folder: Path) -> Predictor | None:
-    about = checkpoint.read_about(folder)
-    if about["ended"].startswith("diverged"):
-        return None
-    identity = {key: about[key] for key in ("dataset", "dataset_digest", "seed", "transform", "model")}
-    method = checkpoint_kind.method(checkpoint_kind.stage(about["timm_name"]), about["recipe"])
-    row = about["row"] | {"sha256": about["sha256"]}
-    return Checkpoint(folder, about["classes"], identity, row, about["model"], method, about["seed"])

@@ -28,6 +28,9 @@ where of equals the mean decides."""
 STRANGE = 0.05
 """The false-alarm rate at which images are counted to warn of a head that doesn't know what it sees."""
 
+SHOWN = 20
+"""Largest number of unreadable images that an error names."""
+
 MOSTLY = 0.5
 """Share of images that are strange at that rate from which on the warning is given."""
 
@@ -96,20 +99,19 @@ def predict(
         done = np.logical_and.reduce([file.done == schema.DONE for file in files])
         rows, ids = np.flatnonzero(done), files[0].ids
         if not len(rows):
-            reasons = _reasons(imageset, range(len(ids)))
-            raise UserError(f"none of the {len(ids):,} images can be read", *list(_lines(reasons))[:20])
+            reasons = _reasons(imageset, range(min(len(ids), SHOWN)))
+            raise UserError(
+                f"none of the {len(ids):,} images can be read", *(f"{id}: {why}" for id, why in reasons.items())
+            )
+        truth = _truth(things, imageset, cache_dir, files[0].contents)
         parts = np.split(rows, range(BLOCK, len(rows), BLOCK))
         blocks = [_block(things, files, part, top, level, kind, combine) for part in parts]
     found = {
         key: np.concatenate([block[key] for block in blocks]) for key in ("top", "probability", "p_known", "votes")
     }
     known = found["p_known"] if reference is not None else None
-    if known is not None and (strange := float((known <= STRANGE).mean())) > MOSTLY:
-        tell(
-            f"Warning: {100 * strange:.0f} % of these images are stranger to {things[0].folder} than 95 % of the images it was "
-            f"chosen on. It knows these classes: {', '.join(things[0].classes[:5])}"
-            f"{', ...' if len(things[0].classes) > 5 else ''}."
-        )
+    if known is not None:
+        _warn_of_strange(things[0], known)
     return Predictions(
         ids=[ids[i] for i in rows],
         classes=things[0].classes,
@@ -119,7 +121,7 @@ def predict(
         p_known=known if rate is not None else None,
         unknown=None if rate is None or known is None else known <= rate,
         unreadable=_reasons(imageset, np.flatnonzero(~done).tolist()),
-        truth=_truth(things, imageset, rows),
+        truth=truth[rows] if (truth[rows] >= 0).any() else None,
         votes=found["votes"] if len(things) > 1 else None,
     )
 
@@ -158,17 +160,36 @@ def _block(things, files, rows: np.ndarray, top: int, level, kind: str, combine:
     }
 
 
-def _truth(things, imageset: ImageSet, rows: np.ndarray) -> np.ndarray | None:
-    """The class that each image's folder names (n,), -1 for none; None where no folder names one."""
+def _warn_of_strange(thing: Predictor, p_known: np.ndarray) -> None:
+    """Say so where most images, by their p-values (n,), are none of those that ``thing`` was trained on."""
+    strange = float((p_known <= STRANGE).mean())
+    if strange > MOSTLY:
+        known = ", ".join(thing.classes[:5]) + (", ..." if len(thing.classes) > 5 else "")
+        tell(
+            f"Warning: {100 * strange:.0f} % of these images are stranger to {thing.folder} than 95 % of the images "
+            f"it was chosen on. It knows these classes: {known}."
+        )
+
+
+def _truth(things, imageset: ImageSet, cache_dir: Path, known: np.ndarray | None) -> np.ndarray:
+    """The class that each image's folder names (N,), -1 for none, and for images that any of ``things`` has seen.
+
+    ``known`` are the images' contents (N,), where the feature file keeps them.
+    """
     truth = unlabelled.truth(imageset, things[0].classes)
-    own = [thing for thing in things if imageset.known_as(thing.identity["dataset_digest"])]
     if (truth < 0).all() and len(imageset.class_names) > 1:
         shown = ", ".join(things[0].classes[:5])
         tell(f"No folder of these images is named as a class of {things[0].folder}, which knows {shown}, ...")
-    if own:  # its other images were used to fit or to choose it
-        tell(f"{own[0].folder} was trained on {imageset.name}: only test images count for its accuracy.")
-        truth = np.where(imageset.split == 2, truth, -1)
-    return truth[rows] if (truth[rows] >= 0).any() else None
+    for thing in things:
+        seen = np.zeros(len(truth), bool)
+        if imageset.known_as(thing.identity["dataset_digest"]):
+            seen = imageset.split < 2
+        elif known is not None:
+            seen = thing.has_seen(known, cache_dir)
+        if n := int((truth[seen] >= 0).sum()):
+            tell(f"{n:,} images don't count for the accuracy: {thing.folder} was fitted or chosen on them.")
+            truth[seen] = -1
+    return truth
 
 
 def _reasons(imageset: ImageSet, rows) -> dict[str, str]:
@@ -181,7 +202,3 @@ def _reasons(imageset: ImageSet, rows) -> dict[str, str]:
         except decode.UnreadableImage as error:
             found[imageset.ids[i]] = error.reason
     return found
-
-
-def _lines(reasons: dict[str, str]):
-    return (f"{name}: {reason}" for name, reason in reasons.items())

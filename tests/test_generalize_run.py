@@ -13,7 +13,7 @@ from backbench.cache.features import open_file
 from backbench.data import registry
 from backbench.finetune.cli import main
 from backbench.generalize import plan
-from backbench.predict import predictors
+from backbench.predict import find, predictors
 from backbench.probe import predict
 from backbench.training import checkpoint, evaluate
 from tests import trained, tuning
@@ -114,7 +114,7 @@ def test_a_second_run_sees_no_picture(home, first, monkeypatch):
 
 def test_the_cached_path_is_the_direct_one(home, first):
     """Of a checkpoint: the network's own logits. Of a head: probe predict's classes on the same file."""
-    things, faults = predictors.find(home / "heads", home / "runs")
+    things, faults = find.below(home / "heads", home / "runs")
     assert not faults.errors
     trained = next(thing for thing in things if isinstance(thing, predictors.Checkpoint))
     tuned = checkpoint.load(trained.folder)

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from PIL import Image
 import backbench as bb
 from backbench.cache.features import open_file
 from backbench.data import unlabelled
-from backbench.predict import predictors, run
+from backbench.predict import find, run
 from backbench.predict.cli import main
 from backbench.probe import predict as probe_predict
 from tests import trained
@@ -70,7 +69,7 @@ def test_a_checkpoint_says_what_its_network_says(home):
     found = as_json(ask(home, folder, home / "flat", "--json"))
     tuned = checkpoint.load(folder)
     transform = backbones.Backbone("", "", "", tuned.model, tuned.config).transform()
-    t = predictors.at(folder).temperature
+    t = find.at(folder).temperature
     for id, one in found.items():
         pixels = torch.as_tensor(np.asarray(transform(Image.open(home / "flat" / id).convert("RGB"))))[None]
         images = (pixels / 255 - torch.tensor(tuned.config["mean"])[:, None, None]) / torch.tensor(tuned.config["std"])[
@@ -126,10 +125,14 @@ def test_folders_named_as_classes_tell_the_accuracy(home):
     assert "18 of 36 images lie in folders named as a class: top-1" in done.stderr
 
 
-def test_of_its_own_data_set_only_test_counts(home):
-    (folder,) = heads(home, "logistic")
-    done = ask(home, folder, home / "images", "--json")
-    assert json.loads(done.stdout)["accuracy"]["n"] == 57
+@pytest.mark.parametrize("which", ["head", "checkpoint"])
+def test_images_that_it_was_fitted_or_chosen_on_do_not_count(home, tmp_path, which):
+    """The folder is its own data set's, under another name: images are known by content."""
+    folder = heads(home, "logistic")[0] if which == "head" else home / "runs" / "images" / "tiny"
+    shutil.copytree(home / "images", tmp_path / "moved")
+    done = ask(home, folder, tmp_path / "moved", "--json")
+    assert json.loads(done.stdout)["accuracy"]["n"] == 18
+    assert "39 images don't count for the accuracy" in done.stderr
 
 
 def test_several_heads_answer_together(home):
@@ -156,7 +159,7 @@ def test_several_heads_answer_together(home):
 def test_sets_and_unknown_images_by_what_val_says(home, which, kind):
     folder = home / "runs" / "images" / "tiny" if which == "checkpoint" else heads(home, which)[0]
     done = ask(home, folder, home / "flat", "--json", "--sets", "0.8", "--set-kind", kind, "--unknown", "0.3")
-    one = predictors.at(folder)
+    one = find.at(folder)
     (path,) = run.extracted([one], unlabelled_flat(home), cache_dir=home / "cache", device="cpu", skip=True)
     with open_file(path) as file:
         rows = np.arange(18)
@@ -208,60 +211,6 @@ def test_paths_from_standard_input_and_a_file_for_the_answer(home, tmp_path):
     assert [line.split()[0] for line in table[1:]] == names
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "said"),
-    [
-        ([], 2, "no head or run is named"),
-        (["HEAD"], 2, "no images are named"),
-        (["gone", "flat"], 2, "gone does not exist"),
-        (["heads", "flat"], 2, "These lie below:"),
-        (["HEAD", "empty"], 1, "holds no image that can be read"),
-        (["HEAD", "gone"], 1, "gone does not exist"),
-        (["HEAD", "flat", "--csv", "--json"], 2, "exclude each other"),
-        (["HEAD", "HEAD2", "flat", "--sets", "0.9", "--unknown", "0.1"], 2, "--unknown keeps its promise"),
-    ],
-)
-def test_what_cannot_be_asked(home, monkeypatch, words, code, said):
-    monkeypatch.chdir(home)
-    (home / "empty").mkdir(exist_ok=True)
-    named = dict(zip(("HEAD", "HEAD2"), heads(home, "logistic", "ridge"), strict=True))
-    assert said in ask(home, *(named.get(word, word) for word in words), code=code).stderr
-
-
-def test_models_of_other_classes_are_not_taken_together(home, tmp_path):
-    (folder,) = heads(home, "logistic")
-    saved = predictors.at(folder).saved
-    saved.head.save(
-        tmp_path / "other", classes=["ant", "bee", "dog"], identity=saved.identity, method="ridge", row=saved.row
-    )
-    done = ask(home, folder, tmp_path / "other", home / "flat", code=1)
-    assert "know different classes: cat, dog" in done.stderr
-
-
-def test_weights_of_ones_own_are_named(home, tmp_path):
-    (folder,) = heads(home, "logistic")
-    saved = predictors.at(folder).saved
-    identity = saved.identity | {"weights": "file mine.pth"}
-    saved.head.save(tmp_path / "own", classes=saved.classes, identity=identity, method="logistic", row=saved.row)
-    (home / "few").mkdir(exist_ok=True)
-    shutil.copy(home / "flat" / "ant-03.png", home / "few")
-    done = ask(home, tmp_path / "own", home / "few", code=1)
-    assert "weights of your own, file mine.pth" in done.stderr
-    assert "--weights FILE" in done.stderr
-    from safetensors.torch import save_file
-
-    backbone, _ = predictors.at(folder).backbone(run_device())
-    save_file(backbone.model.state_dict(), tmp_path / "renamed.safetensors")
-    found = as_json(ask(home, tmp_path / "own", home / "few", "--json", "--weights", tmp_path / "renamed.safetensors"))
-    assert found.keys() == {"ant-03.png"}
-
-
-def run_device():
-    from backbench.devices import pick_device
-
-    return pick_device("cpu")
-
-
 def test_from_python(home):
     (folder,) = heads(home, "logistic")
     asked = as_json(ask(home, folder, home / "flat", "--json"))
@@ -277,46 +226,6 @@ def test_from_python(home):
         model.predict([np.zeros((4, 4, 3), np.float32)])
     with pytest.raises(bb.UsageError, match="does not exist"):
         bb.load("nowhere")
-
-
-CREATE = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-from dataclasses import replace
-import torch
-from backbench import UserError
-from backbench.predict import predictors
-head = replace(predictors.at(Path(sys.argv[2])), trust=sys.argv[3] == "trust")
-try:
-    print(head.backbone(torch.device("cpu"))[0].weights)
-except UserError as error:
-    print(error)
-"""
-
-
-def test_a_heads_weights_are_fetched_only_where_that_is_allowed(home, tmp_path, hub):  # noqa: F811
-    """The head says that it stands on the hub's weights. Then they are in the hub's cache, which may be used."""
-    (folder,) = heads(home, "logistic")
-    saved = predictors.at(folder).saved
-    identity = saved.identity | {"weights": "test_resnet.r160_in1k", "weights_sha256": "?"}
-    saved.head.save(tmp_path / "theirs", classes=saved.classes, identity=identity, method="logistic", row=saved.row)
-    environment = os.environ | {
-        "HF_HOME": str(tmp_path / "hub"), "NO_PROXY": "127.0.0.1", "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
-    }  # fmt: skip
-
-    def create(word):
-        command = [sys.executable, "-c", CREATE, str(ROOT), str(tmp_path / "theirs"), word]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-
-    said = create("no")
-    assert "--trust fetches them" in said
-    assert hub.asked == []
-    assert "weights_sha256: the head was fitted with '?'" in create("trust")
-    assert hub.asked
-    hub.asked.clear()
-    assert "weights_sha256" in create("no")  # now they are here
-    assert hub.asked == []
 
 
 KILLED = """
@@ -353,7 +262,7 @@ def test_killed_it_goes_on(home, tmp_path, which):
 
 def test_blocks_change_nothing(home, monkeypatch):
     (folder,) = heads(home, "logistic")
-    one = predictors.at(folder)
+    one = find.at(folder)
     path = home / "cache" / "folder-images" / "test_resnet.h5"
     with open_file(path) as file:
         rows = np.arange(18)
