@@ -21,6 +21,7 @@ from backbench.finetune.recipe import Recipe
 from backbench.probe.logistic import Logistic
 from backbench.probe.run import check, part
 from backbench.probe.subsets import Splits
+from backbench.training import classifier
 
 CHECKED = 8
 """Number of images on which the model's logits are checked against the head's."""
@@ -38,7 +39,7 @@ def fitting(backbone, recipe: Recipe) -> Recipe:
     size = scaled(backbone.config, recipe.final_scale)["input_size"]
     try:
         with torch.device("meta"), torch.inference_mode():
-            model, _ = models.create(backbone, 2, any_size=True)
+            model, _ = classifier.create(backbone, 2, any_size=True)
             model.eval()(torch.zeros(1, *size))
     except (AssertionError, RuntimeError):
         print(f"{backbone.name} takes images of one size only, so the last epochs use no larger ones.", file=sys.stderr)
@@ -53,7 +54,7 @@ def grows(recipe: Recipe) -> bool:
 
 def check_classifier(backbone) -> None:
     """Raise UserError unless the backbone pools and takes a linear classifier, which a probe's head could become."""
-    models.linear(models.build(backbone, 2, seed=0)[0])
+    classifier.linear(models.build(backbone, 2, seed=0)[0])
 
 
 def checkpointing(tuned, name: str) -> None:
@@ -119,12 +120,12 @@ def put(imageset, backbone, tuned, path: Path, settings: Settings, *, checked=No
 
     from backbench.training.evaluate import image_batches
 
-    models.linear(tuned)
+    classifier.linear(tuned)
     head, details = probed(imageset, backbone, path, settings)
-    models.fold(head, tuned)
+    classifier.fold(head, tuned)
     backbone.model.float().to(settings.device)
     tuned.to(settings.device)
     rows = (np.flatnonzero(imageset.split == 1) if checked is None else checked)[:CHECKED]
     with torch.inference_mode():
-        models.check_head(head, tuned, backbone, next(image_batches(imageset, backbone, rows, settings.device))[1])
+        classifier.check_head(head, tuned, backbone, next(image_batches(imageset, backbone, rows, settings.device))[1])
     return details

@@ -15,7 +15,7 @@ from backbench.finetune import initialize, model
 from backbench.finetune.dataloader import Images
 from backbench.finetune.recipe import Recipe
 from backbench.finetune.train import Trainer
-from backbench.training import evaluate, left_out, state
+from backbench.training import classifier, evaluate, left_out, state
 from backbench.training import job as training
 from backbench.training.job import Settings
 from backbench.training.setup import check
@@ -88,7 +88,7 @@ class Job(training.Job):
         start = {"head": "fresh"}
         if recipe.strategy == "lp-ft":
             start = {"head": "the probe's logistic, fitted on train"}
-            model.linear(tuned)
+            classifier.linear(tuned)
             if not state.about(self.folder):  # a saved state holds that head already
                 how = self.whole, self.backbone, tuned, self._features, self._extraction
                 with self.accelerator.main_process_first():

@@ -18,7 +18,7 @@ from backbench.probe.head import LinearHead
 from backbench.probe.predict import predict
 from backbench.probe.run import Settings as Probing
 from backbench.probe.run import Task, probe
-from backbench.training import checkpoint
+from backbench.training import checkpoint, classifier
 from backbench.training.evaluate import logits
 from tests import tuning
 
@@ -51,7 +51,7 @@ def test_a_folded_head_by_hand():
     model.fc = torch.nn.Linear(2, 2)
     model.get_classifier = lambda: model.fc
     weights = np.array([[1.0, 2], [3, -1]])
-    models.fold(LinearHead(np.ones(2), np.array([2.0, 4]), weights, np.array([10.0, 20])), model)
+    classifier.fold(LinearHead(np.ones(2), np.array([2.0, 4]), weights, np.array([10.0, 20])), model)
     assert model.fc(torch.tensor([[3.0, 5]])).tolist() == [[13, 22]]
 
 
@@ -109,11 +109,11 @@ def test_wrong_heads_are_refused():
     model, _ = models.build(backbones.create("test_resnet", weights="random"), 3, seed=0)
     d = model.num_features
     with pytest.raises(UserError, match="does not fit: it maps 7 features to 3 classes"):
-        models.fold(head(7, 3), model)
+        classifier.fold(head(7, 3), model)
     with pytest.raises(UserError, match=f"does not fit: it maps {d} features to 4 classes"):
-        models.fold(head(d, 4), model)
+        classifier.fold(head(d, 4), model)
     with pytest.raises(UserError, match="not a single linear layer"):
-        models.linear(timm.create_model("deit_tiny_distilled_patch16_224", num_classes=3))
+        classifier.linear(timm.create_model("deit_tiny_distilled_patch16_224", num_classes=3))
 
 
 @pytest.mark.parametrize("name", ["test_mambaout", "test_vit"])
@@ -122,12 +122,12 @@ def test_a_head_of_other_features_is_refused(name):
     backbone = backbones.create(name, weights="random")
     model, _ = models.build(backbone, 3, seed=0)
     found, images = head(backbone.num_features, 3), torch.randn(2, *backbone.config["input_size"])
-    models.fold(found, model)
-    models.check_head(found, model, backbone, images)
+    classifier.fold(found, model)
+    classifier.check_head(found, model, backbone, images)
     with torch.no_grad():
         [parameter.mul_(1.5) for parameter in model.parameters()]
     with pytest.raises(UserError, match="does not fit: with it"):
-        models.check_head(found, model, backbone, images)
+        classifier.check_head(found, model, backbone, images)
 
 
 def edit(folder, **changes):
@@ -214,7 +214,7 @@ def test_the_probes_head_begins_less_sure_and_is_kept_whole_where_it_is_chosen(t
     np.testing.assert_allclose(made.weight.detach().numpy(), expected, atol=1e-5)
 
     model, _ = models.build(backbones.create("test_resnet", weights="random"), 3, seed=0)
-    models.fold(head, model)
+    classifier.fold(head, model)
     strategies.soften(model, make("simple", ("probe_scale=0.25",)))
     np.testing.assert_allclose(model.get_classifier().weight.detach().numpy(), expected / 4, atol=1e-6)
     strategies.soften(model, make("simple", strategy="full"))
