@@ -14,6 +14,7 @@ COMMANDS = {
     "finetune": "Train backbones end to end, and use what was trained.",
     "cnn": "Train the CIFAR network from scratch.",
     "predict": "Classify new images by a head or a checkpoint.",
+    "export": "Write a head or a checkpoint as files for timm, ONNX and the hub.",
     "generalize": "Test everything that was trained on other data sets and on corrupted images.",
     "report": "Show tables, tests, figures and the page of what was measured.",
 }

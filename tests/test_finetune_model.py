@@ -148,6 +148,8 @@ def edit(folder, **changes):
         ({"sha256": "0"}, "Copy the two together"),
         ({"classes": ["a", "b"]}, "some of its values are invalid"),
         ({"transform": {"std": [0, 1, 1]}}, "some of its values are invalid"),
+        ({"transform": {"interpolation": "../x"}}, "some of its values are invalid"),
+        ({"transform": {"crop_mode": []}}, "some of its values are invalid"),
         ({"arguments": {"checkpoint_path": "/etc/passwd"}}, "some of its values are invalid"),
         ({"seed": "42"}, "damaged: missing or of a wrong type: seed"),
         ({"schema": 99}, "schema 1"),

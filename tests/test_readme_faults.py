@@ -69,6 +69,16 @@ SHOWN_BY = {
     ),
     "an encoder doesn't pool its features": "extract_described::test_an_encoder_that_does_not_pool_says_how_it_can",
     "one backbone of several can't be had": "extract_together::test_one_that_fails_does_not_stop_the_others",
+    "a head or run has no form in timm: kNN, another layer, `cnn`": (
+        "export_run::test_a_network_of_our_own_with_its_views"
+    ),
+    "an exported file says something else than backbench": (
+        "export_run::test_other_probabilities_than_ours_are_not_written"
+    ),
+    "`export --out` holds other files, or the disk is full": "export_run::test_a_full_disk_leaves_nothing",
+    "nobody is logged in, the token may not write, the hub can't be reached": (
+        "export_hub::test_who_may_not_is_told_what_to_do"
+    ),
     "names are unknown": "extract_timm_names::test_typos_of_all_kinds_are_told_together_before_torch_is_imported",
 }
 """The first cell of each line, and the test that shows what happens then."""

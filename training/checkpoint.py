@@ -141,6 +141,7 @@ def _sound(about: dict) -> bool:
         and all(isinstance(v, list) and len(v) == 3 and all(type(x) in (int, float) for x in v) for v in (mean, std))
         and all(x > 0 for x in std)
         and type(crop) in (int, float) and 0 < crop <= described.LARGEST_CROP
+        and all(transform.get(key) in words for key, words in described.WORDS.items())
         and transform.get("exif") in ("ignore", "apply")
         and all(isinstance(recipe.get(key), str) for key in ("name", "strategy"))
         and about["precision"] in ("float32", "bfloat16")

@@ -13,7 +13,7 @@ from backbench.data import contents
 from backbench.devices import device_name
 from backbench.extract.preprocess import scaled
 from backbench.reference import Reference
-from backbench.training import checkpoint, checkpoint_kind, evaluate, export, history, outcome, state
+from backbench.training import checkpoint, checkpoint_kind, evaluate, history, onnx, outcome, state
 
 TRAIN_SEEN = 1000
 """Largest number of train images on which the finished model's train accuracy is measured."""
@@ -69,8 +69,8 @@ class Job:
         """Return the result row, of a run that is complete already or of this one, which resumes a stopped run."""
         identity = self.identity()
         if row := self._already(identity):
-            if self.settings.onnx and not (self.folder / export.FILE).exists():
-                export.to_onnx(self.folder)
+            if self.settings.onnx and not (self.folder / onnx.FILE).exists():
+                onnx.to_onnx(self.folder)
             return row
         print(f"{self.backbone.name} on {self.imageset.name}, {self.method}: {self.folder}", file=sys.stderr)
         self.tuned, arguments, start = self._start()
@@ -112,7 +112,7 @@ class Job:
         if diverged:
             raise UserError(outcome.diverged(self, at.ended, chosen))
         if self.settings.onnx:
-            export.to_onnx(self.folder)
+            onnx.to_onnx(self.folder)
         return row
 
     @property
