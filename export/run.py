@@ -9,7 +9,7 @@ from pathlib import Path
 
 from backbench import Faults, UserError, identity, rows
 from backbench.export import card, graph, hub, network, origin, sample, timm_model
-from backbench.predict import predictors
+from backbench.predict import find
 from backbench.probe import head
 from backbench.training import checkpoint, onnx
 
@@ -43,7 +43,7 @@ def run(
         with faults.collect():
             hub.check(push)
     with faults.collect():
-        predictor = predictors.at(path)
+        predictor = find.at(path)
     faults.stop()
     given = network.trained(replace(predictor, trust=trust, weights=weights))
     images = sample.images(given, dataset=dataset, data_root=data_root)

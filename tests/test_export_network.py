@@ -11,7 +11,7 @@ from backbench import UserError, calibration
 from backbench.cache.features import open_file
 from backbench.export import graph, network, sample, timm_model
 from backbench.export.run import AGREE, run
-from backbench.predict import predictors
+from backbench.predict import find
 from backbench.probe import predict
 from backbench.probe.head import KnnHead
 from backbench.probe.outliers import Outliers
@@ -49,7 +49,7 @@ def test_a_head_of_nearest_neighbours_is_a_graph_alone(made, tmp_path):
     with open_file(made.features) as file:
         head = KnnHead(file.features[:], file.labels[:].astype(np.int64), 5, 3)
         outliers = Outliers.of_train(Subset(head.bank, head.labels))
-    given = network.trained(predictors.at(made.head))._replace(head=head, outliers=outliers)
+    given = network.trained(find.at(made.head))._replace(head=head, outliers=outliers)
     with pytest.raises(timm_model.NoForm, match="no linear layer"):
         timm_model.create(given)
     opened = graph.write(given, tmp_path / "model.onnx", SimpleNamespace(weights="", sha256="", licence=""))
@@ -64,7 +64,7 @@ def test_a_head_of_nearest_neighbours_is_a_graph_alone(made, tmp_path):
 
 def test_a_mean_over_an_image_and_its_mirror_image_is_none_of_timms(tmp_path):
     head, path = exportable.head(tmp_path, views=2)
-    given = network.trained(predictors.at(head))
+    given = network.trained(find.at(head))
     with pytest.raises(timm_model.NoForm, match="the mean over two views"):
         timm_model.create(given)
     images = sample.images(given, dataset=f"folder:{tmp_path / 'images'}", data_root=tmp_path).pixels
@@ -77,7 +77,7 @@ def test_a_mean_over_an_image_and_its_mirror_image_is_none_of_timms(tmp_path):
 
 
 def test_an_input_scaled_on_purpose_is_none_of_timms(made):
-    given = network.trained(predictors.at(made.head))
+    given = network.trained(find.at(made.head))
     given = given._replace(backbone=replace(given.backbone, scale=255.0))
     with pytest.raises(timm_model.NoForm, match="the input was multiplied by 255"):
         timm_model.create(given)
@@ -92,7 +92,7 @@ def test_a_mean_over_random_crops_has_no_file(tmp_path):
 
 def test_a_classifier_of_several_layers_is_a_graph_alone(tmp_path, monkeypatch):
     folder = exportable.run(tmp_path)
-    given = network.trained(predictors.at(folder))
+    given = network.trained(find.at(folder))
     monkeypatch.setattr(checkpoint, "load", lambda folder: SimpleNamespace(stage="finetune", model=distilled))
     distilled = SimpleNamespace(get_classifier=lambda: (torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)))
     with pytest.raises(

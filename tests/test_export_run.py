@@ -16,7 +16,7 @@ from backbench import UsageError, UserError
 from backbench.export import hub, network
 from backbench.export.cli import main
 from backbench.export.run import AGREE, run
-from backbench.predict import predictors
+from backbench.predict import find
 from backbench.probe import predict
 from backbench.training import checkpoint, checkpoint_kind, onnx
 from tests import exportable, tuning
@@ -63,7 +63,7 @@ def test_the_graph_says_what_probe_predict_says_of_the_images(made):
     """By the features in the file, which were computed by extract, and by timm's own way of reading images."""
     said = predict.predict(made.head, made.features)
     imageset = tuning.imageset(made.folder / "images")
-    backbone, _ = predictors.at(made.head).backbone(torch.device("cpu"))
+    backbone, _ = find.at(made.head).backbone(torch.device("cpu"))
     images = np.stack([backbone.transform()(imageset.read(i)) for i in range(len(imageset))])
     images = images.transpose(0, 2, 3, 1)
     (theirs,) = session(made.out).run(["probabilities"], {"pixels": images})
@@ -74,10 +74,10 @@ def test_the_graph_says_what_probe_predict_says_of_the_images(made):
 
 def test_logits_are_those_of_the_head_at_its_temperature(made):
     probabilities, logits = session(made.out).run(None, {"pixels": pixels(made.out)})
-    backbone, _ = predictors.at(made.head).backbone(torch.device("cpu"))
+    backbone, _ = find.at(made.head).backbone(torch.device("cpu"))
     with torch.inference_mode():
         x = backbone.from_pixels(torch.from_numpy(pixels(made.out)).permute(0, 3, 1, 2)).numpy()
-    scores = predictors.at(made.head).saved.head.scores(x)
+    scores = find.at(made.head).saved.head.scores(x)
     np.testing.assert_allclose(logits, scores / 0.5, atol=1e-3)
     np.testing.assert_allclose(probabilities, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), atol=1e-6)
 
@@ -91,7 +91,7 @@ def test_timm_loads_it_by_its_folder_and_by_its_file(made):
         np.testing.assert_allclose(by_timm(model, images).softmax(1).numpy(), wanted, atol=AGREE)
     assert by_folder.pretrained_cfg["label_names"] == ["ant", "bee", "cat"]
     config = timm.data.resolve_data_config(pretrained_cfg=by_folder.pretrained_cfg)
-    wanted = predictors.at(made.head).backbone(torch.device("cpu"))[0].config
+    wanted = find.at(made.head).backbone(torch.device("cpu"))[0].config
     assert {key: [*v] if isinstance(v, list | tuple) else v for key, v in config.items()} == {
         key: [*v] if isinstance(v, list | tuple) else v for key, v in wanted.items()
     }
