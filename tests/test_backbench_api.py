@@ -117,9 +117,10 @@ def test_a_row_is_written_where_a_folder_is_named_and_only_there(tmp_path, monke
     assert len(bb.results("nowhere")) == 0
 
 
-def test_the_head_says_what_probe_predict_says(tmp_path):
+@pytest.mark.parametrize("method", ["logistic", "knn"])
+def test_the_head_says_what_probe_predict_says(tmp_path, method):
     path = toy(tmp_path / "a.h5", spread=2.0)
-    result = bb.probe(path, "logistic")
+    result = bb.probe(path, method)
     result.head.save(tmp_path / "head")
     expected = predict(tmp_path / "head", path)
     with bb.open(path) as file:

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backbench.calibration import log_shares
 from backbench.probe import neighbours
+from backbench.probe.head import load
 from backbench.probe.knn import Knn
 from backbench.probe.neighbours import TEMPERATURE
 from backbench.probe.subsets import Splits, Subset
@@ -102,6 +104,23 @@ def test_a_mapped_file_gives_the_same_bits(tmp_path):
         np.testing.assert_array_equal(here.scores(data.val.features), there.scores(data.val.features))
     np.testing.assert_array_equal(here.val_scores, there.val_scores)
     assert (here.chosen, here.val_top1, here.train_top1) == (there.chosen, there.val_top1, there.train_top1)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4"])
+def test_the_head_to_be_stored_scores_as_the_method_does(tmp_path, dtype):
+    """To the bit, from a mapped file and as loaded again. It keeps the file's type: half the bytes of float16."""
+    data = mapped(split(clusters(90, 5, 3, spread=2.0), 60), tmp_path / "f")
+    features = data.final.features.astype(dtype)
+    data = Splits(*(Subset(features, part.labels, part.rows) for part in data))
+    method = Knn(data, n_classes=3, seed=0)
+    x = clusters(30, 5, 3, seed=1).features
+    expected = log_shares(method.scores(x), k=method.k).astype("f4")
+    method.head.save(tmp_path / "head", classes=["a", "b", "c"], identity={}, method="knn", row={})
+    for head in (method.head, load(tmp_path / "head").head):
+        assert head.bank.dtype == dtype
+        np.testing.assert_array_equal(head.scores(x), expected)
+        np.testing.assert_array_equal(head.over(Subset(x, np.zeros(30, int))), expected)
+    assert method.head.scores(x[:0]).shape == (0, 3)
 
 
 def test_a_row_of_zeros_is_a_neighbour_to_none_but_breaks_nothing():

@@ -61,6 +61,12 @@ SHOWN_BY = {
     "a server lacks images, cuts them short or answers with a page": (
         "data_openimages::test_what_breaks_off_or_takes_too_long_is_tried_again"
     ),
+    "a head's file holds numbers that make no head, or a checkpoint's scores of val are none": (
+        "probe_head_knn::test_tensors_that_make_no_head_of_neighbours_are_refused"
+    ),
+    "an earlier version wrote the head or the checkpoint": (
+        "predict_reference::test_what_an_earlier_version_kept_says_nothing_of_new_images"
+    ),
     "a checkpoint belongs to another model, class list or transform": (
         "finetune_model::test_a_checkpoint_that_is_not_one_is_refused"
     ),
