@@ -89,13 +89,23 @@ def probe_all(
             with faults.collect():
                 details.keep(results_dir, row, beside)
             if kept:
-                folder = _place(Path(save) / task.path.parent.name / f"{task.path.stem}-{task.method}", row)
+                wanted = usual_place(save, task.path, task.method)
+                if (folder := free_place(wanted, row)) != wanted:
+                    print(
+                        f"{wanted} holds the head of another measurement and is kept: this one goes beside it.",
+                        file=sys.stderr,
+                    )
                 kept._replace(row=row).save(folder)
                 print(f"head in {folder}", file=sys.stderr)
     return found, faults
 
 
-def _place(folder: Path, row: dict) -> Path:
+def usual_place(save: Path | str, features: Path, method: str) -> Path:
+    """Where in the folder ``save`` the head of a method on a feature file is kept."""
+    return Path(save) / features.parent.name / f"{features.stem}-{method}"
+
+
+def free_place(folder: Path, row: dict) -> Path:
     """Where the head of ``row`` is kept: in ``folder``, or beside it where that holds the head of something else."""
     try:
         there = head.load(folder).row
@@ -104,6 +114,4 @@ def _place(folder: Path, row: dict) -> Path:
     ours, theirs = identity.keys([row, there])
     if (ours, row["seed"]) == (theirs, there.get("seed")):
         return folder
-    other = folder.with_name(f"{folder.name}-{identity.digest({'key': ours, 'seed': row['seed']})[:8]}")
-    print(f"{folder} holds the head of another measurement and is kept: this one goes beside it.", file=sys.stderr)
-    return other
+    return folder.with_name(f"{folder.name}-{identity.digest({'key': ours, 'seed': row['seed']})[:8]}")

@@ -53,15 +53,13 @@ def table(form: str | None, everything: bool, as_json: bool, out: Path | None, r
       report table --format csv --out table.csv
     """
     form = _form(form, as_json, out)
-    from backbench import rows
-    from backbench.report import formats
+    from backbench.report import formats, use
     from backbench.report import table as tables
 
-    found = rows.read(results_dir)
-    if not everything and not any("top1" in row for row in found):
-        raise UserError(_nothing_yet(results_dir, extracted=bool(found)))
+    found = _rows(results_dir, needed=not everything)
     frame = tables.tidy(found, everything=everything)
     _show(lambda file: formats.write(frame, form, file), out)
+    use.tell_after(form, use.of_table, found, results_dir)
 
 
 @main.command()
@@ -80,14 +78,13 @@ def compare(datasets: tuple[str, ...], form: str | None, as_json: bool, out: Pat
       report compare --format md --out compare.md
     """
     form = _form(form, as_json, out)
-    from backbench import rows
     from backbench.report import compare as comparisons
+    from backbench.report import use
 
-    found = rows.read(results_dir)
-    if not any("top1" in row for row in found):
-        raise UserError(_nothing_yet(results_dir, extracted=bool(found)))
+    found = _rows(results_dir)
     records = comparisons.compare(found, results_dir, datasets=datasets)
     _show(lambda file: comparisons.write(records, form, file), out)
+    use.tell_after(form, use.of_comparison, records, found, results_dir)
 
 
 @main.command(renamed={"--shifts": "--corruptions"})
@@ -128,12 +125,9 @@ def details(model: str, dataset: str | None, method: str | None, results_dir: Pa
       report details mobilenetv2_100 --dataset digits
       report details mobilenetv2_100 --dataset digits --method knn --json
     """
-    from backbench import rows
     from backbench.report import inspect_head
 
-    found = rows.read(results_dir)
-    if not any("top1" in row for row in found):
-        raise UserError(_nothing_yet(results_dir, extracted=bool(found)))
+    found = _rows(results_dir)
     looked = inspect_head.look(inspect_head.choose(found, model, dataset=dataset, method=method), results_dir)
     _show(lambda file: inspect_head.write(looked, file, as_json=as_json))
 
@@ -291,8 +285,12 @@ def _show(write: Callable[[TextIO], None], out: Path | None = None) -> None:
     click.echo(f"Wrote {out}", err=True)
 
 
-def _nothing_yet(results_dir: Path, *, extracted: bool) -> str:
-    where = "" if results_dir == Path("results") else f" --results-dir {shlex.quote(str(results_dir))}"
-    commands = [] if extracted else [f"extract --model mobilenetv2_100 --dataset digits{where}"]
-    commands.append(f"probe --features cache{where}")
-    return "\n  ".join([f"{results_dir} holds no accuracies yet. Run, for example:", *commands])
+def _rows(results_dir: Path, *, needed: bool = True) -> list[dict]:
+    """Return all rows. Raises UserError that says what to run, where an accuracy is ``needed`` and there is none."""
+    from backbench import rows
+    from backbench.report import use
+
+    found = rows.read(results_dir)
+    if needed and not any("top1" in row for row in found):
+        raise UserError(use.nothing_yet(results_dir, extracted=bool(found)))
+    return found

@@ -2,17 +2,18 @@
 
 An answer is a dict with ``question``. Its ``answer`` holds sentences, one for each data set, and is empty where rows
 are missing. Each item of ``evidence`` has ``text`` and the ``rows`` it comes from. ``sure`` holds notes on how reliable
-the answer is, and ``run`` the commands that would provide the missing rows.
+the answer is, ``run`` the commands that would provide the missing rows, and ``use`` those that use what was chosen.
 """
 
 import shlex
 
 from backbench import UserError
-from backbench.report import choice, formatting, names
+from backbench.report import choice, formatting, names, use
 from backbench.report import generalization as others
 from backbench.report.compare import BETTER, CHOSEN, LEVEL, NOT_TOLD, WORSE, paired
 from backbench.report.formatting import printable
 from backbench.report.study import LOW_RESOLUTION, Study
+from backbench.rows import WRITTEN
 
 FEW = 300
 """Number of test images below which an accuracy of 90 % has an interval wider than ±3 points, which is more than most
@@ -24,8 +25,8 @@ def answers(study: Study) -> list[dict]:
     return [which(study), resolution(study), fine_tuning(study), other_data_sets(study)]
 
 
-def _answer(question: str, *, answer=(), evidence=(), sure=(), run=()) -> dict:
-    found = {"question": question, "answer": list(answer), "evidence": list(evidence)}
+def _answer(question: str, *, answer=(), evidence=(), sure=(), run=(), use=()) -> dict:
+    found = {"question": question, "answer": list(answer), "evidence": list(evidence), "use": list(use)}
     return found | {"sure": list(dict.fromkeys(sure)), "run": list(run)}
 
 
@@ -50,13 +51,15 @@ def _listed(names: list[str]) -> str:
 
 def which(study: Study) -> dict:
     """Answer which backbone is best, and how good it is."""
-    sentences, evidence, sure = [], [], []
+    sentences, evidence, sure, commands = [], [], [], []
     for dataset in study.datasets:
         best = study.best(dataset)
         if not best:
             continue
+        first = next(iter(best.values()))
+        commands += use.advice([study.rows[i][WRITTEN] for i in first["rows"]], dataset, study.results_dir)
         evidence += [_evidence(record) for record in list(best.values())[:4]]
-        sure += _sureness(next(iter(best.values())))
+        sure += _sureness(first)
         sentences.append(f"On {printable(dataset)}: {_leader(best, study.compared(dataset))}")
     if any(len(study.best(dataset)) > 1 for dataset in study.datasets):
         sure.append(
@@ -67,8 +70,9 @@ def which(study: Study) -> dict:
     run = [f"extract --model study --dataset {_pasted(dataset)}" for dataset in few or ()]
     run = run if study.datasets else ["extract --model study --dataset caltech256", "probe --features cache"]
     return _answer(
-        "Which backbone should you use, and how good is it?", answer=sentences, evidence=evidence, sure=sure, run=run
-    )
+        "Which backbone should you use, and how good is it?", answer=sentences, evidence=evidence, sure=sure, run=run,
+        use=dict.fromkeys(commands),
+    )  # fmt: skip
 
 
 def _leader(best: dict[str, dict], compared: dict[str, dict]) -> str:
