@@ -26,6 +26,9 @@ SCHEMA = 1
 MOST_BYTES = 256 << 20
 """No file is read that is larger: a million test images take 12 MB."""
 
+MOST_CLASSES = 1_000_000
+"""No prediction set holds more."""
+
 REQUIRED = (
     "dataset", "dataset_digest", "model", "method", "seed", "shots", "class_names", "ids_digest",
     "predicted", "labels", "per_class", "confusions", "curve", "calibration",
@@ -38,7 +41,8 @@ images) and ``n``. ``shots`` is null where the head saw all images. ``curve``, n
 ``n_train``, images, and ``top1``, 0..1, with ``top1_low`` and ``top1_high`` or without. ``calibration``, null or the
 reliability ``before`` and ``after`` temperature scaling, holds for each equal-width bin of confidence ``n``, and the
 mean ``confidence`` and ``accuracy``, null in an empty one. There may also be ``confidence``, for each test image the
-temperature-scaled probability of ``predicted``, 0..1."""
+temperature-scaled probability of ``predicted``, 0..1, and ``prediction_sets``: by the name of the sets (``lac_90``) for
+each class ``coverage``, 0..1, and ``size``, the mean number of classes in a set, null without images."""
 
 
 def ids_digest(ids: Iterable[str]) -> str:
@@ -155,6 +159,7 @@ def _check(content) -> None:
         "confusions": _are(content["confusions"], lambda c: _are_counts(c) and len(c) == 3 and max(c[:2]) < k),
         "confidence": "confidence" not in content
         or (_are(content["confidence"], _is_share) and len(content["confidence"]) == n),
+        "prediction_sets": _are_sets(content.get("prediction_sets", {}), k),
         "curve": curve is None or _are(curve, _is_point),
         "calibration": bins is None
         or (isinstance(bins, dict) and all(_is_reliability(bins.get(when)) for when in ("before", "after"))),
@@ -181,6 +186,19 @@ def _are_counts(values, *, below: float = float("inf")) -> bool:
 
 def _are_shares(values) -> TypeGuard[list]:
     return _are(values, lambda value: value is None or _is_share(value))
+
+
+def _are_sets(sets, k: int) -> bool:
+    return isinstance(sets, dict) and all(
+        isinstance(one, dict)
+        and _are_shares(one.get("coverage")) and len(one["coverage"]) == k
+        and _are(one.get("size"), lambda size: size is None or _is_size(size)) and len(one["size"]) == k
+        for one in sets.values()
+    )  # fmt: skip
+
+
+def _is_size(value) -> bool:
+    return type(value) in (int, float) and 0 <= value <= MOST_CLASSES
 
 
 def _is_reliability(bins) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backbench import SPLITS, UserError, accuracy, details, duplicates, rows, statistics
+from backbench import SPLITS, UserError, accuracy, coverage, details, duplicates, rows, statistics
 from backbench.accuracy import Scored
 from backbench.cache import features, schema
 from backbench.probe import METHODS
@@ -71,7 +71,10 @@ def part(file, code: int, **limits) -> Subset:
 
 
 def check(file) -> None:
-    """Raise UserError, with all faults at once, where a probe of this file would mean nothing."""
+    """Raise UserError, with all faults at once, where a probe of this file would mean nothing.
+
+    Where val is too small for prediction sets, that is told.
+    """
     done = file.done == schema.DONE
     counts = np.zeros((3, len(file.class_names)), int)
     np.add.at(counts, (file.split[done], file.labels[done]), 1)
@@ -95,6 +98,7 @@ def check(file) -> None:
         named = ", ".join(file.class_names[k] for k in untaught[:5])
         faults.append(f"{len(untaught)} classes have no image in train, but some in val or test: {named}.")
     refuse_broken(file, [f"{file.path}: {fault}" for fault in faults])
+    coverage.say(file.path, int(counts[1].sum()))
 
 
 def refuse_broken(file, faults: list[str]) -> None:
@@ -136,6 +140,11 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, Save
         logits = Scored(calibration.log_shares(scored.scores, k=head.k), test.labels)
         val_logits = calibration.log_shares(val_logits, k=head.k)
     calibrated, kept = calibration.assess(logits, val=Scored(val_logits, val.labels))
+    t = calibrated["temperature"]
+    reference = Reference.of_val(calibration.probabilities(val_logits, t), val_logits / t, val.labels)
+    covered, by_class = {}, {}
+    if not task.shots:
+        covered, by_class = coverage.assess(logits, reference, t=t, limits=limits, groups=groups)
     shares = () if task.shots else settings.curve
     curve = [_curve_point(share, task, data, test, file, settings) for share in shares]
     row = rows.make(
@@ -156,6 +165,7 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, Save
             **duplicates.figures(file.equal, file.labels, fitted, test.rows, scored.right, limits=limits),
             "train_top1": head.train_top1,
             **calibrated,
+            **covered,
             "converged": head.converged,
             "chosen": head.chosen,
         },
@@ -163,6 +173,7 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, Save
             **head.protocol,
             "intervals": told,
             "calibration": calibration.PROTOCOL,
+            **({"prediction_sets": coverage.PROTOCOL} if covered else {}),
             "test": "read once" + (", and for each point of the curve" if curve else ""),
             **({"shots": "of train and of val, each class; not refitted on val"} if task.shots else {}),
         },
@@ -178,13 +189,12 @@ def probe(file, task: Task, settings: Settings) -> tuple[dict, dict | None, Save
         "ids_digest": details.ids_digest(file.ids[i] for i in test.rows),
         "curve": curve or None,
         **kept,
+        **by_class,
     }
     kept_head = None
     if settings.keep:
         outliers = Outliers.of_train(train)
-        t, distance = row["temperature"], outliers.over(val)
-        scores = calibration.probabilities(val_logits, t), val_logits / t
-        reference = Reference.of_val(*scores, val.labels, distance)
+        reference = Reference(reference.scores | {"distance": outliers.over(val)})
         kept_head = Saved(head.head, file.class_names, file.identity, task.method, row, reference, outliers)
     return row, None if task.shots else beside, kept_head
 

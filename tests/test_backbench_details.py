@@ -171,6 +171,32 @@ def test_a_broken_file_is_refused_by_what_is_wrong(tmp_path, key):
         details.read(tmp_path, path.relative_to(tmp_path).as_posix())
 
 
+SETS = {"coverage": [1.0, 0.5, None], "size": [1.5, 2, None]}
+
+
+def test_prediction_sets_by_class_are_kept_and_may_be_missing(tmp_path):
+    told = content([0, 1, 2], [0, 1, 1], prediction_sets={"lac_90": SETS})
+    assert details.read(tmp_path, details.write(tmp_path, told))["prediction_sets"] == {"lac_90": SETS}
+    assert "prediction_sets" not in details.read(tmp_path, details.write(tmp_path, content([0], [0])))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        None, [SETS], {"lac_90": None}, {"lac_90": {"coverage": [1.0, 0.5, None]}},
+        *({"lac_90": SETS | change} for change in (
+            {"coverage": [1.0, 1.5, None]}, {"coverage": [1.0, None]}, {"size": [1.5, -1, None]},
+            {"size": [1.5, "2", None]}, {"size": [1.5]}, {"size": [1.5, 10**400, None]}, {"size": 2},
+        )),
+    ],
+)  # fmt: skip
+def test_broken_prediction_sets_are_refused(tmp_path, broken):
+    path = tmp_path / details.write(tmp_path, content([0, 1, 2], [0, 1, 1]))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_sets": broken}))
+    with pytest.raises(UserError, match="not a details file: prediction_sets not of the expected shape"):
+        details.read(tmp_path, path.relative_to(tmp_path).as_posix())
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "[]", "nul", '{"a": NaN}', "[" * 100_000, "\ud800", f"[{'9' * 5000}]", '{"format": "backbench details"}'],

@@ -4,9 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from backbench import UserError, accuracy, calibration, columns, details
+from backbench import UserError, accuracy, calibration, columns, coverage, details
 from backbench.devices import cores
 from backbench.extract.preprocess import Preprocessor, Reader
+from backbench.reference import Reference
 from backbench.training import left_out
 
 BATCH = 64
@@ -70,20 +71,29 @@ def of_main(accelerator, ask):
     return found
 
 
-def assess(scores: np.ndarray, val_scores: np.ndarray | None, imageset, rows: dict, *, t: float | None = None):
+def assess(
+    scores: np.ndarray, val_scores: np.ndarray | None, imageset, rows: dict, *, t: float | None = None,
+    reference: Reference | None = None,
+):  # fmt: skip
     """Return the row's figures and its details, from the logits of test (N, K) and of val (M, K).
 
-    A temperature ``t`` takes the place of the logits of val. ``rows`` are the images' numbers by split.
+    A temperature ``t`` and a ``reference`` take the place of the logits of val. ``rows`` are the images' numbers by
+    split.
     """
     scored = accuracy.Scored(scores, imageset.labels[rows["test"]])
     val = None if t is not None else accuracy.Scored(val_scores, imageset.labels[rows["val"]])
     calibrated, kept = calibration.assess(scored, val=val, t=t)
+    t = calibrated["temperature"]
+    if val is not None:
+        reference = reference_of(val.scores, val.labels, t=t)
+    covered, by_class = coverage.assess(scored, reference, t=t)
     figures = {
         "shots": None,
         **{f"n_{split}": len(rows[split]) for split in ("train", "val", "test")},
         "n_classes": len(imageset.class_names),
         **accuracy.figures(scored),
         **calibrated,
+        **covered,
     }
     beside = {
         "dataset_digest": imageset.digest,
@@ -92,8 +102,19 @@ def assess(scores: np.ndarray, val_scores: np.ndarray | None, imageset, rows: di
         "ids_digest": details.ids_digest(imageset.ids[i] for i in rows["test"]),
         "curve": None,
         **kept,
+        **by_class,
     }
     return figures, beside
+
+
+def reference_of(scores: np.ndarray, labels: np.ndarray, *, t: float) -> Reference | None:
+    """Return what val's logits (M, K) and labels (M,) say of new images, or None where they say nothing.
+
+    The weights were not fitted on val, though their epoch was chosen there.
+    """
+    if not len(scores) or not np.isfinite(scores).all():
+        return None
+    return Reference.of_val(calibration.probabilities(scores, t), scores / t, labels)
 
 
 def top1(scores: np.ndarray, labels: np.ndarray) -> float:

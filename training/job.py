@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from backbench import SPLITS, UserError, __version__, calibration, details, duplicates, rows, statistics
+from backbench import SPLITS, UserError, __version__, calibration, coverage, details, duplicates, rows, statistics
 from backbench.cache.equal import shared
 from backbench.data import contents
 from backbench.devices import device_name
 from backbench.extract.preprocess import scaled
-from backbench.reference import Reference
 from backbench.training import checkpoint, checkpoint_kind, evaluate, history, onnx, outcome, state
 
 TRAIN_SEEN = 1000
@@ -92,6 +91,10 @@ class Job:
             row = self._row(figures, identity, chosen, at, start, trainer.earlier) | {"id": run}
             named = {key: row[key] for key in ("dataset", "model", "method", "seed", "shots")}
             details.keep(results_dir, row, named | beside)
+        labels = self.imageset.labels[self.rows["val"]]
+        reference = None if diverged else evaluate.reference_of(val, labels, t=row["temperature"])
+        if reference:
+            coverage.say(self.imageset.name, len(labels))
         about = {
             key: identity[key] for key in ("model", "recipe", "seed", "precision", "dataset", "dataset_digest")
         } | {
@@ -104,7 +107,7 @@ class Job:
             "ended": at.ended,
             "chosen": chosen,
             "row": rows.plain(row),
-            "reference": None if diverged else self._reference(val, row["temperature"]),
+            "reference": reference and reference.lists(),
             "seen": sorted({*self.contents[self.imageset.split < 2].tolist()}),
         }
         checkpoint.save(self.folder, weights, rows.plain(about))
@@ -205,16 +208,6 @@ class Job:
         self.tuned.load_state_dict(weights)
         return self._logits(self.tuned, "val", chosen["scale"])
 
-    def _reference(self, val: np.ndarray, t: float) -> dict | None:
-        """Return what val's logits say of new images, as model.json holds it, or None where they say nothing.
-
-        The weights were not fitted on val, though their epoch was chosen there.
-        """
-        if not len(val) or not np.isfinite(val).all():
-            return None
-        labels = self.imageset.labels[self.rows["val"]]
-        return Reference.of_val(calibration.probabilities(val, t), val / t, labels).lists()
-
     def _figures(self, val: np.ndarray, chosen: dict) -> tuple[dict, dict]:
         """Return the row's figures and details. This is the only place where test is read."""
         test = self._logits(self.tuned, "test", chosen["scale"])
@@ -254,6 +247,7 @@ class Job:
                 "chosen_on": "val cross-entropy at its best temperature, ties to top-1; epoch 0 is the start",
                 "intervals": statistics.INTERVALS,
                 "calibration": calibration.PROTOCOL,
+                **({"prediction_sets": coverage.PROTOCOL} if "coverage_lac_90" in figures else {}),
                 "train_top1": f"of at most {TRAIN_SEEN} images, not augmented",
                 "test": "read once",
             },

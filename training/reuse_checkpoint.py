@@ -69,7 +69,8 @@ def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_
     scores = evaluate.logits(scorer, imageset, prepared, numbers["test"], accelerator)
     found = about["row"]
     as_trained = replace(imageset, labels=columns[imageset.labels], class_names=about["classes"])
-    figures, beside = evaluate.assess(scores, None, as_trained, numbers, t=float(found.get("temperature") or 1.0))
+    known = {"t": float(found.get("temperature") or 1.0), "reference": checkpoints.reference(about)}
+    figures, beside = evaluate.assess(scores, None, as_trained, numbers, **known)
     figures |= {"n_skipped": len(skipped)}
     trained_on = about["row"].get("features") or {}
     if not own:
