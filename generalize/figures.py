@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from backbench import accuracy, calibration, details, statistics
+from backbench import accuracy, calibration, coverage, details, statistics
 from backbench.accuracy import Scored
 from backbench.data.maps import Groups
 from backbench.predict.predictors import Scores
+from backbench.reference import Reference
 
 SUREST = 10
 """Wrong answers that a row names, the surest first."""
@@ -40,14 +41,18 @@ def present(groups: Groups, target: Scores) -> Groups:
     return Groups([groups.names[g] for g in seen], place[groups.of_source], place[groups.of_target])
 
 
-def assess(source: Scores, target: Scores, groups: Groups, classes: list[str], *, t: float, paired=False):
+def assess(
+    source: Scores, target: Scores, groups: Groups, classes: list[str], *, t: float, paired=False,
+    reference: Reference | None = None,
+):  # fmt: skip
     """Figures for the row, and what goes beside it.
 
     Both readings: ``top1`` among all classes that the head knows, ``top1_mapped_classes`` among those that correspond.
     The source's figures (``source_...``) are on its test images of these classes, and in the same groups, so that the
     two are the same question. ``t`` is the temperature found on the source's val, at which classes are added up to
     groups; figures before scaling (``nll``, ``ece``) add them up at 1. ``paired``: the target's images are the
-    source's, made worse.
+    source's, made worse. With the ``reference`` from the source's val both sides have the coverage of prediction sets,
+    which cover an image if they hold any class of its group.
     """
     sides = {}
     for name, of, to in (("source", source, groups.of_source), ("target", target, groups.of_target)):
@@ -58,6 +63,7 @@ def assess(source: Scores, target: Scores, groups: Groups, classes: list[str], *
             [i for i, g in zip(of.ids, labels, strict=True) if g >= 0],
         )
     figures, right, beside = {"n": len(sides["target"][1]), "n_source": len(sides["source"][1])}, {}, {}
+    names = [*groups.names, *(name for name, g in zip(classes, groups.of_source, strict=True) if g < 0)]
     for name, (scores, labels, _) in sides.items():
         prefix = "source_" if name == "source" else ""
         whole = Scored(collapse(scores, groups, mapped=False, t=t), labels)
@@ -67,12 +73,14 @@ def assess(source: Scores, target: Scores, groups: Groups, classes: list[str], *
         right[name] = whole.right
         right[f"{name}_mapped"] = inside = Scored(collapse(scores, groups, mapped=True, t=t), labels).right
         ends = statistics.interval(inside.sum(), len(inside))
-        told = accuracies | calibrated | dict(zip(MAPPED, map(float, (inside.mean(), *ends)), strict=True))
+        of, n_names = groups.of_source, len(names)
+        covered, by_class = coverage.assess(Scored(scores, labels), reference, t=t, of=of, n_names=n_names)
+        beside[name] |= by_class
+        told = accuracies | calibrated | covered | dict(zip(MAPPED, map(float, (inside.mean(), *ends)), strict=True))
         figures |= {f"{prefix}{key}": value for key, value in told.items() if not (prefix and key == "temperature")}
     figures |= statistics.drop(right["source"], right["target"], paired=paired)
     of_mapped = statistics.drop(right["source_mapped"], right["target_mapped"], paired=paired)
     figures |= {f"{key}_mapped": of_mapped[key] for key in ("drop", "drop_low", "drop_high")}
-    names = [*groups.names, *(name for name, g in zip(classes, groups.of_source, strict=True) if g < 0)]
     kept, ids = beside["target"], sides["target"][2]
     figures["most_confident_errors"] = surest(kept, names, ids)
     return figures, {

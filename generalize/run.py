@@ -4,7 +4,7 @@ import hashlib
 import sys
 import time
 
-from backbench import Faults, UserError, calibration, columns, details, identity, rows, statistics
+from backbench import Faults, UserError, calibration, columns, coverage, details, identity, rows, statistics
 from backbench.devices import device_name
 from backbench.generalize import corruptions
 from backbench.generalize import figures as figures_of
@@ -17,6 +17,10 @@ READINGS = (
     "of the same classes, in the same groups"
 )
 """What a row says of its accuracies."""
+
+
+COVERAGE = "coverage_lac_95", "source_coverage_lac_95"
+"""Keys of the coverage that the table shows."""
 
 
 def run(request: Request, targets, kinds) -> tuple[list[dict], list[str], Faults]:
@@ -52,15 +56,24 @@ def _measured(request: Request, one: Evaluation, source: predictors.Scores) -> d
     known, groups = one.groups.of_target[target.labels] >= 0, figures_of.present(one.groups, target)
     if not known.any():
         raise UserError(f"{one.target.name}: no image of a class that corresponds can be read")
-    temperature = one.thing.temperature
+    temperature, reference = one.thing.temperature, one.thing.reference
     figures, beside = figures_of.assess(
-        source, target, groups, one.thing.classes, t=temperature, paired=bool(one.corruption)
+        source, target, groups, one.thing.classes, t=temperature, paired=bool(one.corruption), reference=reference
     )
-    others, name = target.scores[~known], f"{one.target.name}, classes without a counterpart"
+    others, which, name = target, ~known, f"{one.target.name}, classes without a counterpart"
     if one.unknown:
-        others, name = one.thing.scores_on(one.others, **_where(request)).scores, one.unknown
-    if len(others):
-        figures |= {"unknown": name} | figures_of.unknown(target.scores[known], others, t=temperature)
+        others, which, name = one.thing.scores_on(one.others, **_where(request)), slice(None), one.unknown
+    if len(others.scores[which]):
+        figures |= {"unknown": name}
+        figures |= figures_of.unknown(target.scores[known], others.scores[which], t=temperature)
+    if reference:
+        figures |= coverage.called_unknown(
+            reference,
+            target.strange_by,
+            unknown_found=others.strange[which],
+            unknown_false=target.strange[known],
+            source_unknown_false=source.strange[groups.of_source[source.labels] >= 0],
+        )
     figures |= {"target": one.target.name, "corruption": one.corruption, "n_skipped": target.n_skipped}
     if one.corruption:
         figures |= {"strength": one.strength, "level": corruptions.LEVELS[one.corruption][one.strength - 1]}
@@ -87,6 +100,7 @@ def _kept(request: Request, one: Evaluation, target, figures, beside, started) -
             "Donner & Zou 2012), "
             + ("paired by image" if figures["corruption"] else "each set's images for themselves"),
             "calibration": f"temperature of the source's val. {calibration.PROTOCOL}",
+            **({"prediction_sets": f"{coverage.PROTOCOL}, of the source"} if thing.reference else {}),
         },
         settings=identity.settings(thing.row) | {"map": _map(request)},
         features=target.identity,
@@ -110,7 +124,8 @@ def _map(request: Request) -> str | None:
 
 def table(found: list[dict]) -> str:
     """The rows for people, in percent and points."""
-    lines = [["source", "target", "model", "method", "n", "source %", "top-1 %", "mapped %", "drop, points", "AUROC %"]]
+    head = "source", "target", "model", "method", "n", "source %", "top-1 %", "mapped %", "drop, points", "AUROC %"
+    lines = [[*head, "coverage at 95 %"]]
     for row in found:
         drop = [100 * row[f"drop{end}"] for end in ("", "_low", "_high")]
         lines.append(
@@ -125,6 +140,7 @@ def table(found: list[dict]) -> str:
                 f"{100 * row['top1_mapped_classes']:.1f}",
                 "{:.1f} [{:.1f}, {:.1f}]".format(*drop),
                 "" if row.get("auroc_msp") is None else f"{100 * row['auroc_msp']:.1f}",
+                ", source ".join(f"{100 * row[key]:.1f}" for key in COVERAGE if row.get(key) is not None),
             ]
         )
     return columns(lines)

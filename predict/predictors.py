@@ -32,7 +32,8 @@ from backbench.training.job import SEEN
 class Scores:
     """Of N images by K classes: ``scores`` (N, K) float32, ``labels`` (N,) in the image set's classes, ``ids``.
 
-    ``n_skipped`` more couldn't be read.
+    ``n_skipped`` more couldn't be read. ``strange`` (N,) says how strange each is, by the score ``strange_by``, see
+    ``Predictor.strangeness``.
     """
 
     scores: np.ndarray
@@ -40,6 +41,8 @@ class Scores:
     ids: list[str]
     identity: dict = field(repr=False)
     n_skipped: int = 0
+    strange: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32), repr=False)
+    strange_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,12 +105,17 @@ class Predictor:
             self.check(file)
             asked, ids = (file.split == 2) | (not test_only), file.ids
             rows = np.flatnonzero((file.done == schema.DONE) & asked)
+            scores, strange, by = self.score(file, rows), np.empty(len(rows), np.float32), None
+            for at, x in Subset(file.features, file.labels[rows], rows).blocks():
+                by, strange[at] = self.strangeness(scores[at], x)
             return Scores(
-                self.score(file, rows),
+                scores,
                 file.labels[rows],
                 [ids[i] for i in rows],
                 file.identity | file.measured,
                 int((asked & (file.done == schema.SKIPPED)).sum()),
+                strange,
+                by,
             )
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from backbench.data.maps import Groups
 from backbench.generalize import figures as elsewhere
 from backbench.predict.predictors import Scores
+from backbench.reference import Reference
 
 BIKES = Groups(["bike", "mug"], np.array([0, 0, 1, -1]), np.array([1, -1, 0]))
 """Source: mountain bike, touring bike, mug, yo-yo. Target: mug, tulip, bike."""
@@ -91,6 +92,27 @@ def test_both_readings_by_hand():
     assert (beside["predicted"], beside["labels"]) == ([2, 1], [0, 1])
     assert beside["source"]["right"] == [1, 1]
     assert figures["most_confident_errors"] == [{"id": "b", "label": "bike", "predicted": "yo-yo", "confidence": 0.6}]
+
+
+def test_a_set_covers_an_image_by_any_class_of_its_group():
+    """LAC's threshold of nine images of val is 0.75: classes of 0.25 or more are in. None of it adds up to groups."""
+    reference = Reference(dict.fromkeys(("lac", "raps", "energy"), np.full(9, 0.75, np.float32)))
+    source = Scores(logits([0.26, 0.24, 0.49, 0.01], [0.2, 0.2, 0.59, 0.01]), np.array([1, 0]), ["1", "2"], {})
+    target = Scores(
+        logits([0.4, 0.3, 0.2, 0.1], [0.3, 0.2, 0.2, 0.3], [0.25] * 4), np.array([2, 0, 1]), ["b", "m", "t"], {}
+    )
+    figures, beside = elsewhere.assess(source, target, BIKES, CLASSES, t=1.0, reference=reference)
+    # Touring is covered by mountain's 0.26 and mug's 0.5 is in, too; two bikes of 0.2 each are not in.
+    assert (figures["source_coverage_lac_90"], figures["source_set_size_lac_90"]) == (0.5, 1.5)
+    # Both bikes; then mountain and yo-yo, and not the mug.
+    assert (figures["coverage_lac_90"], figures["set_size_lac_90"]) == (0.5, 2)
+    assert figures["coverage_lac_95"] is None
+    sets = beside["prediction_sets"]["lac_90"]
+    assert (beside["class_names"], sets["coverage"][:2], sets["size"][:2]) == (["bike", "mug", "yo-yo"], [1, 0], [2, 2])
+    assert np.isnan([sets["coverage"][2], sets["size"][2]]).all()
+    figures, beside = elsewhere.assess(source, target, BIKES, CLASSES, t=1.0)
+    assert not any("coverage" in key for key in figures)
+    assert "prediction_sets" not in beside
 
 
 def test_groups_without_an_image_are_other_classes():

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backbench import UsageError, details, rows
+from backbench import UsageError, coverage, details, rows
 from backbench.cache.features import open_file
 from backbench.data import registry
 from backbench.finetune.cli import main
 from backbench.generalize import plan
 from backbench.predict import find, predictors
-from backbench.probe import predict
+from backbench.probe import head, predict
 from backbench.training import checkpoint, evaluate
 from tests import trained, tuning
 from tests.trained import invoke
@@ -37,7 +37,7 @@ def home(tmp_path_factory):
             noise[..., k % 3] += 40
             Image.fromarray(noise).resize((60, 44)).save(home / "there" / name / f"{i}.png")
     (home / "map.csv").write_text(PAIRS)
-    return trained.build(home, "logistic", "ridge")
+    return trained.build(home, "logistic", "ridge", val=7)
 
 
 def words(home, *more):
@@ -90,6 +90,42 @@ def test_the_sources_accuracy_is_that_of_its_own_row(home, first):
         stage = "finetune" if row["method"].startswith("finetune") else "probe"
         assert row["source_top1"] == pytest.approx(own[stage, row["method"]]["top1"])
         assert row["source_ece"] == pytest.approx(own[stage, row["method"]]["ece"], abs=1e-4)
+
+
+def test_coverage_and_unknown_images_are_those_of_the_stored_reference(home, first):
+    """All classes correspond, so the source's coverage is that of its own row. Unknown is the target's yak."""
+    own = {(r["stage"], r["method"]): r for r in rows.read(home / "results") if r["stage"] in ("probe", "finetune")}
+    things, _ = find.below(home / "heads", home / "runs")
+    imageset = registry.load(f"folder:{home / 'there'}", data_root=home)
+    for row, thing in zip(first, things, strict=True):
+        mine = own["finetune" if row["method"].startswith("finetune") else "probe", row["method"]]
+        for key in coverage.KEYS:
+            assert row[f"source_{key}"] == pytest.approx(mine[key], abs=1e-9), key
+        assert 0 <= row["coverage_lac_90_low"] <= row["coverage_lac_90"] <= row["coverage_lac_90_high"] <= 1
+        assert row["set_size_raps_95"] >= 1
+        by_class = details.of(home / "results", row)["prediction_sets"]["lac_95"]
+        assert np.mean(by_class["coverage"]) == pytest.approx(row["coverage_lac_95"])  # 7 images of each
+        found = thing.scores_on(imageset, cache_dir=home / "cache", device=None)
+        assert row["unknown_by"] == ("energy" if row["method"].startswith("finetune") else "distance")
+        called = thing.reference.p_known(row["unknown_by"], found.strange) <= 0.05
+        yak = imageset.labels == imageset.class_names.index("yak")
+        assert (row["unknown_found_05"], row["unknown_false_05"]) == (called[yak].mean(), called[~yak].mean())
+        assert 0 <= row["source_unknown_false_05_low"] <= row["source_unknown_false_05"] < 0.5
+    shown = there(home).stdout.splitlines()
+    assert shown[0].endswith("coverage at 95 %")
+    for line, row in zip(shown[1:], first, strict=True):
+        both = (100 * row[key] for key in ("coverage_lac_95", "source_coverage_lac_95"))
+        assert line.rstrip().endswith("{:.1f}, source {:.1f}".format(*both))
+
+
+def test_a_head_of_an_earlier_version_has_no_coverage(home, first, tmp_path):
+    saved = head.load(home / "heads" / "folder-images" / "test_resnet-ridge")
+    saved._replace(reference=None, outliers=None).save(tmp_path / "heads" / "old")
+    done = there(home, "--heads", tmp_path / "heads", "--runs", tmp_path, "--results-dir", tmp_path, "--json")
+    (row,) = as_json(done)
+    assert row["top1"] == next(one["top1"] for one in first if one["method"] == "ridge")
+    assert not any("coverage" in key or "unknown_f" in key for key in row)
+    assert "prediction_sets" not in row["protocol"]
 
 
 def test_a_second_run_sees_no_picture(home, first, monkeypatch):

@@ -16,9 +16,12 @@ def invoke(command, *words, code=0, **how):
     return done
 
 
-def build(home: Path, *methods: str, checkpoint: bool = True) -> Path:
-    """Make ``images/``, ``cache/``, ``results/``, ``heads/folder-images/test_resnet-*`` and ``runs/images/tiny``."""
-    tuning.pictures(home / "images")
+def build(home: Path, *methods: str, checkpoint: bool = True, val: int = 5) -> Path:
+    """Make ``images/``, ``cache/``, ``results/``, ``heads/folder-images/test_resnet-*`` and ``runs/images/tiny``.
+
+    Of each class there are ``val`` images in val.
+    """
+    tuning.pictures(home / "images", val=val)
     where = ["--cache-dir", home / "cache", "--results-dir", home / "results"]
     invoke(
         backbench.extract.cli.main,
