@@ -47,8 +47,6 @@ def images(given: Sequence[str], *, exif: str, data_root: Path, lines: Iterable[
     places = [place.removeprefix("folder:") for place in given if place != STDIN]
     if STDIN in given:
         places += [line.rstrip("\r\n") for line in lines if line.strip()]
-    if not places:
-        raise UsageError("standard input held no path: one in each line is expected.")
     found, faults = _Found(), Faults()
     for place in places:
         with faults.collect():

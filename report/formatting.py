@@ -43,6 +43,12 @@ def method(row: dict) -> str:
     return row["method"] if shots is None else f"{row['method']}, {shots} shot{'' if shots == 1 else 's'}"
 
 
+def set_name(name: str) -> str:
+    """Return the name of prediction sets as people read it: ``LAC 90 %`` for ``lac_90``."""
+    kind, level = name.split("_")
+    return f"{kind.upper()} {level} %"
+
+
 def accuracy(record: dict, name: str) -> str:
     """Return ``record[name]`` with its ``_low`` and ``_high``, 0..1, in percent: ``96.9 [93.8, 98.5]``.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import TextIO
 
-from backbench import UserError, columns, details
+from backbench import UserError, columns, coverage, details
 from backbench.report import choice, formatting, names
 from backbench.report.formatting import printable
 from backbench.rows import own_test
@@ -22,6 +22,7 @@ FIELDS = (
     "ece", "ece_scaled", "nll", "nll_scaled", "temperature", "source_ece_scaled",
     "unknown", "n_unknown", "auroc_msp", "auroc_msp_low", "auroc_msp_high", "auroc_energy", "auroc_energy_low",
     "auroc_energy_high",
+    *coverage.KEYS, *(f"source_{key}" for key in coverage.KEYS), *coverage.UNKNOWN_KEYS,
 )  # fmt: skip
 """A record's keys. Shares are 0..1. ``effective_robustness`` is top-1 above the line through all heads (see ``line``).
 ``paired_drop_difference`` is the drop less that of the head chosen on the source's val, with its 95 % interval; the
@@ -171,7 +172,7 @@ def with_ends(record: dict, name: str) -> str:
 
 HEAD = (
     "backbone", "method", "source top-1 %", "top-1 %", "mapped classes %", "drop, points", "drop difference",
-    "relative drop %", "effective robustness", "ECE %", "scaled ECE %", "AUROC %",
+    "relative drop %", "effective robustness", "ECE %", "scaled ECE %", "AUROC %", "coverage %", "unknown %",
 )  # fmt: skip
 
 
@@ -191,7 +192,16 @@ def cells(record: dict) -> tuple[str, ...]:
         points(record["ece"]),
         points(record["ece_scaled"]),
         with_ends(record, "auroc_msp"),
+        _beside(record, f"coverage_{SETS}", source=f"source_coverage_{SETS}"),
+        _beside(record, f"unknown_found_{RATE}", known=f"unknown_false_{RATE}"),
     )
+
+
+def _beside(record: dict, name: str, **other: str) -> str:
+    """Return two shares in percent, the second with its word: ``71.2 [65.1, 76.8], source 90.1``."""
+    told = [with_ends(record, name)]
+    told += [f"{word} {points(record[key])}" for word, key in other.items() if record.get(key) is not None]
+    return ", ".join(filter(None, told))
 
 
 NOTES = (
@@ -206,6 +216,18 @@ NOTES = (
     "probability separates images of known classes from those of unknown ones.",
 )
 
+SETS = "lac_95"
+"""The prediction sets of the table. Files hold all of them."""
+
+RATE = f"{coverage.FALSE_ALARMS:02d}"
+"""The end of the keys for shares that are called unknown."""
+
+SETS_NOTE = (
+    f"Coverage says how often {formatting.set_name(SETS)} sets of the target, and of the source's test images, hold "
+    "the class. Unknown says how many images of unknown classes, and of known ones, are called unknown where "
+    f"{coverage.FALSE_ALARMS} % of images like the source's val would be."
+)
+
 OLD_NOTE = (
     "Some drops were measured by an earlier version. Their intervals are percentile bootstraps, which are too narrow. "
     "Run finetune generalize again to replace them."
@@ -215,7 +237,8 @@ OLD_NOTE = (
 def notes(found: list[dict]) -> tuple[str, ...]:
     """Return the notes below the table."""
     old = any("bootstrap" in str((record["row"].get("protocol") or {}).get("intervals")) for record in found)
-    return (*NOTES, OLD_NOTE) if old else NOTES
+    sets = any(record[f"coverage_{SETS}"] is not None for record in found)
+    return (*NOTES, *([SETS_NOTE] if sets else []), *([OLD_NOTE] if old else []))
 
 
 def write(found: list[dict], form: str, file: TextIO) -> None:

@@ -15,6 +15,9 @@ WORST = 10
 WRONG = 24
 """Largest number of errors shown for a head."""
 
+LEAST = 3
+"""Largest number of least covered classes named for a head."""
+
 HEADS_BYTES = 3 << 20
 """Largest size of the JSON for single heads. Heads beyond it are left out, and ``report details`` shows them."""
 
@@ -128,10 +131,19 @@ def _head(study: Study, key: tuple, content: dict, files: images.Files) -> dict:
         "matrix": _matrix(content, names),
         "calibration": looked["calibration"],
         "bins": bins,
+        "sets": inspect_head.set_lines(looked),
+        "least": _least(looked),
         "map": images.identity_of(row) if path else None,
         "extracted": row["stage"] == "probe",
         **_wrong(content, names, files.tested.get((content["dataset_digest"], content["ids_digest"]))),
     }
+
+
+def _least(looked: dict) -> str:
+    """Return a sentence that names the least covered classes, or "" where all are covered as often as asked for."""
+    key, name = f"coverage_{inspect_head.LEAST}", formatting.set_name(inspect_head.LEAST)
+    worst = [f"{printable(one['name'])} {100 * one[key]:.1f} %" for one in inspect_head.least_covered(looked)[:LEAST]]
+    return f"Least covered by {name}: {', '.join(worst)}." if worst else ""
 
 
 def _matrix(content: dict, names: list[str]) -> dict:

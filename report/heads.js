@@ -60,6 +60,15 @@ function calibration(head) {
   return { element: panel("Calibration", box, make("p", { class: "notes" }, text)), draw };
 }
 
+function sets(head) {
+  if (!head.sets.length) return null;
+  const body = head.sets.map(([name, coverage, size]) => make("tr", {},
+    make("th", { scope: "row" }, name), make("td", {}, coverage), make("td", {}, size)));
+  return panel("Prediction sets",
+    scroller("Prediction sets", make("table", {}, heads("sets", "coverage %", "mean size"), make("tbody", {}, ...body))),
+    make("p", { class: "notes" }, `How often the set of a test image holds its class, and how many classes it holds on average. ${head.least}`));
+}
+
 function gallery(head) {
   const shown = DATA.pictures[head.dataset] || { uris: [], names: [] };
   const items = head.wrong.map((wrong) => make("li", {},
@@ -161,7 +170,7 @@ function showHead() {
   parts = [reliability, map].filter(Boolean);
   const top = make("p", { class: "wide" }, `${head.model}, ${head.method} on ${head.dataset}: `, source(`top-1 ${head.top1} %`, [head.row]), ` of ${head.n.toLocaleString("en")} test images`);
   $("head-view").querySelectorAll(".plot").forEach((box) => Plotly.purge(box));
-  $("head-view").replaceChildren(...[top, gallery(head), map?.element, classes(head), matrix(head), reliability?.element].filter(Boolean));
+  $("head-view").replaceChildren(...[top, gallery(head), map?.element, classes(head), matrix(head), reliability?.element, sets(head)].filter(Boolean));
   drawn = false;
   if (near) drawParts();
 }

@@ -1,10 +1,10 @@
-"""One head in detail: its worst classes, its confusions, its calibration and its learning curve."""
+"""One head in detail: worst classes, confusions, calibration, prediction sets and learning curve."""
 
 import json
 from pathlib import Path
 from typing import TextIO
 
-from backbench import UsageError, UserError, columns, details, suggest
+from backbench import UsageError, UserError, columns, coverage, details, suggest
 from backbench.report import choice, formatting, generalization, names
 from backbench.report.compare import newest
 from backbench.report.formatting import printable
@@ -21,6 +21,11 @@ and the accuracy without the former. Rows of earlier versions have none."""
 
 CALIBRATION = ("nll", "ece", "nll_scaled", "ece_scaled", "temperature")
 """The row's keys for calibration: NLL in nats, ECE 0..1, both after temperature scaling, and the temperature."""
+
+
+LEAST = "lac_95"
+"""The sets by which the least covered classes are named: those of the smallest size. At 90 % they often hold one class,
+and say what the accuracies say."""
 
 
 def choose(rows: list[dict], model: str, *, dataset: str | None = None, method: str | None = None) -> dict:
@@ -55,20 +60,24 @@ def choose(rows: list[dict], model: str, *, dataset: str | None = None, method: 
 def look(row: dict, results_dir: Path, content: dict | None = None) -> dict:
     """Return what ``report details`` shows of a row: names, figures, and its details without the single predictions.
 
-    ``classes`` holds name, accuracy with its interval and n of each class with test images, the worst first.
-    ``confusions`` holds label, predicted and n, the most frequent first. ``content`` passes in the row's details where
-    they were read already.
+    ``classes`` holds name, accuracy with its interval and n of each class with test images, the worst first, and its
+    coverage and mean size by each kind of prediction sets where these were measured. ``confusions`` holds label,
+    predicted and n, the most frequent first. ``content`` passes in the row's details where they were read already.
     """
     from backbench.statistics import interval
 
     content = content or details.of(results_dir, row)
     names, kept = content["class_names"], content["per_class"]
+    sets = {name: one for name, one in content.get("prediction_sets", {}).items() if name in coverage.SETS}
+    sets_of_all = {key: _number(row[key]) for key in ("n_val", *coverage.KEYS) if key in row}
     classes = []
-    for name, accuracy, n in zip(names, kept["accuracy"], kept["n"], strict=True):
+    for k, (name, accuracy, n) in enumerate(zip(names, kept["accuracy"], kept["n"], strict=True)):
         if n and accuracy is not None:
             low, high = interval(accuracy * n, n)
             ends = {"accuracy_low": float(low), "accuracy_high": float(high)}
-            classes.append({"name": name, "accuracy": accuracy, **ends, "n": n})
+            of_sets = {f"coverage_{kind}": one["coverage"][k] for kind, one in sets.items()}
+            of_sets |= {f"set_size_{kind}": one["size"][k] for kind, one in sets.items()}
+            classes.append({"name": name, "accuracy": accuracy, **ends, "n": n, **of_sets})
     scale = (row["features"] or {}).get("input_scale") or 1.0
     return {
         **{key: row[key] for key in ("dataset", "model")},
@@ -79,6 +88,7 @@ def look(row: dict, results_dir: Path, content: dict | None = None) -> dict:
         **{key: row.get(key) for key in ("top1", "top1_low", "top1_high", "converged")},
         "duplicates": {key: row.get(key) for key in DUPLICATES},
         "calibration": {key: row.get(key) for key in CALIBRATION} | {"bins": content["calibration"]},
+        "prediction_sets": sets_of_all if sets_of_all.keys() & {*coverage.KEYS} else None,
         "classes": sorted(classes, key=lambda one: (one["accuracy"], -one["n"], one["name"])),
         "confusions": [
             {"label": names[label], "predicted": names[predicted], "n": n}
@@ -123,10 +133,53 @@ def write(found: dict, file: TextIO, *, as_json: bool) -> None:
     ]
     if any(calibration[key] is not None for key in CALIBRATION):
         parts.append(_titled("Calibration", figures))
+    parts += _sets(found)
     if found["curve"]:
         points = [(f"{point['n_train']:,}", formatting.accuracy(point, "top1")) for point in found["curve"]]
         parts.append(_titled("Learning curve", [("training images", "top-1 %"), *points]))
     file.write("\n\n".join("\n".join(part) for part in parts) + "\n")
+
+
+def set_lines(found: dict) -> list[tuple[str, str, str]]:
+    """Return the name, coverage in percent and mean size of each kind of prediction sets, for a result of ``look``."""
+    sets = found["prediction_sets"] or {}
+    return [
+        (formatting.set_name(name), formatting.accuracy(sets, f"coverage_{name}"), f"{sets[f'set_size_{name}']:.2f}")
+        for name in coverage.SETS
+        if None not in (sets.get(f"coverage_{name}"), sets.get(f"set_size_{name}"))
+    ]
+
+
+def least_covered(found: dict) -> list[dict]:
+    """Return the classes of a result of ``look`` that sets made for ``LEAST`` cover more rarely, the rarest first."""
+    key, (_, level) = f"coverage_{LEAST}", coverage.SETS[LEAST]
+    below = [one for one in found["classes"] if one.get(key) is not None and one[key] < level / 100]
+    return sorted(below, key=lambda one: (one[key], -one["n"], one["name"]))
+
+
+def _sets(found: dict) -> list[list[str]]:
+    """Return the parts of the text on prediction sets, with the reason where some could not be measured."""
+    if found["prediction_sets"] is None:
+        return []
+    parts = [_titled("Prediction sets", [("", "coverage %", "mean size"), *set_lines(found)])]
+    if why := coverage.too_small(found["prediction_sets"].get("n_val")):
+        parts[0] = [line for line in (*parts[0], why) if line]
+    if least := least_covered(found):
+        from backbench.statistics import interval
+
+        lines = [("class", "coverage %", "mean size", "images")]
+        for one in least[:MOST]:
+            share, n = one[f"coverage_{LEAST}"], one["n"]
+            ends = dict(zip(("low", "high"), map(float, interval(share * n, n)), strict=True))
+            shown = generalization.points(share, **ends)
+            lines.append((printable(one["name"]), shown, f"{one[f'set_size_{LEAST}']:.2f}", str(n)))
+        told = f"{formatting.set_name(LEAST)}, {min(MOST, len(least))} of {len(found['classes'])}"
+        parts.append(_titled(f"Classes least covered by {told}", lines))
+    return parts
+
+
+def _number(value):
+    return value if type(value) in (int, float) else None
 
 
 def _duplicates(found: dict) -> list[str]:

@@ -7,6 +7,7 @@ figures stand beside the measured ones. Accuracies are 0..1 in the tidy frame an
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from backbench import coverage
 from backbench.report import choice, formatting, names
 from backbench.report.formatting import printable
 from backbench.rows import own_test
@@ -28,6 +29,7 @@ COUNTS = ["n_train", "n_val", "n_test"]
 MEANS = [
     *(f"{name}{end}" for name in ("top1", "top5", "balanced") for end in ("", "_low", "_high")),
     *("val_top1", "train_top1", "extract_seconds", "probe_seconds"),
+    *coverage.KEYS,
 ]
 BESIDE = ["published_val_top1", "published_seconds"]
 

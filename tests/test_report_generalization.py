@@ -178,6 +178,29 @@ def test_written_in_every_form(results, form):
         assert "80.0" in text  # AUROC
 
 
+def test_coverage_and_unknown_images_have_a_column_each_where_they_were_measured(tmp_path):
+    def written(form="terminal"):
+        file = io.StringIO()
+        generalization.write(generalization.records(rows.read(tmp_path), tmp_path), form, file)
+        return file.getvalue()
+
+    row(tmp_path, "old", right(9, 10), right(8, 10))
+    assert "coverage %" not in written()
+    assert generalization.SETS_NOTE not in written()
+    shares = {"coverage_lac_95": 0.7, "source_coverage_lac_95": 0.955, "unknown_by": "distance"}
+    shares |= {"unknown_found_05": 0.6, "unknown_false_05": 0.125, "set_size_lac_95": 1.5}
+    ends = {f"{key}_{end}": shares[key] for key in ("coverage_lac_95", "unknown_found_05") for end in ("low", "high")}
+    row(tmp_path, "new", right(9, 10), right(8, 10), **shares, **ends)
+    row(tmp_path, "known", right(9, 10), right(8, 10), unknown_false_05=0.125)  # there were no unknown images
+    lines = {line.split()[0]: line for line in written().splitlines() if line}
+    assert lines["backbone"].split()[-4:] == ["coverage", "%", "unknown", "%"]
+    assert lines["new"].endswith("70.0 [70.0, 70.0], source 95.5  60.0 [60.0, 60.0], known 12.5")
+    assert lines["known"].endswith("  known 12.5")
+    assert generalization.SETS_NOTE in written()
+    new = next(line for line in csv.DictReader(io.StringIO(written("csv"))) if line["model"] == "new")
+    assert (new["coverage_lac_95_high"], new["set_size_lac_95"], new["unknown_by"]) == ("0.7", "1.5", "distance")
+
+
 def test_heads_of_one_name_are_told_apart_and_seeds_are_named(tmp_path):
     told = {"source_digest": "s" * 64, "target_digest": "t" * 64, "trained": "heads/a"}
     row(tmp_path, "net", right(9, 10), right(8, 10), trained_key="plain", **told, settings={"class_weight": "none"})

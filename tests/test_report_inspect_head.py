@@ -70,6 +70,58 @@ def test_json_holds_all_that_is_kept_but_the_single_predictions(results):
     assert "predicted" not in found
 
 
+SETS = {
+    "lac_95": {"coverage": [0.6, 1.0, 0.5, None], "size": [1.25, 1.0, 2.0, None]},
+    "raps_95": {"coverage": [1.0, 1.0, 1.0, None], "size": [2.0, 2.0, 3.5, None]},
+    "of another version": {"coverage": [None] * 4, "size": [None] * 4},
+}
+COVERED = {
+    f"{name}_{kind}_95{end}": value
+    for kind, share, size in (("lac", 0.7, 1.325), ("raps", 1.0, 2.3))
+    for name, end, value in (
+        ("coverage", "", share), ("coverage", "_low", share - 0.1), ("coverage", "_high", share), ("set_size", "", size)
+    )
+}  # fmt: skip
+
+
+def covered(results, method, **more):
+    labels, predicted = [0] * 5 + [1] * 3 + [2] * 2, [0, 0, 0, 1, 1, 1, 2, 3, 2, 2]
+    save(results, content(predicted, labels, k=4, method=method, prediction_sets=SETS), **more)
+    return run("m", "--results-dir", results, "--method", method)
+
+
+def test_prediction_sets_worked_by_hand(results):
+    assert covered(results, "ridge", n_val=19, **COVERED).stdout.split("\n\n", 3)[-1] == (
+        "Prediction sets\n"
+        "           coverage %           mean size\n"
+        "LAC 95 %   70.0 [60.0, 70.0]    1.32\n"
+        "RAPS 95 %  100.0 [90.0, 100.0]  2.30\n\n"
+        "Classes least covered by LAC 95 %, 2 of 3\n"
+        "class  coverage %         mean size  images\n"
+        "cow    50.0 [4.7, 95.3]   2.00       2\n"
+        "ant    60.0 [18.6, 91.5]  1.25       5\n"
+    )
+    found = json.loads(run("m", "--results-dir", results, "--method", "ridge", "--json").stdout)
+    assert found["prediction_sets"]["coverage_lac_95"] == 0.7
+    bee = next(one for one in found["classes"] if one["name"] == "bee")
+    assert (bee["coverage_raps_95"], bee["set_size_raps_95"]) == (1.0, 2.0)
+    assert not any("another" in key for key in bee)
+
+
+def test_a_val_that_is_too_small_is_told_of(results):
+    none = dict.fromkeys(COVERED)
+    shown = covered(results, "ridge", n_val=12, **none, coverage_lac_90=0.5, set_size_lac_90=1.0).stdout
+    assert "Val has 12 images, too few for prediction sets: they take 19 for 95 %." in shown
+    assert covered(results, "knn", n_val=3, **none).stdout.split("\n\n")[3].startswith("Val has 3 images")
+
+
+def test_rows_of_before_and_of_strangers_have_no_prediction_sets(results):
+    assert json.loads(run("m", "--results-dir", results, "--json").stdout)["prediction_sets"] is None
+    save(results, content([0, 1], [0, 1], method="odd"), coverage_lac_90="<b>", set_size_lac_90=[1], n_val=None)
+    done = run("m", "--results-dir", results, "--method", "odd")
+    assert (done.exit_code, "LAC" in done.stdout) == (0, False)
+
+
 def test_without_calibration_curve_or_errors_it_is_short(tmp_path):
     save(tmp_path, content([0, 1], [0, 1]))
     assert run("m", "--results-dir", tmp_path).stdout == (

@@ -12,7 +12,7 @@ import termios
 
 import pytest
 
-from backbench import rows
+from backbench import coverage, rows
 from backbench.report import formats, table
 
 
@@ -81,18 +81,26 @@ def test_markdown_is_the_table_worked_by_hand():
 
 def test_csv_is_tidy_and_in_full_precision():
     exact = 0.1 + 0.2  # 0.30000000000000004
-    found = [row("resnet50.a1_in1k", "cifar100", exact), row("mynet", "digits", 0.5, converged=None, features={})]
+    sets = {key: exact for key in coverage.KEYS if "_90" in key} | dict.fromkeys(
+        key for key in coverage.KEYS if "95" in key
+    )
+    found = [
+        row("resnet50.a1_in1k", "cifar100", exact) | sets,
+        row("mynet", "digits", 0.5, converged=None, features={}),
+    ]
     head, ours, other = text(found, "csv").splitlines()
     assert head == (
         "model,input_scale,method,dataset,stage,seeds,n_train,n_val,n_test,top1,top1_low,top1_high,"
-        "top5,top5_low,top5_high,balanced,balanced_low,balanced_high,val_top1,train_top1,extract_seconds,probe_seconds,converged,"
-        "published_val_top1,published_seconds"
+        "top5,top5_low,top5_high,balanced,balanced_low,balanced_high,val_top1,train_top1,extract_seconds,probe_seconds,"
+        f"{','.join(coverage.KEYS)},converged,published_val_top1,published_seconds"
     )
     assert ours == (
         "resnet50.a1_in1k,1.0,logistic,cifar100,probe,1,700,100,100,0.30000000000000004,0.28,0.31000000000000005,"
-        "0.9,0.88,0.91,0.20000000000000004,0.18000000000000005,0.21000000000000005,0.5,1.0,12.34,0.8,True,0.5189,475.19"
+        "0.9,0.88,0.91,0.20000000000000004,0.18000000000000005,0.21000000000000005,0.5,1.0,12.34,0.8,"
+        f"{(f'{exact},' * 4 + ',,,,') * 2}True,0.5189,475.19"
     )
-    assert other.endswith("0.5,1.0,,0.8,,,")  # no extraction seconds, no word on convergence, nothing published
+    # No extraction seconds, no prediction sets, no word on convergence, nothing published.
+    assert other.endswith(f"0.5,1.0,,0.8,{',' * len(coverage.KEYS)},,")
 
 
 def test_what_was_trained_end_to_end_has_the_seconds_of_its_run():
