@@ -12,7 +12,7 @@ import numpy as np
 
 from backbench import calibration, coverage
 from backbench.accuracy import Scored
-from backbench.probe.logistic import Logistic
+from backbench.probe.logistic import GRID, START, Logistic
 from backbench.probe.outliers import Outliers
 from backbench.probe.subsets import Splits, Subset
 from backbench.progress import silenced
@@ -40,7 +40,9 @@ def draw(rng, k: int, n: int) -> tuple[Splits, Subset]:
 def measured(data: Splits, test: Subset, *, k: int) -> tuple[dict, dict]:
     """Return coverages, sizes and shares called unknown, of the head refitted on val and of that before."""
     head = Logistic(data, n_classes=k, seed=0)
-    alone = Logistic(data._replace(final=data.train), n_classes=k, seed=0, grid=(head.protocol["C"],))
+    low, high = sorted((START, head.protocol["C"]))  # the same penalty, on a shorter path
+    short = tuple(c for c in GRID if low <= c <= high)
+    alone = Logistic(data._replace(final=data.train), n_classes=k, seed=0, grid=short)
     t = calibration.temperature(head.val_scores, data.val.labels)
     val, outliers = head.val_scores / t, Outliers.of_train(data.train)
     shares = calibration.probabilities(head.val_scores, t)
@@ -64,7 +66,7 @@ def simulate(draws: int, *, vals=VALS, classes=CLASSES, seed: int = 0) -> Iterat
     """
     for k, n in itertools.product(classes, vals):
         rng = np.random.default_rng([seed, k, n])
-        with silenced():  # the single C of the head that isn't refitted is the end of its range
+        with silenced():  # the chosen C is the end of the shorter path's range
             drawn = [measured(*draw(rng, k, n), k=k) for _ in range(draws)]
         found = {"n_val": n, "n_classes": k}
         for key in drawn[0][0]:
