@@ -47,11 +47,6 @@ KEYS = {"schema": int, "sha256": str, "method": str, "classes": list, "identity"
 class Head:
     """What linear heads and those of nearest neighbours have in common."""
 
-    dim: int
-    """The number of features, D."""
-    n_classes: int
-    """The number of classes, K."""
-
     def scores(self, features: np.ndarray) -> np.ndarray:
         """(N, D) to (N, K) float32, logits: softmax of them over the temperature are probabilities."""
         raise NotImplementedError
@@ -62,7 +57,8 @@ class Head:
 
     def over(self, part: Subset) -> np.ndarray:
         """The scores of a subset, read in blocks, (N, K) float32."""
-        scores = np.empty((len(part), self.n_classes), np.float32)
+        n_classes = self.scores(np.empty((0, part.dim), np.float32)).shape[1]
+        scores = np.empty((len(part), n_classes), np.float32)
         for at, x in part.blocks(BLOCK):
             scores[at] = self.scores(x)
         return scores
@@ -119,10 +115,12 @@ class LinearHead(Head):
 
     @property
     def dim(self) -> int:
+        """The number of features, D."""
         return len(self.mean)
 
     @property
     def n_classes(self) -> int:
+        """The number of classes, K."""
         return len(self.weights)
 
     def scores(self, features: np.ndarray) -> np.ndarray:
@@ -150,6 +148,7 @@ class KnnHead(Head):
 
     @property
     def dim(self) -> int:
+        """The number of features, D."""
         return self.bank.shape[1]
 
     def scores(self, features: np.ndarray) -> np.ndarray:
@@ -174,8 +173,10 @@ class Saved(NamedTuple):
 
     def save(self, folder: str | Path) -> None:
         """Write ``folder``, as ``Head.save``."""
-        head, *about = self
-        head.save(folder, **dict(zip(self._fields[1:], about, strict=True)))
+        self.head.save(
+            folder, classes=self.classes, identity=self.identity, method=self.method, row=self.row,
+            reference=self.reference, outliers=self.outliers,
+        )  # fmt: skip
 
 
 def load(folder: str | Path) -> Saved:

@@ -88,7 +88,7 @@ def probe_all(
             found.append(row)
             with faults.collect():
                 details.keep(results_dir, row, beside)
-            if kept:
+            if save and kept:
                 wanted = usual_place(save, task.path, task.method)
                 if (folder := free_place(wanted, row)) != wanted:
                     print(
