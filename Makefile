@@ -1,4 +1,4 @@
-# make demo: set up everything and run the main job on an embedded image set. make test: all tests. make quick: those
+# make demo: set up everything, run the main job on an embedded image set, and classify ten new images. make test: all tests. make quick: those
 # that take a minute. make check: lint and types. make coverage: all tests once more, and which lines they never run.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,8 +8,9 @@ ALL := -n auto --maxprocesses 4 --dist loadfile
 
 demo: .venv/.demo
 	$(BIN)/extract --model mobilenetv2_100 --model tf_efficientnet_lite0 --dataset digits
-	$(BIN)/probe --features cache/digits --method logistic --method knn
+	$(BIN)/probe --features cache/digits --method logistic --method knn --save heads
 	$(BIN)/report
+	$(BIN)/backbench predict heads/digits/mobilenetv2_100-logistic docs/new-digits
 
 test: .venv/.test
 	$(BIN)/python -m pytest $(ALL)

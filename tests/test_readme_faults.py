@@ -67,6 +67,9 @@ SHOWN_BY = {
     "an earlier version wrote the head or the checkpoint": (
         "predict_reference::test_what_an_earlier_version_kept_says_nothing_of_new_images"
     ),
+    "`--copy-to` meets a file of the same name, a link, or a class that is no folder name (`a/b`, `..`)": (
+        "predict_copies::test_a_class_is_one_safe_folder_name"
+    ),
     "a checkpoint belongs to another model, class list or transform": (
         "finetune_model::test_a_checkpoint_that_is_not_one_is_refused"
     ),
