@@ -72,6 +72,10 @@ def main(places, level, rate, weights, trust, contact_sheet, copy_to, out, as_cs
 
     if as_csv and as_json:
         raise UsageError("--csv and --json exclude each other.")
+    if copy_to:
+        from backbench.predict import copies
+
+        copies.check(copy_to, places[1:])
     found, imageset, things = ask.ask(
         places, weights=weights, trust=trust, level=level, rate=rate, data_root=data_root, device=device,
         lines=sys.stdin, **how,
@@ -98,8 +102,6 @@ def main(places, level, rate, weights, trust, contact_sheet, copy_to, out, as_cs
         sheets.write(contact_sheet, found, lambda id: imageset.read(place[id]), title=title, heads=folders)
         click.echo(f"Wrote {contact_sheet}", err=True)
     if copy_to:
-        from backbench.predict import copies
-
         lines = copies.copy_to(copy_to, found, lambda id: imageset.encoded(place[id]) or imageset.read(place[id]))
         for line in lines:
             click.echo(line, err=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from backbench import UserError, printable
+from backbench import UsageError, UserError, printable
 from backbench.data import decode, formats
 from backbench.files import sha256
 from backbench.predict import output
@@ -84,6 +84,16 @@ def copy_to(folder: Path, found: Predictions, source_of: Callable[[str], str | b
         as_in = printable(renamed[0])
         lines.append(f"For {len(renamed):,} of them the name was taken, and a number was added, as in {as_in}.")
     return lines
+
+
+def check(folder: Path, places: Iterable[str]) -> None:
+    """Raise UsageError where the copies would lie in one of the ``places``, whose images are classified."""
+    for place in places:
+        if Path(place).is_dir() and Path(folder).resolve().is_relative_to(Path(place).resolve()):
+            raise UsageError(
+                f"--copy-to {folder} lies in {place}: the next time its copies would be classified as well. Name a "
+                "folder outside of it."
+            )
 
 
 def folders(names: Iterable[str]) -> list[str]:

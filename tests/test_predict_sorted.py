@@ -20,9 +20,9 @@ def home(tmp_path_factory):
     return home
 
 
-def ask(home, *words):
+def ask(home, *words, code=0):
     folder = home / "heads" / "folder-images" / "test_resnet-logistic"
-    return invoke(main, folder, *words, "--json", "--cache-dir", home / "cache", "--device", "cpu")
+    return invoke(main, folder, *words, "--json", "--cache-dir", home / "cache", "--device", "cpu", code=code)
 
 
 def test_a_sheet_and_copies_of_a_flat_folder(home, tmp_path):
@@ -37,3 +37,11 @@ def test_a_sheet_and_copies_of_a_flat_folder(home, tmp_path):
     assert sum(path.is_file() for path in (tmp_path / "to").rglob("*")) == 18
     assert f"Wrote {tmp_path / 'sheet.html'}\n" in done.stderr
     assert f"\n18 images were copied to {tmp_path / 'to'}: " in done.stderr
+
+
+def test_copies_may_not_lie_among_the_images(home):
+    (home / "link").symlink_to(home / "flat")
+    for inside in (home / "flat", home / "flat" / "sorted", home / "link" / "sorted"):
+        done = ask(home, home / "flat", "--copy-to", inside, code=2)
+        assert f"--copy-to {inside} lies in {home / 'flat'}: the next time its copies" in done.stderr
+    assert not (home / "flat" / "sorted").exists()

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from click.testing import CliRunner
+from markupsafe import escape
 
 import backbench.predict.cli
 import backbench.probe.cli
@@ -13,10 +14,10 @@ import backbench.report.cli
 from backbench import rows
 from backbench.cache.arrays import MADE_BY_USER
 from backbench.data import registry
-from backbench.predict import predictors
+from backbench.probe import head
 from backbench.probe.run import Settings
 from backbench.probe.study import probe_all
-from backbench.report import compare, summary, use
+from backbench.report import compare, page, summary, use
 from backbench.report.study import load
 from backbench.training import checkpoint
 from tests.study import extracted
@@ -81,7 +82,7 @@ def test_the_command_that_stores_the_head_and_then_the_one_that_uses_it(there, t
     assert then == f"  backbench predict {PLACE} IMAGES"
     run(store)
     assert said() == ["To classify new images with what was chosen on digits:", then]
-    assert predictors.is_one(use.Path(shlex.split(then)[2]))
+    assert head.load(shlex.split(then)[2]).method == "logistic"
     done = run("report")
     assert done.stderr == "\n" + "\n".join(said()) + "\n"
     assert "backbench predict" not in done.stdout
@@ -96,6 +97,8 @@ def test_compare_and_the_page_say_the_same(there, tmp_path):
     assert run("report compare").stderr == "\n" + "\n".join(said()) + "\n"
     first = summary.answers(load(use.Path("results")))[0]
     assert first["use"] == [f"backbench predict {PLACE} IMAGES"]
+    html = page.build(load(use.Path("results")), {"heads": [], "maps": {}, "pictures": {}, "notes": []})
+    assert f'<pre tabindex="0">{escape(first["use"][0])}</pre>' in html
 
 
 def test_the_head_of_another_measurement_is_not_taken_for_it(there, tmp_path):
