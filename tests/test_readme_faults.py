@@ -53,6 +53,7 @@ SHOWN_BY = {
     "a class has too few images or groups for `--folds`": (
         "probe_folds::test_too_few_images_of_a_class_for_so_many_folds"
     ),
+    "val is too small for prediction sets": "predict_run::test_too_few_val_images_for_a_coverage_are_told",
     "a learning rate diverges": "finetune_run::test_a_rate_that_diverges_stops_with_the_best_until_then",
     "a GPU is too small for the batch": "finetune_train::test_out_of_memory_halves_what_goes_through_at_a_time",
     "no class mapping between a head and the new data set": (
