@@ -10,7 +10,7 @@ import torch
 from backbench import UserError
 from backbench.cache.features import open_file
 from backbench.calibration import probabilities
-from backbench.predict import predictors
+from backbench.predict import find
 from backbench.probe import head
 from backbench.reference import Reference, energy
 from backbench.training import checkpoint
@@ -35,7 +35,7 @@ def edit(folder, **changes):
 
 
 def test_a_checkpoint_keeps_what_its_network_says_of_val(home):
-    found = predictors.at(home / "runs" / "images" / "tiny")
+    found = find.at(home / "runs" / "images" / "tiny")
     imageset = tuning.imageset(home / "images")
 
     said = found.scores_on(imageset, cache_dir=home / "cache", device=torch.device("cpu"))
@@ -55,7 +55,7 @@ def test_a_checkpoint_keeps_what_its_network_says_of_val(home):
 
 @pytest.mark.parametrize("method", ["logistic", "knn"])
 def test_a_head_keeps_what_val_says_and_measures_distance(home, method):
-    found = predictors.at(home / "heads" / "folder-images" / f"test_resnet-{method}")
+    found = find.at(home / "heads" / "folder-images" / f"test_resnet-{method}")
     assert {name: len(scores) for name, scores in found.reference.scores.items()} == dict.fromkeys(
         ("lac", "raps", "energy", "distance"), 15
     )
@@ -73,14 +73,14 @@ def test_a_head_keeps_what_val_says_and_measures_distance(home, method):
 
 def test_what_an_earlier_version_kept_says_nothing_of_new_images(home, run, tmp_path):
     edit(run, reference=None)
-    assert predictors.at(run).reference is None
+    assert find.at(run).reference is None
     about = json.loads((run / "model.json").read_text())
     del about["reference"]
     (run / "model.json").write_text(json.dumps(about))
-    assert predictors.at(run).reference is None
+    assert find.at(run).reference is None
     saved = head.load(home / "heads" / "folder-images" / "test_resnet-logistic")
     saved._replace(reference=None, outliers=None).save(tmp_path / "head")
-    found = predictors.at(tmp_path / "head")
+    found = find.at(tmp_path / "head")
     assert found.reference is None
     x = np.random.default_rng(0).normal(size=(3, saved.head.dim)).astype("f4")
     name, strange = found.strangeness(saved.head.scores(x), x)
