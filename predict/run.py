@@ -78,11 +78,7 @@ def predict(
     are missing are computed and kept there. ``skip`` passes over images that can't be read. Raises UserError.
     """
     reference = things[0].reference
-    if level is not None and len(reference) < (needed := conformal.images_needed(level)):
-        tell(
-            f"Warning: {things[0].folder} was chosen on {len(reference)} val images, and sets with a coverage of "
-            f"{level:g} take {needed}: each set is all classes."
-        )
+    _warn_of_few(things[0], level, rate)
     trained = (things[0].identity.get("transform") or {}).get("levels") or {}
     if trained:  # grey of 16 bits is read as the model saw it, however dark the new images are
         imageset = replace(imageset, levels={**(imageset.levels or {}), **trained})
@@ -158,6 +154,17 @@ def _block(things, files, rows: np.ndarray, top: int, level, kind: str, combine:
         "votes": votes[np.arange(len(rows)), order[:, 0]],
         "sets": sets,
     }
+
+
+def _warn_of_few(thing: Predictor, level: float | None, rate: float | None) -> None:
+    """Say so where val has too few images for what is asked: then every set is all classes, and nothing is unknown."""
+    m = 0 if thing.reference is None else len(thing.reference)
+    for share, what, then in (
+        (level, f"sets with a coverage of {level}", "each set is all classes"),
+        (rate and 1 - rate, f"a false-alarm rate of {rate}", "no image is called unknown"),
+    ):
+        if share is not None and m < (needed := conformal.images_needed(share)):
+            tell(f"Warning: {thing.folder} was chosen on {m:,} val images, and {what} take {needed:,}: {then}.")
 
 
 def _warn_of_strange(thing: Predictor, p_known: np.ndarray) -> None:

@@ -180,12 +180,11 @@ def unlabelled_flat(home):
     return unlabelled.images([str(home / "flat")], exif="ignore", data_root=home)
 
 
-def test_too_few_val_images_for_a_coverage_are_told(home):
-    done = ask(home, *heads(home, "ridge"), home / "flat", "--json", "--sets", "0.95")
-    assert (
-        "was chosen on 15 val images, and sets with a coverage of 0.95 take 19: each set is all classes" in done.stderr
-    )
-    assert all(len(one["set"]) == 3 for one in as_json(done).values())
+def test_too_few_val_images_for_what_is_asked_are_told(home):
+    done = ask(home, *heads(home, "ridge"), home / "flat", "--json", "--sets", "0.95", "--unknown", "0.05")
+    assert "15 val images, and sets with a coverage of 0.95 take 19: each set is all classes." in done.stderr
+    assert "15 val images, and a false-alarm rate of 0.05 take 19: no image is called unknown." in done.stderr
+    assert all(len(one["set"]) == 3 and not one["unknown"] for one in as_json(done).values())
 
 
 def test_images_of_other_things_are_warned_of(home, tmp_path, monkeypatch):

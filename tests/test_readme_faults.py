@@ -53,7 +53,7 @@ SHOWN_BY = {
     "a class has too few images or groups for `--folds`": (
         "probe_folds::test_too_few_images_of_a_class_for_so_many_folds"
     ),
-    "val is too small for prediction sets": "predict_run::test_too_few_val_images_for_a_coverage_are_told",
+    "val is too small for prediction sets": "probe_coverage::test_a_val_that_is_too_small_for_a_level_is_told_of_once",
     "a learning rate diverges": "finetune_run::test_a_rate_that_diverges_stops_with_the_best_until_then",
     "a GPU is too small for the batch": "finetune_train::test_out_of_memory_halves_what_goes_through_at_a_time",
     "no class mapping between a head and the new data set": (
@@ -65,6 +65,17 @@ SHOWN_BY = {
     "a head's file holds numbers that make no head, or a checkpoint's scores of val are none": (
         "probe_head_knn::test_tensors_that_make_no_head_of_neighbours_are_refused"
     ),
+    "among new images some can't be read, or all differ from those before": (
+        "predict_run::test_unreadable_images_are_named_and_passed_over"
+    ),
+    "new images are of other things than the head knows": ("predict_run::test_images_of_other_things_are_warned_of"),
+    "a head's weights are not on this machine": (
+        "predict_find::test_a_heads_weights_are_fetched_only_where_that_is_allowed"
+    ),
+    "among new images are some that the head was fitted or chosen on": (
+        "predict_run::test_images_that_it_was_fitted_or_chosen_on_do_not_count"
+    ),
+    "several heads know different classes": "predict_find::test_models_of_other_classes_are_not_taken_together",
     "an earlier version wrote the head or the checkpoint": (
         "predict_reference::test_what_an_earlier_version_kept_says_nothing_of_new_images"
     ),
