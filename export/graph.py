@@ -47,6 +47,7 @@ def metadata(given: Trained, origin: Origin) -> dict:
             "backbench": version(),
         },
         "licence": origin.licence,
+        "raps": {"penalty": conformal.PENALTY, "free": conformal.FREE},
         "thresholds": thresholds(predictor),
     }
 

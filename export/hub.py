@@ -11,8 +11,7 @@ REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 def check(repository: str) -> None:
     """Raise UsageError unless it is OWNER/NAME, and UserError where nobody is logged in."""
     from huggingface_hub import get_token
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     try:
         if not REPOSITORY.fullmatch(repository):
@@ -30,7 +29,7 @@ def push(folder: Path, repository: str, files: list[str], *, private: bool) -> s
     Raises UserError, which says what to do.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import HfHubHTTPError
 
     api, kept = HfApi(library_name="backbench"), f"The files stay in {folder}: run the same command with --overwrite."
     try:

@@ -166,7 +166,8 @@ class Head(Predictor):
         )
         transform = {k: list(v) if isinstance(v, tuple) else v for k, v in backbone.config.items()}
         made = {"model": backbone.name, "weights": backbone.weights, "weights_sha256": backbone.weights_sha256}
-        made |= {"transform": transform | {"exif": self.exif}, "pooling": backbone.pooling, "input_scale": scale}
+        transform |= {"exif": self.exif} | ({"crop_seed": settings.seed} if settings.views > 2 else {})
+        made |= {"transform": transform, "pooling": backbone.pooling, "input_scale": scale}
         if lines := predict.unlike(identity, made | {"layer": backbone.layer, "pool": backbone.pool}):
             raise UserError(f"the backbone of {self.folder} can't be had as it was:\n  " + "\n  ".join(lines))
         return backbone, settings

@@ -14,7 +14,9 @@ import timm
 import torch
 
 from backbench import UsageError, UserError
-from backbench.export import hub
+from backbench.export import hub, run
+from backbench.training import onnx
+from tests import exportable
 
 FILES = ["model.safetensors", "config.json", "README.md"]
 
@@ -138,6 +140,19 @@ def test_what_is_pushed_is_what_timm_loads_from_there(server, folder, tmp_path):
     )
     ours = timm.create_model(f"local-dir:{folder}", pretrained=True)
     assert done.stdout.split() == f"{['a', 'b', 'c']} {float(ours.fc.weight.sum().detach())}".split()
+
+
+def test_export_pushes_what_it_wrote(server, tmp_path, monkeypatch):
+    def none(*_, **__):
+        raise onnx.NoGraph("which would take some seconds")
+
+    monkeypatch.setattr(onnx, "write", none)
+    head, _ = exportable.head(tmp_path)
+    found = run.run(head, tmp_path / "out", push="me/birds", data_root=tmp_path, results_dir=tmp_path)
+    assert found["pushed"] == f"{server.url}/me/birds"
+    there = server.repositories["me/birds"]
+    assert there == {name: (tmp_path / "out" / name).read_bytes() for name in found["files"]}
+    assert b'create_model("hf-hub:me/birds", pretrained=True)' in there["README.md"]
 
 
 def test_a_second_push_is_a_commit_more(server, folder):

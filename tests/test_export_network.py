@@ -84,7 +84,7 @@ def test_an_input_scaled_on_purpose_is_none_of_timms(made):
 
 
 def test_a_mean_over_random_crops_has_no_file(tmp_path):
-    head, _ = exportable.head(tmp_path, identity={"views": "mean3"})
+    head, _ = exportable.head(tmp_path, views=3)
     with pytest.raises(UserError, match="the mean over 3 views of an image, random crops among them"):
         run(head, tmp_path / "out", data_root=tmp_path)
     assert not (tmp_path / "out").exists()

@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 
 import backbench.probe.cli
-from backbench import details, rows
+from backbench import coverage, details, rows
 from backbench.extract import backbones, names
 from backbench.finetune import initialize, run
 from backbench.finetune.cli import main
@@ -89,7 +89,10 @@ def test_evaluate_gives_the_row_again(done):
     folder, row = done
     found = json.loads(again(folder, "evaluate", "--json").stdout)[0]
     same = ("top1", "top5", "balanced", "top1_low", "balanced_high", "nll", "ece", "temperature", "nll_scaled",
-            "ece_scaled", "val_top1", "train_top1", "n_test", "chosen", "method", "dataset")  # fmt: skip
+            "ece_scaled", "val_top1", "train_top1", "n_test", "chosen", "method", "dataset",
+            *coverage.KEYS)  # fmt: skip
+    assert 0 < found["coverage_lac_90"] <= 1
+    assert found["coverage_lac_95"] is None  # of 15 images in val
     assert {key: found[key] for key in same} == {key: pytest.approx(row[key]) for key in same}
     assert found["training_seconds"] == row["seconds"]  # its own are the evaluation's
 
