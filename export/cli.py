@@ -28,7 +28,8 @@ def main(path: Path, out: Path, as_json: bool, **settings) -> None:
     """Write a head with its backbone, or a checkpoint, as files that work without backbench.
 
     model.safetensors and config.json are for timm, and model.onnx with classify.py for onnxruntime. README.md is a
-    model card. Their probabilities are compared with backbench's own on real images before they are kept.
+    model card. Their probabilities are compared with backbench's own on real images before they are kept. They compute
+    in float32, so that close calls may turn out otherwise than with features in bfloat16.
 
     \b
     Examples:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from backbench import details, rows
+from backbench import rows
 from backbench.report import charts, head_panels, page
 from backbench.report.study import load
 from tests.study import CLASSES, HOSTILE
