@@ -142,7 +142,7 @@ def _head(study: Study, key: tuple, content: dict, files: images.Files) -> dict:
 def _least(looked: dict) -> str:
     """Return a sentence that names the least covered classes, or "" where all are covered as often as asked for."""
     key, name = f"coverage_{inspect_head.LEAST}", formatting.set_name(inspect_head.LEAST)
-    worst = [f"{printable(one['name'])} {100 * one[key]:.1f} %" for one in inspect_head.least_covered(looked)[:LEAST]]
+    worst = [f"{printable(one['name'])} ({100 * one[key]:.1f} %)" for one in inspect_head.least_covered(looked)[:LEAST]]
     return f"Least covered by {name}: {', '.join(worst)}." if worst else ""
 
 

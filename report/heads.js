@@ -63,7 +63,7 @@ function calibration(head) {
 function sets(head) {
   if (!head.sets.length) return null;
   const body = head.sets.map(([name, coverage, size]) => make("tr", {},
-    make("th", { scope: "row" }, name), make("td", {}, coverage), make("td", {}, size)));
+    make("th", { scope: "row" }, name), make("td", { style: { "text-align": "right" } }, coverage), make("td", {}, size)));
   return panel("Prediction sets",
     scroller("Prediction sets", make("table", {}, heads("sets", "coverage %", "mean size"), make("tbody", {}, ...body))),
     make("p", { class: "notes" }, `How often the set of a test image holds its class, and how many classes it holds on average. ${head.least}`));

@@ -23,7 +23,7 @@ def test_a_head_shows_how_often_its_prediction_sets_cover_and_how_large_they_are
     assert min(covered) < 0.95
     least = panel.locator(".notes").inner_text().split("Least covered by LAC 95 %: ")[1]
     assert least.split(",")[0].rstrip(".") in [
-        f"{name} {100 * share:.1f} %" for name, share in zip(names, covered, strict=True) if share == min(covered)
+        f"{name} ({100 * share:.1f} %)" for name, share in zip(names, covered, strict=True) if share == min(covered)
     ]
     page.select_option("#head", label="good, full")  # of rows written before
     assert panel.count() == 0
