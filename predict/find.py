@@ -4,6 +4,7 @@ from pathlib import Path
 
 from backbench import Faults, UsageError, UserError
 from backbench.cache import schema
+from backbench.cache.arrays import MADE_BY_USER
 from backbench.predict.predictors import Checkpoint, Head, Predictor
 from backbench.probe import head
 from backbench.training import checkpoint, checkpoint_kind
@@ -67,6 +68,11 @@ def at(path: Path) -> Predictor:
 def _head(folder: Path) -> Predictor:
     saved = head.load(folder)
     identity = {**schema.PLAIN, **saved.identity}
+    if identity.get("weights") == MADE_BY_USER:
+        raise UserError(
+            f"{folder} was fitted on features of your own, so that no backbone can see images for it. Give it such "
+            f"features: probe predict --head {folder} --features FILE.npz"
+        )
     wrong = [key for key, kind in NEEDED.items() if not isinstance(identity.get(key), kind)]
     wrong += [key for key, known in KNOWN.items() if identity.get(key) not in known]
     if wrong:

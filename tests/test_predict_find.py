@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+import backbench as bb
 from backbench.predict import find
 from tests.conftest import ROOT
 from tests.test_extract_hub import hub
@@ -107,3 +109,11 @@ def test_a_heads_weights_are_fetched_only_where_that_is_allowed(home, tmp_path, 
     hub.asked.clear()
     assert "weights_sha256" in create("no")  # now they are here
     assert hub.asked == []
+
+
+def test_a_head_on_features_of_ones_own_sees_no_images(home, tmp_path):
+    x, labels = np.random.default_rng(0).normal(size=(60, 4)).astype("f4"), np.arange(60) % 3
+    bb.probe(bb.Features(x, labels), "ridge").head.save(tmp_path / "own")
+    done = ask(home, tmp_path / "own", home / "flat", code=1)
+    assert "features of your own" in done.stderr
+    assert "probe predict --head" in done.stderr
