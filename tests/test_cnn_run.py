@@ -77,6 +77,7 @@ def test_evaluate_gives_the_row_again_by_either_command(done, tmp_path):
     folder, (row, _), _ = done
     how = ("--checkpoint", folder / "runs/digits/cnn_small-42", "--dataset", "digits", "--device", "cpu", "--json")
     same = ("stage", "method", "top1", "balanced", "nll", "val_top1", "temperature", "n_train", "macs", "train_flops")
+    same = (*same, "coverage_lac_90", "set_size_raps_95")
     import backbench.finetune.cli
 
     for command in (main, backbench.finetune.cli.main):
@@ -144,6 +145,7 @@ def test_a_tenth_and_the_usual_split_have_rows_of_their_own(tmp_path, monkeypatc
     (usual,) = json.loads(cnn(*words, "--split", "usual").stdout)
     assert (usual["method"], usual["n_val"], usual["val_top1"]) == ("cnn/small/usual", 0, None)
     assert usual["n_train"] + usual["n_test"] == 1797
+    assert not any("coverage" in key for key in usual)  # without val there are no prediction sets
     about = json.loads((tmp_path / "runs/digits/cnn_small-usual-42/model.json").read_text())
     assert about["dataset_digest"] == registry.load("digits", data_root=tmp_path).digest  # whatever it trained on
     assert usual["protocol"]["chosen_on"] == "nothing: the last epoch's weights"
