@@ -23,16 +23,16 @@ def ask(
     from backbench.predict import run
 
     named, given = split(places)
-    faults, things = Faults(), []
+    faults, models = Faults(), []
     for folder in named:
         with faults.collect():
-            things.append(replace(find.at(folder), trust=trust, weights=weights))
-    if things and not faults.errors:
+            models.append(replace(find.at(folder), trust=trust, weights=weights))
+    if models and not faults.errors:
         with faults.collect():
-            run.check(things, level=level, kind=kind, rate=rate, combine=combine)
+            run.check(models, level=level, kind=kind, rate=rate, combine=combine)
     imageset = None
     with faults.collect():
-        how = {"exif": things[0].exif, "seed": things[0].identity["seed"]} if things else {"exif": "ignore"}
+        how = {"exif": models[0].exif, "seed": models[0].identity["seed"]} if models else {"exif": "ignore"}
         imageset = unlabelled.images(given, data_root=data_root, lines=lines, **how)
     faults.stop()
     assert imageset is not None
@@ -42,8 +42,8 @@ def ask(
     tell_notes(imageset)
     keep_freed_memory()
     asked = {"level": level, "kind": kind, "rate": rate, "combine": combine, "top": top}
-    found = run.predict(things, imageset, cache_dir=cache_dir, device=device, **asked)
-    return found, imageset, things
+    found = run.predict(models, imageset, cache_dir=cache_dir, device=device, **asked)
+    return found, imageset, models
 
 
 def split(places: Sequence[str]) -> tuple[list[Path], list[str]]:

@@ -76,7 +76,7 @@ def main(places, level, rate, weights, trust, contact_sheet, copy_to, out, as_cs
         from backbench.predict import copies
 
         copies.check(copy_to, places[1:])
-    found, imageset, things = ask.ask(
+    found, imageset, models = ask.ask(
         places, weights=weights, trust=trust, level=level, rate=rate, data_root=data_root, device=device,
         lines=sys.stdin, **how,
     )  # fmt: skip
@@ -97,8 +97,8 @@ def main(places, level, rate, weights, trust, contact_sheet, copy_to, out, as_cs
     if contact_sheet:
         from backbench.predict import contact_sheet as sheets
 
-        folders = [str(thing.folder) for thing in things]
-        title = f"Classes of {', '.join(places[len(things) :])}"
+        folders = [str(model.folder) for model in models]
+        title = f"Classes of {', '.join(places[len(models) :])}"
         sheets.write(contact_sheet, found, lambda id: imageset.read(place[id]), title=title, heads=folders)
         click.echo(f"Wrote {contact_sheet}", err=True)
     if copy_to:

@@ -14,9 +14,9 @@ from backbench.probe import predict
 
 
 def extracted(
-    things, imageset: ImageSet, *, cache_dir: Path, device, test_only=False, skip=False, renew=False
+    models, imageset: ImageSet, *, cache_dir: Path, device, test_only=False, skip=False, renew=False
 ) -> list[Path]:
-    """Return for each of ``things`` (Predictors) the feature file of the images, or of the test images.
+    """Return for each of ``models`` (Predictors) the feature file of the images, or of the test images.
 
     What is missing is extracted now, for all backbones of the same settings in one pass. ``skip`` leaves out images
     that can't be read. ``device`` may be a word of ``--device``, so that torch is imported only where it is needed.
@@ -24,35 +24,35 @@ def extracted(
     process writes is waited for, and the caller names what was left out. Raises UserError.
     """
     paths, passes = [], {}
-    for thing in things:
-        path, wanted = thing.place(imageset, cache_dir), imageset
-        if thing.own_view or (test_only and not path.exists()):
+    for model in models:
+        path, wanted = model.place(imageset, cache_dir), imageset
+        if model.own_view or (test_only and not path.exists()):
             wanted = derived.plain(imageset, "test" if test_only else "all")
-            path = thing.place(wanted, cache_dir)
+            path = model.place(wanted, cache_dir)
         done = path in paths or (path.exists() and _of_now(path, wanted))
         paths.append(path)
         if not done:
             device = pick_device(device) if isinstance(device, str) else device
-            backbone, settings = thing.backbone(device)
+            backbone, settings = model.backbone(device)
             if getattr(imageset, "change", None):  # noise has another spread, and means to
                 settings = replace(settings, input_guard=False)
             settings = replace(settings, skip_unreadable=skip, say_skipped=not renew, wait=renew)
-            passes.setdefault((wanted.name, settings), []).append((thing, planned(wanted, backbone, settings, path)))
+            passes.setdefault((wanted.name, settings), []).append((model, planned(wanted, backbone, settings, path)))
     for (_, settings), together in passes.items():
-        _extract([thing for thing, _ in together], [file for _, file in together], settings, renew=renew)
+        _extract([model for model, _ in together], [file for _, file in together], settings, renew=renew)
     return paths
 
 
-def _extract(things: list, files: list, settings, *, renew: bool) -> None:
+def _extract(models: list, files: list, settings, *, renew: bool) -> None:
     again = []
-    for thing, file, run in zip(things, files, extract(files, settings), strict=True):
+    for model, file, run in zip(models, files, extract(files, settings), strict=True):
         if isinstance(run.fault, FeatureFileError):
             if renew and not settings.overwrite:
-                again.append((thing, file))
+                again.append((model, file))
                 continue
             how = "Remove it, and it is made again"
-            if not (thing.own_view or "+" in file.imageset.name):
-                how = f"Extract it again: {predict.command(thing.identity, file.imageset.name)} --overwrite"
+            if not (model.own_view or "+" in file.imageset.name):
+                how = f"Extract it again: {predict.command(model.identity, file.imageset.name)} --overwrite"
             raise UserError(
                 f"{file.path} can't be brought to the images of {file.imageset.name} of now. {how}"
             ) from run.fault

@@ -22,12 +22,12 @@ class Model:
 
     def __init__(self, paths: Sequence[str | Path], *, weights=None, trust: bool = False, device: str = "auto"):
         weights = None if weights is None else Path(weights)
-        self.things = [replace(find.at(Path(path)), trust=trust, weights=weights) for path in paths]
-        run.check(self.things)
-        self.classes, self.device = list(self.things[0].classes), device
+        self.models = [replace(find.at(Path(path)), trust=trust, weights=weights) for path in paths]
+        run.check(self.models)
+        self.classes, self.device = list(self.models[0].classes), device
 
     def __repr__(self) -> str:
-        return f"<Model {' + '.join(str(thing.folder) for thing in self.things)}: {len(self.classes)} classes>"
+        return f"<Model {' + '.join(str(model.folder) for model in self.models)}: {len(self.classes)} classes>"
 
     def predict(
         self, images, *, top: int = 5, sets: float | None = None, set_kind: str = "lac", unknown: float | None = None,
@@ -43,15 +43,15 @@ class Model:
         """
         how = {"level": sets, "kind": set_kind, "rate": unknown, "combine": combine}
         with silenced(progress, stderr=True):
-            run.check(self.things, **how)
+            run.check(self.models, **how)
             how |= {"top": top, "device": self.device, "skip": on_error == "skip"}
             if isinstance(images, str | Path):
-                first = self.things[0]
+                first = self.models[0]
                 told = {"exif": first.exif, "seed": first.identity["seed"], "data_root": Path(data_root)}
                 imageset = unlabelled.images([str(images)], **told)
-                return run.predict(self.things, imageset, cache_dir=Path(cache_dir), **how)
+                return run.predict(self.models, imageset, cache_dir=Path(cache_dir), **how)
             with tempfile.TemporaryDirectory(prefix="backbench-") as folder:
-                return run.predict(self.things, self._listed(images), cache_dir=Path(folder), **how)
+                return run.predict(self.models, self._listed(images), cache_dir=Path(folder), **how)
 
     def _listed(self, images) -> ImageSet:
         images = [Image.fromarray(_pixels(one)) if isinstance(one, np.ndarray) else one for one in images]
@@ -63,7 +63,7 @@ class Model:
         if len({*ids}) < len(ids):
             ids = [f"{id} ({i})" for i, id in enumerate(ids)]
         zeros = np.zeros(len(ids), np.int64)
-        told = {"ids": ids, "labels": zeros, "split": zeros + 2, "class_names": [""], "exif": self.things[0].exif}
+        told = {"ids": ids, "labels": zeros, "split": zeros + 2, "class_names": [""], "exif": self.models[0].exif}
         return given.images(images, name=f"{unlabelled.NEW}images", **told)
 
 

@@ -35,10 +35,10 @@ MOSTLY = 0.5
 """Share of images that are strange at that rate from which on the warning is given."""
 
 
-def check(things: Sequence[Predictor], *, level=None, kind="lac", rate=None, combine="mean") -> None:
-    """Raise UsageError or UserError with everything that keeps ``things`` from answering together as asked."""
-    faults, first = Faults(), things[0]
-    for other in things[1:]:
+def check(models: Sequence[Predictor], *, level=None, kind="lac", rate=None, combine="mean") -> None:
+    """Raise UsageError or UserError with everything that keeps ``models`` from answering together as asked."""
+    faults, first = Faults(), models[0]
+    for other in models[1:]:
         with faults.collect():
             if other.classes != first.classes:
                 odd = sorted({*other.classes} ^ {*first.classes})
@@ -56,7 +56,7 @@ def check(things: Sequence[Predictor], *, level=None, kind="lac", rate=None, com
             raise UsageError(f"combine={combine!r}: {' or '.join(COMBINE)} is expected")
     for flag, value in (("--sets", level), ("--unknown", rate)):
         with faults.collect():
-            if value is not None and len(things) > 1:
+            if value is not None and len(models) > 1:
                 raise UsageError(f"{flag} keeps its promise for one model alone: name one.")
             if value is not None and first.reference is None:
                 made = "Train it again" if first.own_view else "Store the head again with probe --save"
@@ -68,30 +68,30 @@ def check(things: Sequence[Predictor], *, level=None, kind="lac", rate=None, com
 
 
 def predict(
-    things: Sequence[Predictor], imageset: ImageSet, *, cache_dir: Path, device, top: int = 5,
+    models: Sequence[Predictor], imageset: ImageSet, *, cache_dir: Path, device, top: int = 5,
     level: float | None = None, kind: str = "lac", rate: float | None = None, combine: str = "mean", skip: bool = True,
 ) -> Predictions:  # fmt: skip
-    """Classify every image by all of ``things`` together. What ``check`` refuses must have been refused before.
+    """Classify every image by all of ``models`` together. What ``check`` refuses must have been refused before.
 
     ``top`` classes are kept for each image. ``level`` is the coverage of prediction sets of that ``kind``, and ``rate``
     the false-alarm rate at which an image is called unknown. Features that are in ``cache_dir`` are used; those that
     are missing are computed and kept there. ``skip`` passes over images that can't be read. Raises UserError.
     """
-    reference = things[0].reference
-    _warn_of_few(things[0], level, rate)
-    trained = (things[0].identity.get("transform") or {}).get("levels") or {}
+    reference = models[0].reference
+    _warn_of_few(models[0], level, rate)
+    trained = (models[0].identity.get("transform") or {}).get("levels") or {}
     if trained:  # grey of 16 bits is read as the model saw it, however dark the new images are
         imageset = replace(imageset, levels={**(imageset.levels or {}), **trained})
     kept = contents.Kept(imageset, Path(cache_dir) / imageset.slug)
     new = imageset.name.startswith(unlabelled.NEW)
     try:
-        paths = extracted(things, imageset, cache_dir=cache_dir, device=device, skip=skip, renew=new)
+        paths = extracted(models, imageset, cache_dir=cache_dir, device=device, skip=skip, renew=new)
     finally:
         kept.save()
     with ExitStack() as stack:
         files = [stack.enter_context(open_file(path)) for path in paths]
-        for thing, file in zip(things, files, strict=True):
-            thing.check(file)
+        for model, file in zip(models, files, strict=True):
+            model.check(file)
         done = np.logical_and.reduce([file.done == schema.DONE for file in files])
         rows, ids = np.flatnonzero(done), files[0].ids
         if not len(rows):
@@ -99,18 +99,18 @@ def predict(
             raise UserError(
                 f"none of the {len(ids):,} images can be read", *(f"{id}: {why}" for id, why in reasons.items())
             )
-        truth = _truth(things, imageset, cache_dir, files[0].contents)
+        truth = _truth(models, imageset, cache_dir, files[0].contents)
         parts = np.split(rows, range(BLOCK, len(rows), BLOCK))
-        blocks = [_block(things, files, part, top, level, kind, combine) for part in parts]
+        blocks = [_block(models, files, part, top, level, kind, combine) for part in parts]
     found = {
         key: np.concatenate([block[key] for block in blocks]) for key in ("top", "probability", "p_known", "votes")
     }
     known = found["p_known"] if reference is not None else None
     if known is not None:
-        _warn_of_strange(things[0], known)
+        _warn_of_strange(models[0], known)
     return Predictions(
         ids=[ids[i] for i in rows],
-        classes=things[0].classes,
+        classes=models[0].classes,
         top=found["top"],
         probability=found["probability"],
         sets=[one for block in blocks for one in block["sets"]] if level is not None else None,
@@ -118,24 +118,24 @@ def predict(
         unknown=None if rate is None or known is None else known <= rate,
         unreadable=_reasons(imageset, np.flatnonzero(~done).tolist()),
         truth=truth[rows] if (truth[rows] >= 0).any() else None,
-        votes=found["votes"] if len(things) > 1 else None,
+        votes=found["votes"] if len(models) > 1 else None,
     )
 
 
-def _block(things, files, rows: np.ndarray, top: int, level, kind: str, combine: str) -> dict:
+def _block(models, files, rows: np.ndarray, top: int, level, kind: str, combine: str) -> dict:
     shares, p_known = [], np.ones(len(rows))
-    for thing, file in zip(things, files, strict=True):
-        scores = thing.score(file, rows)
+    for model, file in zip(models, files, strict=True):
+        scores = model.score(file, rows)
         broken = np.flatnonzero(~np.isfinite(scores).all(axis=1))
         if len(broken):
             raise UserError(
-                f"{thing.folder}: the scores of {file.ids[rows[broken[0]]]} are not finite. Remove {file.path}, and "
+                f"{model.folder}: the scores of {file.ids[rows[broken[0]]]} are not finite. Remove {file.path}, and "
                 "its features are made again."
             )
-        shares.append(probabilities(scores, thing.temperature))
-        if thing is things[0] and thing.reference is not None:
-            name, strangeness = thing.strangeness(scores, np.asarray(file.features[rows], np.float32))
-            p_known = thing.reference.p_known(name, strangeness)
+        shares.append(probabilities(scores, model.temperature))
+        if model is models[0] and model.reference is not None:
+            name, strangeness = model.strangeness(scores, np.asarray(file.features[rows], np.float32))
+            p_known = model.reference.p_known(name, strangeness)
     mean = np.mean(shares, axis=0)
     votes = np.zeros(mean.shape, int)
     for share in shares:
@@ -144,7 +144,7 @@ def _block(things, files, rows: np.ndarray, top: int, level, kind: str, combine:
     order = order[:, : min(top, mean.shape[1])]
     sets = []
     if level is not None:
-        within = things[0].reference.sets(mean, level=level, kind=kind)
+        within = models[0].reference.sets(mean, level=level, kind=kind)
         ranked = np.argsort(-mean, axis=1, kind="stable")
         sets = [[int(k) for k in ranked[i] if within[i, k]] for i in range(len(rows))]
     return {
@@ -156,45 +156,45 @@ def _block(things, files, rows: np.ndarray, top: int, level, kind: str, combine:
     }
 
 
-def _warn_of_few(thing: Predictor, level: float | None, rate: float | None) -> None:
+def _warn_of_few(model: Predictor, level: float | None, rate: float | None) -> None:
     """Say so where val has too few images for what is asked: then every set is all classes, and nothing is unknown."""
-    m = 0 if thing.reference is None else len(thing.reference)
+    m = 0 if model.reference is None else len(model.reference)
     for share, what, then in (
         (level, f"sets with a coverage of {level}", "each set is all classes"),
         (rate and 1 - rate, f"a false-alarm rate of {rate}", "no image is called unknown"),
     ):
         if share is not None and m < (needed := conformal.images_needed(share)):
-            tell(f"Warning: {thing.folder} was chosen on {m:,} val images, and {what} take {needed:,}: {then}.")
+            tell(f"Warning: {model.folder} was chosen on {m:,} val images, and {what} take {needed:,}: {then}.")
 
 
-def _warn_of_strange(thing: Predictor, p_known: np.ndarray) -> None:
-    """Say so where most images, by their p-values (n,), are none of those that ``thing`` was trained on."""
+def _warn_of_strange(model: Predictor, p_known: np.ndarray) -> None:
+    """Say so where most images, by their p-values (n,), are none of those that ``model`` was trained on."""
     strange = float((p_known <= STRANGE).mean())
     if strange > MOSTLY:
-        known = ", ".join(thing.classes[:5]) + (", ..." if len(thing.classes) > 5 else "")
+        known = ", ".join(model.classes[:5]) + (", ..." if len(model.classes) > 5 else "")
         tell(
-            f"Warning: {100 * strange:.0f} % of these images are stranger to {thing.folder} than 95 % of the images "
+            f"Warning: {100 * strange:.0f} % of these images are stranger to {model.folder} than 95 % of the images "
             f"it was chosen on. It knows these classes: {known}."
         )
 
 
-def _truth(things, imageset: ImageSet, cache_dir: Path, known: np.ndarray | None) -> np.ndarray:
-    """The class that each image's folder names (N,), -1 for none, and for images that any of ``things`` has seen.
+def _truth(models, imageset: ImageSet, cache_dir: Path, known: np.ndarray | None) -> np.ndarray:
+    """The class that each image's folder names (N,), -1 for none, and for images that any of ``models`` has seen.
 
     ``known`` are the images' contents (N,), where the feature file keeps them.
     """
-    truth = unlabelled.truth(imageset, things[0].classes)
+    truth = unlabelled.truth(imageset, models[0].classes)
     if (truth < 0).all() and len(imageset.class_names) > 1:
-        shown = ", ".join(things[0].classes[:5])
-        tell(f"No folder of these images is named as a class of {things[0].folder}, which knows {shown}, ...")
-    for thing in things:
+        shown = ", ".join(models[0].classes[:5])
+        tell(f"No folder of these images is named as a class of {models[0].folder}, which knows {shown}, ...")
+    for model in models:
         seen = np.zeros(len(truth), bool)
-        if imageset.known_as(thing.identity["dataset_digest"]):
+        if imageset.known_as(model.identity["dataset_digest"]):
             seen = imageset.split < 2
         elif known is not None:
-            seen = thing.has_seen(known, cache_dir)
+            seen = model.has_seen(known, cache_dir)
         if n := int((truth[seen] >= 0).sum()):
-            tell(f"{n:,} images don't count for the accuracy: {thing.folder} was fitted or chosen on them.")
+            tell(f"{n:,} images don't count for the accuracy: {model.folder} was fitted or chosen on them.")
             truth[seen] = -1
     return truth
 
