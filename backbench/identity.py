@@ -22,12 +22,13 @@ DESCRIBED = {
         "path_tolerance", "tolerance", "evaluations", "gap", "gap_bound", "gradient_norm", "gradient_share",
         "alpha", "alpha_tried", "alpha_at_edge", "k", "k_tried", "k_at_edge", "temperature", "similarity", "bank",
         "means_of", "train_top1", "preset", "optimiser", "learning_rate", "weight_decay", "schedule", "batch_size",
-        "epochs", "train_loss", "converged_if", "seed", "intervals", "calibration", "test", "shots",
+        "epochs", "train_loss", "converged_if", "seed", "intervals", "calibration", "prediction_sets", "test", "shots",
     },
     "finetune": {
-        "start", "ended", "chosen_on", "intervals", "calibration", "train_top1", "test", "seconds", "evaluated",
+        "start", "ended", "chosen_on", "intervals", "calibration", "prediction_sets", "train_top1", "test", "seconds",
+        "evaluated",
     },
-    "generalize": {"readings", "classes", "intervals", "calibration"},
+    "generalize": {"readings", "classes", "intervals", "calibration", "prediction_sets"},
 }  # fmt: skip
 """By stage: keys of ``protocol`` that are no settings but describe the method or are outcomes. It is needed for rows
 written before rows had ``settings``; what is not listed counts as a setting, so that no two rows are merged for want of

@@ -197,6 +197,8 @@ class Head(Predictor):
             with offline():
                 return backbones.create(identity["model"], weights=weights, seed=seed)
         except UserError as error:
+            if identity["model"].startswith("local-dir:"):  # which is a folder here, or was
+                raise
             raise UserError(
                 f"{self.folder} stands on {identity['model']} with the weights {identity['weights']}, which are not on "
                 "this machine. A head may come from a stranger, so nothing is downloaded by itself. If you trust it, "
