@@ -1,5 +1,6 @@
-# make demo: set up everything, run the main job on an embedded image set, and classify ten new images. make test: all tests. make quick: those
-# that take a minute. make check: lint and types. make coverage: all tests once more, and which lines they never run.
+# make demo: set up everything, run the main job on an embedded image set, and classify ten new images. make test: all
+# tests. make quick: those that take a minute. make check: lint and types. make coverage: all tests once more, and which
+# lines they never run.
 PYTHON ?= python3
 BIN := .venv/bin
 ALL := -n auto --maxprocesses 4 --dist loadfile

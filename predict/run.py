@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backbench import Faults, UsageError, UserError, conformal
+from backbench import Faults, UsageError, UserError, conformal, printable
 from backbench.cache import schema
 from backbench.cache.features import open_file
 from backbench.data import contents, decode, unlabelled
@@ -30,6 +30,9 @@ STRANGE = 0.05
 
 SHOWN = 20
 """Largest number of unreadable images that an error names."""
+
+SOME = 5
+"""Largest number of classes that a sentence names."""
 
 MOSTLY = 0.5
 """Share of images that are strange at that rate from which on the warning is given."""
@@ -171,11 +174,16 @@ def _warn_of_strange(model: Predictor, p_known: np.ndarray) -> None:
     """Say so where most images, by their p-values (n,), are none of those that ``model`` was trained on."""
     strange = float((p_known <= STRANGE).mean())
     if strange > MOSTLY:
-        known = ", ".join(model.classes[:5]) + (", ..." if len(model.classes) > 5 else "")
         tell(
             f"Warning: {100 * strange:.0f} % of these images are stranger to {model.folder} than 95 % of the images "
-            f"it was chosen on. It knows these classes: {known}."
+            f"it was chosen on. It knows {_classes(model)}."
         )
+
+
+def _classes(model: Predictor) -> str:
+    """The first classes that a model knows, for people."""
+    more = f" and {len(model.classes) - SOME:,} more" if len(model.classes) > SOME else ""
+    return ", ".join(map(printable, model.classes[:SOME])) + more
 
 
 def _truth(models, imageset: ImageSet, cache_dir: Path, known: np.ndarray | None) -> np.ndarray:
@@ -185,8 +193,7 @@ def _truth(models, imageset: ImageSet, cache_dir: Path, known: np.ndarray | None
     """
     truth = unlabelled.truth(imageset, models[0].classes)
     if (truth < 0).all() and len(imageset.class_names) > 1:
-        shown = ", ".join(models[0].classes[:5])
-        tell(f"No folder of these images is named as a class of {models[0].folder}, which knows {shown}, ...")
+        tell(f"No folder of these images is named as a class of {models[0].folder}, which knows {_classes(models[0])}.")
     for model in models:
         seen = np.zeros(len(truth), bool)
         if imageset.known_as(model.identity["dataset_digest"]):
