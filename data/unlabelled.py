@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from backbench import Faults, UsageError, UserError
-from backbench.data import decode, hf, levels, listing, notes, registry, splits, wds
+from backbench.data import decode, formats, hf, levels, listing, notes, registry, splits, wds
 from backbench.data.imageset import ImageSet
 
 SHARDS = {"wds": wds.load, "hf": hf.load}
@@ -83,7 +83,7 @@ class _Found:
             self.places.append(os.path.realpath(match))
             if os.path.isdir(match):
                 self._folder(match)
-            elif len(matches) == 1 or listing.ending(match) in listing.formats.endings():
+            elif len(matches) == 1 or listing.ending(match) in formats.endings():
                 self._file(match)
 
     def _file(self, path: str) -> None:
@@ -119,9 +119,9 @@ class _Found:
         class_names = sorted({above for _, above in self.files.values()})
         code = {name: k for k, name in enumerate(class_names)}
         base = os.path.realpath(root)
-        return _all_test(
-            listing.text(os.path.basename(base)),
-            self.places,
+        return ImageSet(
+            _named(listing.text(os.path.basename(base)), self.places),
+            split=np.full(len(ids), splits.TEST, np.int8),
             ids=ids,
             labels=np.array([code[above] for _, above in self.files.values()], np.int64),
             class_names=class_names,
@@ -132,11 +132,10 @@ class _Found:
         )
 
 
-def _all_test(name: str, places: list[str], **fields) -> ImageSet:
-    """Make an image set whose name is another for other ``places`` of the same name."""
-    place = hashlib.sha256("\0".join(sorted(places)).encode(errors="surrogateescape")).hexdigest()
-    split = np.full(len(fields["ids"]), splits.TEST, np.int8)
-    return ImageSet(f"{NEW}{name}-{place[:8]}", split=split, **fields)
+def _named(base: str, places: list[str]) -> str:
+    """Return the name of the set at ``places``, which is another for other places of the same name."""
+    digest = hashlib.sha256("\0".join(sorted(places)).encode(errors="surrogateescape")).hexdigest()
+    return f"{NEW}{base}-{digest[:8]}"
 
 
 def _data_set(name: str, *, exif: str, data_root: Path, seed: int) -> ImageSet:
@@ -144,8 +143,7 @@ def _data_set(name: str, *, exif: str, data_root: Path, seed: int) -> ImageSet:
     if kind not in SHARDS:
         return registry.load(name, data_root=data_root, seed=seed, exif=exif)
     found = SHARDS[kind](name, seed=0, exif=exif, labelled=False)
-    place = hashlib.sha256(os.path.realpath(place).encode(errors="surrogateescape")).hexdigest()
-    return levels.decided(replace(found, name=f"{NEW}{found.name}-{place[:8]}"))
+    return levels.decided(replace(found, name=_named(found.name, [os.path.realpath(place)])))
 
 
 def _exists(place: str) -> bool:

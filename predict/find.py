@@ -56,8 +56,8 @@ def at(path: Path) -> Predictor:
             return found
         raise UserError(f"{folder} holds a run that diverged: train it again with a lower --lr.")
     names = (head.ABOUT, checkpoint.ABOUT)
-    below = sorted({str(one.parent) for name in names for one in folder.rglob(name)}) if folder.is_dir() else []
-    lies = f"These lie below: {', '.join(below[:10])}{' and more' if len(below) > 10 else ''}." if below else (
+    others = sorted({str(one.parent) for name in names for one in folder.rglob(name)}) if folder.is_dir() else []
+    lies = f"These lie below: {', '.join(others[:10])}{' and more' if len(others) > 10 else ''}." if others else (
         "A head is a folder that probe --save makes, such as heads/digits/resnet50-logistic; a run is one of finetune "
         "or cnn, such as runs/digits/resnet50-simple-lp-ft-42."
     )  # fmt: skip

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from backbench import columns
+from backbench import columns, printable
 from backbench.predict.predictions import Predictions
 from backbench.statistics import interval
 
@@ -22,7 +22,7 @@ SHOWN = 3
 
 def table(found: Predictions) -> str:
     """Return a line for each image, with probabilities in percent."""
-    names = list(map(_plain, found.classes))
+    names = list(map(printable, found.classes))
     head = ["image", "class", "%", *(["next", "%"] if found.top.shape[1] > 1 else [])]
     head += ["set"] if found.sets is not None else []
     head += ["known %"] if found.p_known is not None else []
@@ -30,7 +30,7 @@ def table(found: Predictions) -> str:
     lines = [head]
     for i, id in enumerate(found.ids[:LINES]):
         said = NONE if found.unknown is not None and found.unknown[i] else names[found.top[i, 0]]
-        line = [_plain(id), said, f"{100 * found.probability[i, 0]:.1f}"]
+        line = [printable(id), said, f"{100 * found.probability[i, 0]:.1f}"]
         if found.top.shape[1] > 1:
             line += [names[found.top[i, 1]], f"{100 * found.probability[i, 1]:.1f}"]
         if found.sets is not None:
@@ -83,7 +83,7 @@ def summary(found: Predictions) -> list[str]:
     """Return sentences for people: what couldn't be read, how many are unknown, and the accuracy."""
     lines = []
     if found.unreadable:
-        named = [f"{_plain(id)} ({_plain(reason)})" for id, reason in list(found.unreadable.items())[:20]]
+        named = [f"{printable(id)} ({printable(reason)})" for id, reason in list(found.unreadable.items())[:20]]
         more = f" and {len(found.unreadable) - 20:,} more" if len(found.unreadable) > 20 else ""
         n = len(found.unreadable)
         some = "1 image can't be read and is" if n == 1 else f"{n:,} images can't be read and are"
@@ -97,8 +97,3 @@ def summary(found: Predictions) -> list[str]:
             f"{told['n']:,} of {len(found.ids):,} images lie in folders named as a class: top-1 {top1} %{covered}."
         )
     return lines
-
-
-def _plain(text: str) -> str:
-    """Return text from a stranger's disk without control characters."""
-    return "".join(c if c.isprintable() else "?" for c in text)

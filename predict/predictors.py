@@ -1,4 +1,4 @@
-"""Trained models: probe heads and checkpoints, found by themselves or by their folder, and their scores of images.
+"""Trained models: probe heads and checkpoints, and their scores of images.
 
 Both use feature files. A head scores the backbone's features; a checkpoint's logits are kept in a file of their own, so
 that the same weights never see an image twice. Files of their own are named after the set's view (``+test``, ``+all``)
@@ -189,19 +189,23 @@ class Head(Predictor):
         if tuned:
             return checkpoint.as_backbone(checkpoint.load(self.weights))
         if self.weights is not None:  # known by its tensors' digest, whatever the file is called now
-            made = backbones.create(identity["model"], weights=str(self.weights), seed=seed)
-            return replace(made, weights=identity["weights"])
-        if weights != "hub" or self.trust:
-            return backbones.create(identity["model"], weights=weights, seed=seed)
+            return replace(self._created(str(self.weights), seed), weights=identity["weights"])
+        return self._created(weights, seed)
+
+    def _created(self, weights: str, seed: int) -> backbones.Backbone:
+        """The backbone by its name, which may be a repository's whatever the weights are."""
+        model = self.identity["model"]
+        if self.trust:
+            return backbones.create(model, weights=weights, seed=seed)
         try:
             with offline():
-                return backbones.create(identity["model"], weights=weights, seed=seed)
+                return backbones.create(model, weights=weights, seed=seed)
         except UserError as error:
-            if identity["model"].startswith("local-dir:"):  # which is a folder here, or was
-                raise
+            if model.startswith("local-dir:") or not (weights == "hub" or model.startswith("hf-hub:")):
+                raise  # nothing was to be fetched
             raise UserError(
-                f"{self.folder} stands on {identity['model']} with the weights {identity['weights']}, which are not on "
-                "this machine. A head may come from a stranger, so nothing is downloaded by itself. If you trust it, "
+                f"{self.folder} stands on {model} with the weights {self.identity['weights']}, which are not on this "
+                "machine. A head may come from a stranger, so nothing is downloaded by itself. If you trust it, "
                 "--trust fetches them from the Hugging Face hub, or from where timm has them."
             ) from error
 

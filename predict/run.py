@@ -10,12 +10,12 @@ import numpy as np
 from backbench import Faults, UsageError, UserError, conformal, printable
 from backbench.cache import schema
 from backbench.cache.features import open_file
+from backbench.calibration import probabilities
 from backbench.data import contents, decode, unlabelled
 from backbench.data.imageset import ImageSet
 from backbench.predict.features import extracted
 from backbench.predict.predictions import Predictions
 from backbench.predict.predictors import Predictor
-from backbench.probe.classifier import probabilities
 from backbench.progress import tell
 
 BLOCK = 4096

@@ -97,12 +97,16 @@ def test_a_heads_weights_are_fetched_only_where_that_is_allowed(home, tmp_path, 
         "HF_HOME": str(tmp_path / "hub"), "NO_PROXY": "127.0.0.1", "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
     }  # fmt: skip
 
-    def create(word):
-        command = [sys.executable, "-c", CREATE, str(ROOT), str(tmp_path / "theirs"), word]
+    def create(word, head="theirs"):
+        command = [sys.executable, "-c", CREATE, str(ROOT), str(tmp_path / head), word]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
     said = create("no")
     assert "--trust fetches them" in said
+    assert hub.asked == []
+    weights = identity | {"model": "hf-hub:someone/theirs", "weights": "random, seed 1"}
+    saved.head.save(tmp_path / "named", classes=saved.classes, identity=weights, method="logistic", row=saved.row)
+    assert "--trust fetches them" in create("no", "named")  # its config.json would be fetched
     assert hub.asked == []
     assert "weights_sha256: the head was fitted with '?'" in create("trust")
     assert hub.asked
