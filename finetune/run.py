@@ -53,5 +53,7 @@ def finetune_all(
                     folder = Path(place(imageset.name, name))
                     job = Job(imageset, name, recipe, settings, folder, asked=given[imageset.name])
                     found.append(job.row(results_dir))
+    settings.accelerator.wait_for_everyone()  # a process that leaves before the others may abort
+    settings.accelerator.end_training()
     faults.errors = list({error.faults: error for error in faults.errors}.values())  # of every model, said once
     return found, faults

@@ -44,7 +44,8 @@ def extract(tmp_path, images):
     """``extract(...)`` in this process: defaults for a quick run, more arguments as given; gives click's result."""
 
     def extract(*args, model=MODEL, code=0):
-        line = ["--dataset", f"folder:{images}", "--weights", "random", "--batch-size", "8", *map(str, args)]
+        line = ["--dataset", f"folder:{images}", "--weights", "random", "--batch-size", "8"]
+        line += ["--precision", "float32", *map(str, args)]  # a trial may end otherwise the next time
         line += ["--model", model] if model else []
         line += ["--cache-dir", str(tmp_path / "cache"), "--results-dir", str(tmp_path / "results")]
         result = CliRunner().invoke(main, line)

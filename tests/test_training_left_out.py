@@ -35,7 +35,7 @@ def invoke(command, *words, code=0):
 def extract(folder, *words, code=0):
     where = ("--dataset", f"folder:{folder / 'images'}", "--cache-dir", folder / "cache")
     return invoke(
-        backbench.extract.cli.main, "--model", "test_resnet", "--weights", "random", "--device", "cpu", *where,
+        backbench.extract.cli.main, "--model", "test_resnet", "--weights", "random", "--device", "cpu", *where, "--precision", "float32",
         "--results-dir", folder / "results", *words, code=code,
     )  # fmt: skip
 
