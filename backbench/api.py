@@ -18,7 +18,7 @@ from backbench.progress import silenced
 
 EXTRACT = {
     "weights": "auto", "device": "auto", "seed": 42, "exif": "ignore", "on_error": "fail", "layer": "last",
-    "pool": "default", "input_scale": 1.0, "precision": "auto", "compile": "auto", "batch_size": None, "threads": None,
+    "pool": "default", "input_scale": 1.0, "precision": "auto", "compile": "auto", "batch_size": None, "readers": None,
     "dtype": "float32", "input_guard": True, "views": 1, "views_as": "mean", "overwrite": False,
 }  # fmt: skip
 """Options of ``extract`` and their defaults: the command's, by its names. ``dtype`` is its --feature-dtype."""

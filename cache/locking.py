@@ -15,6 +15,20 @@ ASK_EVERY = 0.2
 """Seconds between two attempts to take a lock that another run holds."""
 
 
+_held: set[int] = set()
+
+
+def _let_go() -> None:
+    """In a forked process: close the locks, which would otherwise outlive the run for as long as this process does."""
+    for handle in _held:
+        os.close(handle)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_let_go)
+
+
 def lock_of(path: Path) -> Path:
     """Return the lock file that a run holds while it writes ``path``."""
     return path.with_name(f"{path.name}.lock")
@@ -44,9 +58,11 @@ def lock(path: Path, *, wait: bool = False, quiet: bool = False) -> Iterator[Non
                 tell(f"this run is waiting for {who}, which is writing {path}")
                 announced = True
         time.sleep(ASK_EVERY)
+    _held.add(handle)
     try:
         yield
     finally:
+        _held.discard(handle)
         with contextlib.suppress(OSError):  # it is still locked, so it is not another run's file
             lock_file.unlink()
         os.close(handle)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from backbench import UserError
-from backbench.data import formats, mend
+from backbench.data import formats, jpeg, mend
 
 EXIF = ("ignore", "apply")
 """What can be done with a camera's orientation tag. torchvision's loader and timm's dataset ``ignore`` it."""
@@ -50,8 +50,19 @@ class UnreadableImage(UserError):
         self.id = id
         self.reason = reason
 
-    def __reduce__(self):  # the default pickles the message only, which __init__ doesn't take
-        return type(self), (self.id, self.reason)
+    def __reduce__(self):  # the default pickles the message only, which __init__ doesn't take, and loses the cause
+        cause = self.__cause__
+        plain = OSError(cause.errno, cause.strerror) if isinstance(cause, OSError) and cause.errno else None
+        return type(self), (self.id, self.reason), {"__cause__": plain}
+
+
+def pixels(content: bytes, *, id: str, exif: str = "ignore", levels: dict | None = None) -> np.ndarray:
+    """Decode the bytes of a file to pixels (H, W, 3) uint8, which equal those of ``read``; plain JPEG twice as fast.
+
+    Thread safe. Raises UnreadableImage(id, reason).
+    """
+    found = jpeg.decode(content, exif=exif)
+    return np.array(read(content, id=id, exif=exif, levels=levels)) if found is None else found
 
 
 def read(

@@ -149,19 +149,26 @@ class ImageSet:
         with decode.reading(self.ids[i]):
             return self.stored(i + (self.span[0] if self.span else 0))
 
-    def read(self, i: int, *, unless: Collection[bytes] = ()) -> Image.Image | None:
-        """Read image ``i`` as PIL RGB, and note its content. Returns None where its content is among ``unless``.
+    def read(self, i: int) -> Image.Image:
+        """Read image ``i`` as PIL RGB, and note its content.
+
+        Thread safe. Raises data.decode.UnreadableImage(id, reason).
+        """
+        return Image.fromarray(self.array(i))
+
+    def array(self, i: int, *, unless: Collection[bytes] = ()) -> np.ndarray | None:
+        """Read image ``i`` as pixels (H, W, 3) uint8, and note its content; None where that is among ``unless``.
 
         Thread safe. Raises data.decode.UnreadableImage(id, reason).
         """
         if self.pixels is not None:
             self.content(i)
-            return None if self.contents[i] in unless else Image.fromarray(self.pixels[i])
+            return None if self.contents[i] in unless else self.pixels[i]
         data = self._bytes(i)
         self.contents[i] = image_digests.content(data)
         if self.contents[i] in unless:
             return None
-        return decode.read(data, id=self.ids[i], exif=self.exif, levels=self.levels)
+        return decode.pixels(data, id=self.ids[i], exif=self.exif, levels=self.levels)
 
     def content(self, i: int) -> str:
         """Return the content of image ``i``, see ``backbench.image_digests``; "" where its file can't be read."""
@@ -175,8 +182,8 @@ class ImageSet:
         found = self.encoded(i)
         if isinstance(found, bytes):
             return found
-        with decode.reading(self.ids[i]):
-            return Path(found).read_bytes()
+        with decode.reading(self.ids[i]), open(found, "rb") as file:
+            return file.read()
 
     def places(self) -> list[tuple[str, int]] | None:
         """Return the file of each image and its place in it, 0 unless the file is a shard; None in memory."""

@@ -137,9 +137,9 @@ def _shard(ctx, _, text):
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Images per forward pass.  [default: 32, on a GPU 128]")
 @click.option(
-    "--threads",
-    type=click.IntRange(1),
-    help="Threads that decode images, per process.  [default: one per core, at most 8]",
+    "--readers",
+    type=click.IntRange(0),
+    help="Processes that read images; with 0 this process reads them.  [default: one per core]",
 )
 @click.option(
     "--workers",

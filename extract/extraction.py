@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
+from operator import attrgetter
 
 import numpy as np
 
@@ -15,9 +16,6 @@ from backbench.extract.engine import FEW, Engine, choose, compiled, say
 from backbench.extract.guard import InputGuard, spread
 from backbench.extract.plan import Planned, Settings
 from backbench.extract.preprocess import Preprocessor
-
-SEEN = 4
-"""The input guard looks at every fourth row of pixels. This takes a fiftieth of a fast backbone's time."""
 
 
 class BackboneRun:
@@ -32,6 +30,7 @@ class BackboneRun:
         backbone = self.backbone
         self.fault: UserError | None = None
         self.complete, self.writer, self.engine, self.trial = False, None, None, {}
+        self.begun, self.modules = None, []  # the batch that is being computed, and the backbone's parts
         self.computed = None  # rows that aren't taken over from another file
         self.unread = False  # whether this file lacks images that could not be read
         self.preprocessor = Preprocessor(backbone)
@@ -146,36 +145,61 @@ class BackboneRun:
     def copy(self, group: np.ndarray, origin: np.ndarray) -> None:
         """Give pending rows of ``group`` (n,) the features of the rows ``origin`` (n,), -1 where no image is equal."""
         copies = (origin >= 0) & self.pending[group]
-        self.writer.copy(group[copies], origin[copies])
+        if copies.any():
+            self.store()  # some may be among those that are being computed
+            self.writer.copy(group[copies], origin[copies])
 
-    def compute(self, group: np.ndarray, pixels, batch, readable: np.ndarray) -> None:
-        """Compute and store the features of the pending rows of ``group`` (n,).
+    def compute(self, batch, pixels, levels: np.ndarray, readable: np.ndarray) -> None:
+        """Begin to compute the features of the pending rows of a batch (``readers.Batch``), and store those before it.
 
-        ``pixels`` (n * views, 3, H, W) uint8 is their preprocessed images, and ``batch`` the same on the device.
-        ``readable`` (n,) bool says which rows have pixels.
+        ``pixels`` (n * views, 3, H, W) uint8 is its preprocessed images on the device, and ``levels`` those of them
+        (``guard.levels_of``). ``readable`` (n,) bool says which rows have pixels that are to be computed.
         """
         started = time.monotonic()
         if self.engine is None:
             self.engine = self.go_on()
-        views = self.rows.views.shape[1]
-        seen = pixels.permute(0, 2, 3, 1)[:, ::SEEN].numpy()
-        if not readable.all():
-            seen = seen[np.repeat(readable, views)]
-        sums = self.guard.see(seen, check=self.settings.input_guard)
+        self.modules = self.modules or [*self.engine.model.modules()]  # walking through them takes a millisecond
+        group, images_each = batch.group, self.rows.views.shape[1]
+        seen = levels if readable.all() else levels[np.repeat(readable, images_each)]
+        sums = self.guard.see(seen.sum(0, dtype=np.int32), check=self.settings.input_guard)
         if not self.confirmed:
-            self.guard.confirm(pixels[:1].permute(0, 2, 3, 1).numpy(), self.backbone.normalise(batch[:1]))
+            first = batch.pixels[self.preprocess_key][:1].permute(0, 2, 3, 1).numpy()
+            self.guard.confirm(first, self.backbone.normalise(pixels[:1]))
             self.confirmed = True
-        if any(module.training for module in self.engine.model.modules()):
+        if any(map(attrgetter("training"), self.modules)):
             raise RuntimeError(f"a module of the frozen backbone {self.backbone.name} is in train mode")
-        features = np.concatenate(
-            [self.engine(part).cpu().numpy() for part in batch.split(self.settings.images_a_batch)]
-        )
-        if views > 1:
-            features = features.reshape(len(group), views, -1).mean(1)
+        features = self._begin(pixels)
+        self.store()
+        self.begun = group, readable, features, sums
+        self.writer.running["seconds"] += time.monotonic() - started
+        if self.settings.device.type != "cuda":
+            self.store()
+
+    def _begin(self, pixels) -> Callable[[], np.ndarray]:
+        """Compute features (B, D) float32 of pixels (B, 3, H, W) uint8, and return what waits for them."""
+        import torch
+
+        parts = [self.engine(part) for part in pixels.split(self.settings.images_a_batch)]
+        features = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if self.settings.device.type != "cuda":
+            return features.cpu().numpy
+        fetched, event = features.to("cpu", non_blocking=True), torch.cuda.Event()
+        event.record()
+        return lambda: (event.synchronize(), fetched.numpy())[1]
+
+    def store(self) -> None:
+        """Write the features of the batch whose computing was begun last. A GPU computes the next meanwhile."""
+        if self.begun is None:
+            return
+        started = time.monotonic()
+        (group, readable, wait, sums), self.begun = self.begun, None
+        features = wait()
+        if (images_each := self.rows.views.shape[1]) > 1:
+            features = features.reshape(len(group), images_each, -1).mean(1)
         with np.errstate(over="ignore"):  # values that float16 can't hold are reported below
-            features = features.astype(self.settings.dtype)
-        broken = ~np.isfinite(features).all(axis=1) & readable
-        if broken.any():
+            features = features.astype(self.settings.dtype, copy=False)
+        finite = np.isfinite(features)
+        if not finite.all() and (broken := ~finite.all(axis=1) & readable).any():
             ids = [self.rows.ids[i] for i in group[broken][:5]]
             raise UserError(
                 f"{self.label} gives NaN or infinite features in {self.engine}, stored as {self.settings.dtype}, "
@@ -183,7 +207,9 @@ class BackboneRun:
                 "Try --precision float32 --feature-dtype float32."
             )
         keep = readable & self.pending[group]
-        self.writer.rows(group[keep], features[keep], contents=self.contents(group[keep]))
+        if not keep.all():
+            group, features = group[keep], features[keep]
+        self.writer.rows(group, features, contents=self.contents(group))
         for key, value in zip(("input_count", "input_sum", "input_squares"), sums, strict=True):
             self.writer.running[key] += value
         self.writer.running["images"] += int(keep.sum())
@@ -191,7 +217,7 @@ class BackboneRun:
 
     def contents(self, rows: np.ndarray) -> np.ndarray:
         """Return the contents (n,) of the images of ``rows`` (n,), which have been read."""
-        return self.layout.contents_of(rows)[rows]
+        return views.contents_of(self.imageset, self.rows, rows)
 
     def skip(self, rows: np.ndarray) -> None:
         """Leave out ``rows`` (n,), whose images can't be read."""

@@ -17,7 +17,7 @@ class Settings:
     precision: str = "auto"
     compile: str = "auto"  # auto, on, off
     batch_size: int | None = None  # 32, on a GPU 128
-    threads: int | None = None  # for decoding: one per core, at most 8
+    readers: int | None = None  # processes that read images: one per core
     dtype: str = "float32"
     input_guard: bool = True
     skip_unreadable: bool = False

@@ -1,5 +1,6 @@
 """One pass over one data set for any number of frozen backbones. Each image is read once; each backbone has a file."""
 
+import contextlib
 import functools
 import time
 from collections import deque
@@ -10,18 +11,12 @@ import numpy as np
 from backbench import UserError
 from backbench.cache import schema
 from backbench.devices import cores
-from backbench.extract import views
+from backbench.extract import readers, views
 from backbench.extract.engine import say
 from backbench.extract.extraction import BackboneRun
 from backbench.extract.plan import Planned, Settings, planned
 from backbench.extract.preprocess import Reader
 from backbench.progress import progress
-
-AHEAD = 3
-"""Number of batches that are read while a GPU computes one, which bounds what is held in memory. On a CPU, reading and
-computing take turns with all cores, since side by side their threads wait for each other. (tf_efficientnet_lite0 on 2
-cores: 251 images/s side by side, 286 in turns.)"""
-
 
 NAMED = 20
 """Number of unreadable images that are listed one by one."""
@@ -63,7 +58,7 @@ def extract(files: list[Planned], settings: Settings) -> list[BackboneRun]:
     rows = views.rows(imageset, settings.views, settings.views_as)
     runs = [BackboneRun(file, settings, rows) for file in files]
     unreadable: dict[str, None] = {}
-    with ThreadPoolExecutor(settings.threads or min(8, cores())) as pool, torch.inference_mode():
+    with ThreadPoolExecutor(settings.readers or cores()) as pool, torch.inference_mode():
         try:
             for run in sorted(runs, key=lambda run: run.path):  # otherwise two processes could wait for each other
                 if run.active:
@@ -140,45 +135,61 @@ class _Pass:
     """One pass over the rows that are pending in any of ``runs``."""
 
     def __init__(self, imageset, rows, runs, settings, pool):
-        self.imageset, self.rows, self.settings = imageset, rows, settings
+        self.imageset, self.rows, self.settings, self.pool = imageset, rows, settings, pool
         self.runs = [run for run in runs if run.active]
-        self.reader = Reader(imageset, pool, seed=settings.seed)
+        self.pending = np.zeros(len(rows), bool)
+        for run in self.runs:
+            self.pending |= run.pending
         size = settings.images_a_batch
         computed = self.runs[0].computed if self.runs else np.arange(0)
-        self.groups = np.array_split(computed, range(size, len(computed), size))
+        groups = np.array_split(computed, range(size, len(computed), size))
+        self.groups = [group for group in groups if self.pending[group].any()]
         self.seen = self._done() if rows.one_per_image else None
+        self.fetching = None
 
     def run(self) -> list[str]:
         """Compute the rows, and return the reason for each image that could not be read."""
-        pending = np.zeros(len(self.rows), bool)
-        for run in self.runs:
-            pending |= run.pending
-        groups = deque(group for group in self.groups if pending[group].any())
-        most = 1 if self.settings.device.type == "cpu" else AHEAD
-        ahead: deque = deque()
         unreadable: list[str] = []
         names = [run.label for run in self.runs]
         label = f"{self.imageset.name} {' + '.join(names) if len(names) < 3 else f'{len(names)} backbones'}"
-        with (
-            ThreadPoolExecutor(1) as reading,
-            progress(len(pending), label, done=int((~pending).sum())) as advance,
-        ):
-            while groups or ahead:
+        pending = self.pending
+        with self._batches() as batches, progress(len(pending), label, done=int((~pending).sum())) as advance:
+            started = time.monotonic()
+            for batch in batches:
+                waited = time.monotonic() - started
+                self.imageset.check_reachable([fault for fault in batch.faults if fault])
+                unreadable += [str(fault) for fault in batch.faults if fault]
+                self._compute(batch, waited)
+                advance(int(pending[batch.group].sum()))
                 started = time.monotonic()
-                while groups and len(ahead) < most:
-                    if runs := self._active_runs(groups[0]):
-                        ahead.append((groups[0], runs, reading.submit(self._read, groups[0], runs)))
-                    groups.popleft()
-                if not ahead:
-                    break
-                group, runs, future = ahead.popleft()
-                batches, faults, origin = future.result()
-                self.imageset.check_reachable([fault for fault in faults if fault])
-                share = (time.monotonic() - started) / len(runs)
-                unreadable += [str(fault) for fault in faults if fault]
-                self._compute(group, runs, batches, faults, origin, share)
-                advance(int(pending[group].sum()))
+            for run in self.runs:
+                with run.collect():
+                    run.store()
         return unreadable
+
+    def _batches(self):
+        if not self.groups:
+            return contextlib.nullcontext(())
+        settings = self.settings
+        return readers.batches(
+            self._asked(),
+            self.imageset,
+            self.rows,
+            {run.preprocess_key: run.preprocessor for run in self.runs},
+            size=settings.images_a_batch,
+            readers=cores() if settings.readers is None else settings.readers,
+            seed=settings.seed,
+            seen=self.seen or (),
+            pool=self.pool,
+            device=settings.device,
+            left=int(self.pending.sum()) * self.rows.images.shape[1],
+        )
+
+    def _asked(self):
+        """Yield the rows of each batch with the preprocessing keys of the runs that are active when it is asked for."""
+        for group in self.groups:
+            if runs := self._active_runs(group):
+                yield group, tuple(dict.fromkeys(run.preprocess_key for run in runs))
 
     def _done(self) -> dict[bytes, int]:
         """Return the rows that are done in all files, by the contents of their images."""
@@ -189,48 +200,49 @@ class _Pass:
     def _active_runs(self, group) -> list[BackboneRun]:
         return [run for run in self.runs if run.active and run.pending[group].any()]
 
-    def _read(self, group, runs):
-        """Return pixels by ``BackboneRun.preprocess_key``; for each row an error or None; and the row that it equals.
+    def _origin(self, batch) -> np.ndarray:
+        """Return for each row the row of an earlier batch whose image is the same, or -1."""
+        if self.seen is None:
+            return np.full(len(batch.group), -1)
+        known = self.imageset.contents[batch.group].tolist()
+        origin = np.array([self.seen.get(one, -1) for one in known])
+        for row, one, fault in zip(batch.group.tolist(), known, batch.faults, strict=True):
+            if fault is None:
+                self.seen.setdefault(one, row)
+        return origin
 
-        The last is the row of an earlier batch whose image is the same, or -1. Such images are not decoded.
-        """
-        import torch
-
-        preprocessors = {run.preprocess_key: run.preprocessor for run in runs}
-        views = self.rows.views[group]
-        with torch.inference_mode():  # it holds per thread; without it the model would be compiled once more
-            images = self.rows.images[group].ravel()
-            seen = self.seen or {}
-            batches, faults = self.reader.read(images, views.ravel(), list(preprocessors.values()), seen.keys())
-            if self.settings.device.type == "cuda":
-                batches = [batch.pin_memory() for batch in batches]
-        faults, origin = faults[:: views.shape[1]], np.full(len(group), -1)
-        if self.seen is not None:
-            known = self.imageset.contents[group]
-            origin = np.array([self.seen.get(one, -1) for one in known])
-            for row, one, fault in zip(group.tolist(), known, faults, strict=True):
-                if fault is None:
-                    self.seen.setdefault(one, row)
-        return dict(zip(preprocessors, batches, strict=True)), faults, origin
-
-    def _compute(self, group, runs, batches, faults, origin, share):
-        import torch
-
-        readable = np.array([fault is None for fault in faults])
-        on_device = {
-            key: batch.to(self.settings.device, memory_format=torch.channels_last, non_blocking=True)
-            for key, batch in batches.items()
-        }
+    def _compute(self, batch, waited: float) -> None:
+        group, origin = batch.group, self._origin(batch)
+        readable = np.array([fault is None for fault in batch.faults])
+        fresh = readable & (origin < 0)
+        runs = self._active_runs(group)
+        on_device = self._on_device(batch.pixels) if fresh.any() else {}
         for run in runs:
-            if not run.active:
-                continue
             with run.collect():
-                run.writer.running["seconds"] += share
+                run.writer.running["seconds"] += waited / len(runs)
                 run.copy(group, origin)
-                fresh = readable & (origin < 0)
                 if (fresh & run.pending[group]).any():
-                    run.compute(group, batches[run.preprocess_key], on_device[run.preprocess_key], fresh)
+                    key = run.preprocess_key
+                    run.compute(batch, on_device[key], batch.levels[key], fresh)
                 left = group[~readable & run.pending[group]]
                 run.unread |= bool(len(left))
                 if self.settings.skip_unreadable:
                     run.skip(left)
+
+    def _on_device(self, pixels: dict) -> dict:
+        """Return the batch on the device. A GPU fetches it on a stream of its own, beside the batch before."""
+        import torch
+
+        device = self.settings.device
+        if device.type != "cuda":
+            return {key: one.to(device, memory_format=torch.channels_last) for key, one in pixels.items()}
+        self.fetching = self.fetching or torch.cuda.Stream(device)
+        computing = torch.cuda.current_stream(device)
+        with torch.cuda.stream(self.fetching):
+            fetched = {
+                key: one.to(device, memory_format=torch.channels_last, non_blocking=True) for key, one in pixels.items()
+            }
+        computing.wait_stream(self.fetching)
+        for one in fetched.values():
+            one.record_stream(computing)
+        return fetched

@@ -11,11 +11,17 @@ from pathlib import Path
 
 from backbench import version
 
-LIBRARIES = {"timm": "timm", "torch": "torch", "torchvision": "torchvision", "Pillow": "pillow"}
+LIBRARIES = {
+    "timm": "timm",
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "Pillow": "pillow",
+    "simplejpeg": "simplejpeg",
+}
 """Distributions that decode, resize or compute, by name."""
 
 DECIDING = (
-    *(f"data/{name}.py" for name in ("decode", "formats", "levels", "mend")),
+    *(f"data/{name}.py" for name in ("decode", "formats", "jpeg", "levels", "mend")),
     *(f"extract/{name}.py" for name in ("backbones", "engine", "extraction", "feature_tap", "preprocess", "views")),
 )
 """Files whose code decides which pixels an image has and what is computed from them. What lists images or writes

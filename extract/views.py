@@ -58,25 +58,33 @@ def rows(imageset, n: int = 1, store: str = "mean") -> Rows:
 
 def layout(imageset, rows: Rows) -> Layout:
     """Return the rows as a feature file knows them: with the contents of their images."""
-    images, views = rows.images[:, 0], rows.views[:, 0]
-    # The mean over several views belongs to the image itself; its identity says which views.
-    numbers = np.array([f"#{view}" if view else "" for view in range(views.max(initial=0) + 1)], "S8")[views]
+    images = rows.images[:, 0]
 
-    def contents_of(which: np.ndarray | None) -> np.ndarray:
-        known = contents.complete(imageset, None if which is None else np.unique(images[which]))[images]
-        return np.where(known == b"", b"", np.char.add(known, numbers)).astype(schema.CONTENT)
+    def known(which: np.ndarray | None) -> np.ndarray:
+        contents.complete(imageset, None if which is None else np.unique(images[which]))
+        return contents_of(imageset, rows)
 
     return Layout(
         rows.ids,
         rows.labels,
         rows.split,
         imageset.class_names,
-        contents_of,
+        known,
         groups=None if imageset.groups is None else imageset.groups[images],
         listings=imageset.listings,
         touched=lambda: contents.touched(imageset),
         quick=lambda: contents.quick(imageset),
     )
+
+
+def contents_of(imageset, rows: Rows, which=slice(None)) -> np.ndarray:
+    """Return the contents (n,) S40 of the rows ``which`` (n,), as far as their images' contents are known."""
+    known, views = imageset.contents[rows.images[which, 0]], rows.views[which, 0]
+    if views.any():
+        # The mean over several views belongs to the image itself; its identity says which views.
+        numbers = np.array([f"#{view}" if view else "" for view in range(views.max() + 1)], "S8")[views]
+        known = np.where(known == b"", b"", np.char.add(known, numbers))
+    return known.astype(schema.CONTENT)
 
 
 def random_crop(content: str, view: int, *, seed: int, width: int, height: int) -> tuple[tuple[float, ...], bool]:

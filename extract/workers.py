@@ -91,7 +91,8 @@ def _child(work, task, threads: int, pipe) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        settings = replace(task.settings, threads=task.settings.threads or threads)
+        readers = task.settings.readers
+        settings = replace(task.settings, readers=threads * (threads > 1) if readers is None else readers)
         pipe.send(work(replace(task, settings=settings)))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGTERM)

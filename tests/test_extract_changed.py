@@ -61,8 +61,8 @@ def extract(tmp_path, line, monkeypatch):
     """``extract(...)`` gives click's result; ``extract.decoded`` lists the images that were decoded by it."""
     read = preprocess.Reader.read
 
-    def counted(self, images, views, preprocessors, unless=()):
-        made = read(self, images, views, preprocessors, unless)
+    def counted(self, images, views, preprocessors, unless=(), **how):
+        made = read(self, images, views, preprocessors, unless, **how)
         black = (made[0][0].flatten(1).amax(1) == 0).numpy()
         extract.decoded += [self.imageset.ids[i] for i, left in zip(images, black, strict=True) if not left]
         return made

@@ -26,10 +26,10 @@ def test_a_folder_that_vanishes_stops_the_run_and_loses_nothing(extract, images,
     """Renamed, as an unmounted folder would be, while the third of five batches is about to be read."""
     read = Reader.read
 
-    def vanish(reader, images_, *args):
+    def vanish(reader, images_, *args, **how):
         if images_[0] == 16:
             images.rename(tmp_path / "gone")
-        return read(reader, images_, *args)
+        return read(reader, images_, *args, **how)
 
     with monkeypatch.context() as patch:
         patch.setattr(Reader, "read", vanish)

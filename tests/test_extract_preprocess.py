@@ -74,8 +74,28 @@ def test_a_line_of_pixels_is_not_resized_as_a_whole(backbone, monkeypatch):
 
 def test_small_tall_images_are_not_resized_as_a_whole_either(backbone):
     at = pixels(backbone)
-    assert not at.together(1, 64, in_memory=False)
-    assert at.together(32, 64, in_memory=False)
+    assert not at.whole(1, 64)
+    assert at.whole(32, 64)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    shorter=st.integers(1, 500),
+    ratio=st.floats(1, 2),
+    tall=st.booleans(),
+    size=st.sampled_from([64, 160, 224]),
+    crop=st.sampled_from([0.5, 0.875, 0.95, 1.0]),
+    interpolation=st.sampled_from(["bicubic", "bilinear"]),
+)
+def test_an_image_resized_whole_is_timms(backbone, shorter, ratio, tall, size, crop, interpolation):
+    at = pixels(backbone, input_size=(3, size, size), crop_pct=crop, interpolation=interpolation)
+    sides = shorter, int(shorter * ratio)
+    image = picture(*(sides if tall else sides[::-1]))
+    assert at.whole(*image.size)
+    ours = at.view(np.array(image), 0, content="", seed=0).astype(int)
+    theirs = np.asarray(at.transform(image)).transpose(1, 2, 0).astype(int)
+    assert np.abs(ours - theirs).max() <= 3
+    assert np.abs(ours - theirs).mean() < 0.05
 
 
 def test_too_little_memory_is_given_as_the_reason(backbone, tmp_path, monkeypatch):
@@ -88,7 +108,7 @@ def test_too_little_memory_is_given_as_the_reason(backbone, tmp_path, monkeypatc
         raise MemoryError
 
     at = pixels(backbone)
-    monkeypatch.setattr(at, "crop", full)
+    monkeypatch.setattr(at, "resized", full)
     with ThreadPoolExecutor(1) as pool:
         _, faults = Reader(imageset, pool).read(np.arange(1), np.zeros(1, int), [at])
     assert str(faults[0]) == "0/0.png (90 x 70 pixels) can't be resized: there is too little memory for it"

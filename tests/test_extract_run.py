@@ -18,7 +18,7 @@ from backbench.cache.features import open_file
 from backbench.extract import backbones
 from backbench.extract.cli import main
 from backbench.extract.engine import Engine
-from backbench.extract.extraction import SEEN
+from backbench.extract.guard import EVERY
 from backbench.extract.preprocess import Preprocessor
 from tests.brake import Brake
 
@@ -68,12 +68,12 @@ def test_features_are_timms_own(extract, images):
         for i in (0, 17, 35):
             with torch.inference_mode(), Image.open(images / file.ids[i]) as image:
                 image = image.convert("RGB")
-                small = pixels.together(*image.size, in_memory=False)
-                ours = pixels.resized(np.array(image)[None]) if small else pixels.crop(image)[None]
+                whole = pixels.whole(*image.size)
+                ours = pixels.view(np.array(image), 0, content="", seed=0)[None]
                 ours = torch.from_numpy(np.array(ours)).permute(0, 3, 1, 2)
                 for pixels_of, within in (
                     (backbone.normalise(ours), 1e-5),
-                    (transform(image)[None], 2e-3 if small else 2e-4),
+                    (transform(image)[None], 2e-3 if whole else 2e-4),
                 ):
                     expected = backbone.model(pixels_of)[0].numpy()
                     np.testing.assert_allclose(file.features[i], expected, rtol=1e-4, atol=within)
@@ -87,7 +87,7 @@ def test_features_are_timms_own(extract, images):
 
 def backbone_input(backbone, path):
     with Image.open(path) as image:
-        rows = backbone.transform()(image.convert("RGB"))[None, :, ::SEEN]
+        rows = backbone.transform()(image.convert("RGB"))[None, :, ::EVERY]
         return backbone.normalise(rows).numpy().ravel()
 
 

@@ -34,8 +34,9 @@ def invoke(command, *words, code=0):
 
 def extract(folder, *words, code=0):
     where = ("--dataset", f"folder:{folder / 'images'}", "--cache-dir", folder / "cache")
+    how = ("--weights", "random", "--device", "cpu", "--precision", "float32")
     return invoke(
-        backbench.extract.cli.main, "--model", "test_resnet", "--weights", "random", "--device", "cpu", *where, "--precision", "float32",
+        backbench.extract.cli.main, "--model", "test_resnet", *how, *where,
         "--results-dir", folder / "results", *words, code=code,
     )  # fmt: skip
 
