@@ -27,7 +27,7 @@ ASKED = {"step_share": 0.9}
 BATCH = 32
 
 
-def made(model: str, *, checkpointing: bool = False):
+def made(model: str, *, checkpointing: bool = False, batch_size: int = BATCH):
     """A Trainer for ``model`` with random weights and the recipe ``full``, a batch, and the loader's batches."""
     import timm
     import torch
@@ -46,11 +46,11 @@ def made(model: str, *, checkpointing: bool = False):
     network.set_grad_checkpointing(checkpointing)
     config = timm.data.resolve_data_config({}, model=network)
     rng = np.random.default_rng(0)
-    n = 4 * BATCH
+    n = 4 * batch_size
     pixels = rng.integers(0, 255, (n, 300, 400, 3), np.uint8)
     names = [str(k) for k in range(10)]
     imageset = ImageSet("noise", [str(i) for i in range(n)], np.arange(n) % 10, np.zeros(n), names, pixels=pixels)
-    recipe = make("full", (f"batch_size={BATCH}", "final_epochs=0"), strategy="full", epochs=10_000)
+    recipe = make("full", (f"batch_size={batch_size}", "final_epochs=0"), strategy="full", epochs=10_000)
     images = Images(imageset, config, recipe, seed=0)
     trainer = Trainer(
         network,
@@ -64,10 +64,10 @@ def made(model: str, *, checkpointing: bool = False):
         identity={},
         seed=0,
     )
-    batches = Batches(np.arange(n), BATCH, epochs=10_000, seed=0)
+    batches = Batches(np.arange(n), batch_size, epochs=10_000, seed=0)
     batch = (
-        torch.randn(BATCH, *config["input_size"]).contiguous(memory_format=torch.channels_last),
-        torch.arange(BATCH) % 10,
+        torch.randn(batch_size, *config["input_size"]).contiguous(memory_format=torch.channels_last),
+        torch.arange(batch_size) % 10,
     )
     return trainer, batch, loader(images, batches, accelerator, workers=1)
 
@@ -83,13 +83,13 @@ def bare(trainer, batch) -> None:
     trainer.optimizer.zero_grad(set_to_none=True)
 
 
-def speeds(figures: dict, model: str, rounds: int) -> None:
-    """Images/s of the three, in turns, and the shares of the bare pass."""
+def speeds(figures: dict, model: str, rounds: int, *, batch_size: int = BATCH, fed: bool = True) -> None:
+    """Images/s of the three, in turns, and the shares of the bare pass. ``fed`` may be left out."""
     import torch
 
     from backbench.finetune import strategies
 
-    trainer, batch, stream = made(model)
+    trainer, batch, stream = made(model, batch_size=batch_size)
     strategies.train_mode(trainer.model, trainer.recipe)
     ways = {
         "bare": lambda: bare(trainer, batch),
@@ -98,7 +98,7 @@ def speeds(figures: dict, model: str, rounds: int) -> None:
     }
     seconds = {name: [] for name in ways}
     # Fed comes last and alone: once its worker runs, it makes images while the others compute.
-    for names in (("bare", "step"), ("fed",)):
+    for names in (("bare", "step"), *([("fed",)] if fed else [])):
         for turn in range(rounds + 1):
             for name in names:
                 started = time.perf_counter()
@@ -107,8 +107,9 @@ def speeds(figures: dict, model: str, rounds: int) -> None:
                     torch.cuda.synchronize()
                 if turn:
                     seconds[name].append(time.perf_counter() - started)
-    figures |= {f"{name}_images_per_second": BATCH / median(each) for name, each in seconds.items()}
-    for name in ("step", "fed"):
+    seconds = {name: each for name, each in seconds.items() if each}
+    figures |= {f"{name}_images_per_second": batch_size / median(each) for name, each in seconds.items()}
+    for name in seconds.keys() - {"bare"}:
         ratios = [a / b for a, b in zip(seconds["bare"], seconds[name], strict=True)]
         figures[f"{name}_share"] = median(ratios)
 

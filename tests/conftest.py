@@ -23,7 +23,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("fixed")
 
-# On a GPU's machine too tests run on its CPU: runs are compared to the bit, which a GPU doesn't promise, and forked,
+# On a GPU's machine, too, tests run on its CPU: runs are compared to the bit, which a GPU doesn't promise, and forked,
 # which CUDA doesn't bear. What is about GPUs asks for them.
 GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -72,6 +72,21 @@ def run(tmp_path):
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def gpu() -> dict[str, str]:
+    """The environment in which a process sees the GPUs; the test is skipped where there is none. Mark it ``gpu``."""
+    seen = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
+    seen |= {"OMP_NUM_THREADS": "2"}  # of what is computed on the CPU beside it
+    seen |= {} if GPUS is None else {"CUDA_VISIBLE_DEVICES": GPUS}
+    ask = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
+    if not shutil.which("nvidia-smi") or subprocess.run(ask, env=seen, capture_output=True).stdout.strip() in (
+        b"",
+        b"0",
+    ):
+        pytest.skip("needs a CUDA device")
+    return seen
 
 
 @pytest.fixture(scope="session")

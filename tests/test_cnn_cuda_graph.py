@@ -1,8 +1,6 @@
 """Steps played again from a CUDA graph, against the same steps done as they are. Only where there is a GPU."""
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 
@@ -10,7 +8,7 @@ import pytest
 import torch
 
 from backbench.cnn.cuda_graph import Replay
-from tests.conftest import GPUS, ROOT
+from tests.conftest import ROOT
 
 CODE = """
 import json, sys
@@ -45,12 +43,10 @@ def test_without_a_gpu_every_one_is_done_as_it_is():
     assert len(done) == 3
 
 
-@pytest.mark.skipif(not shutil.which("nvidia-smi"), reason="no GPU here")
-def test_a_graph_makes_the_same_steps(tmp_path):
+@pytest.mark.gpu
+def test_a_graph_makes_the_same_steps(tmp_path, gpu):
     """Both sides of the early size and of the first layer's bias: three kinds, with flips, moves and cutout."""
-    there = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
-    there |= {} if GPUS is None else {"CUDA_VISIBLE_DEVICES": GPUS}
     command = [sys.executable, "-c", CODE, str(tmp_path)]
-    found = json.loads(subprocess.run(command, cwd=ROOT, env=there, stdout=subprocess.PIPE, check=True).stdout)
+    found = json.loads(subprocess.run(command, cwd=ROOT, env=gpu, stdout=subprocess.PIPE, check=True).stdout)
     assert len(found["graph"]) == 6
     assert found["graph"] == pytest.approx(found["plain"], rel=1e-4)
