@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from backbench import UsageError
+from backbench.progress import loading
 
 
 def pick_device(name: str):
@@ -12,7 +13,8 @@ def pick_device(name: str):
 
     Raises UsageError where it isn't known or isn't there.
     """
-    import torch
+    with loading("torch"):
+        import torch
 
     there = ["cpu"]
     if torch.backends.mps.is_available():

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from backbench import UserError, packages
+from backbench import UserError
+from backbench.progress import watched
 
 PATH = click.Path(path_type=Path)
 
@@ -61,11 +62,14 @@ class _Clean(click.Command):
     def invoke(self, ctx):
         before = signal.signal(signal.SIGTERM, _raise_terminated)
         try:
-            return super().invoke(ctx)
+            with watched():
+                return super().invoke(ctx)
         except UserError as error:
             click.echo(f"Error: {error}", err=True)
             sys.exit(error.exit_code)
         except ImportError as error:
+            from backbench import packages  # here, since it takes a third of the time that --help takes
+
             if (lacking := packages.missing(error)) is None:
                 raise
             click.echo(f"Error: {lacking}", err=True)

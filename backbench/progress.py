@@ -1,11 +1,13 @@
 """Progress of long work on stderr: a bar on a terminal, plain lines elsewhere, with a rate and the time left.
 
+A command is ``watched``: where it has said nothing for ``EVERY`` seconds, a line says what it is doing.
+
 Under ``silenced``, as the Python API works, stderr stays empty: progress goes to a callback and what would be said to a
 person to the logger ``backbench``.
 """
 
 import io
-import logging
+import os
 import sys
 import threading
 import time
@@ -13,8 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from contextvars import ContextVar
 
-LINE_EVERY = 10.0
-"""Seconds between plain lines where stderr is not a terminal."""
+EVERY = 4.5
+"""Longest silence in seconds, and the time between plain lines where stderr is not a terminal."""
+
+SOON = 0.7
+"""Seconds after which a command that has said nothing yet says which ``step`` it is at."""
+
+WATCHED_EVERY = 0.1
+"""Seconds between two looks at the time since the last line."""
 
 
 _hushed = False
@@ -43,12 +51,111 @@ def silenced(call: Callable[[str, int, int], None] | None = None, *, stderr: boo
         _silenced.reset(token)
 
 
+def _logger():
+    import logging  # here, since --help needs none
+
+    return logging.getLogger("backbench")
+
+
 def tell(line: str) -> None:
     """Say ``line`` to the person at work: on stderr, or under ``silenced`` in the log."""
     if _silenced.get():
-        logging.getLogger("backbench").info(line)
+        _logger().info(line)
     else:
-        print(line, file=sys.stderr)
+        _say(line)
+
+
+_spoken: float | None = None
+"""When the last line was written, by ``time.monotonic``; None before the first line of a command."""
+
+_watcher: threading.Thread | None = None
+
+_under_way: list[Callable[[], str | None]] = []
+"""What would be said of the work that is under way, the innermost last. None says that a bar shows it already."""
+
+
+def _say(line: str) -> None:
+    global _spoken
+    _spoken = time.monotonic()
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _shown(what: Callable[[], str | None]) -> Iterator[None]:
+    _under_way.append(what)
+    try:
+        yield
+    finally:
+        _under_way.remove(what)
+
+
+@contextmanager
+def step(doing: str, *, usually: str = "") -> Iterator[None]:
+    """Name the work inside, such as "listing photos", which has no count of what is done.
+
+    Where it usually takes some seconds, ``usually`` says how many, and both are told at once. Other steps are named
+    only where the command is silent for too long.
+    """
+    started, quiet = time.monotonic(), _hushed or bool(_silenced.get())
+    if usually and not _hushed:
+        tell(f"{doing[0].upper()}{doing[1:]}, which usually takes {usually}.")
+
+    def still() -> str:
+        seconds = time.monotonic() - started
+        return f"Still {doing}, after {seconds:.0f} s." if usually or seconds > 2 * SOON else f"Now {doing}."
+
+    with nullcontext() if quiet else _shown(still):
+        yield
+
+
+def loading(*packages: str):
+    """Name the ``step`` that imports ``packages``, unless all of them are there already."""
+    if not (missing := [package for package in packages if package not in sys.modules]):
+        return nullcontext()
+    *others, last = missing
+    named = f"{', '.join(others)} and {last}" if others else last
+    return step(f"loading {named}", usually="2 to 10 s")
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Inside, no more than ``EVERY`` seconds pass without a line on stderr; ``SOON`` before the first where a step is
+    named. Of several processes that train together only the first speaks.
+    """
+    global _spoken, _watcher
+    if _watcher:  # a group watches over its commands
+        yield
+        return
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        hush()
+    _spoken, over = None, threading.Event()
+    _watcher = threading.Thread(target=_watch, args=(over,), daemon=True)
+    _watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        _watcher.join()
+        _watcher = None
+
+
+def resting():
+    """Inside, silence is what is expected, as of a server that waits to be asked."""
+    return _shown(lambda: None)
+
+
+def _watch(over: threading.Event) -> None:
+    started = time.monotonic()
+    while not over.wait(WATCHED_EVERY):
+        if _hushed:
+            continue
+        innermost = _under_way[-1:]  # other threads add and remove
+        patience = SOON if innermost and _spoken is None else EVERY
+        if time.monotonic() - (_spoken or started) < patience:
+            continue
+        line = innermost[0]() if innermost else f"Still at work, after {time.monotonic() - started:.0f} s."
+        if line:
+            _say(line)
 
 
 class _Log(io.TextIOBase):
@@ -63,7 +170,7 @@ class _Log(io.TextIOBase):
         self.here.logging = True
         try:
             for line in filter(None, map(str.strip, text.splitlines())):
-                logging.getLogger("backbench").info(line)
+                _logger().info(line)
         finally:
             self.here.logging = False
         return len(text)
@@ -109,7 +216,7 @@ def _bar(total, label, unit, already):
         TextColumn("left"),
     )
     started = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Console(stderr=True)) as bar, _shown(lambda: None):
         task = bar.add_task(label, total=total, completed=already, rate="")
 
         def advance(n: int) -> None:
@@ -124,15 +231,18 @@ def _lines(total, label, unit, already):
     started = spoken = time.monotonic()
     done = already
 
-    def advance(n: int) -> None:
-        nonlocal done, spoken
-        done += n
-        now = time.monotonic()
-        if now - spoken < LINE_EVERY and done < total:
-            return
-        spoken = now
-        rate = (done - already) / max(now - started, 1e-9)
+    def line() -> str:
+        nonlocal spoken
+        spoken = time.monotonic()
+        rate = (done - already) / max(spoken - started, 1e-9)
         left = f"  {rate:,.1f} {unit}/s  {(total - done) / rate:,.0f} s left" if rate else ""
-        print(f"{label}  {done:,}/{total:,} {unit}{left}", file=sys.stderr)
+        return f"{label}  {done:,}/{total:,} {unit}{left}"
 
-    yield advance
+    def advance(n: int) -> None:
+        nonlocal done
+        done += n
+        if time.monotonic() - spoken >= EVERY or done >= total:
+            _say(line())
+
+    with _shown(line):
+        yield advance

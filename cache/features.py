@@ -11,6 +11,7 @@ import numpy as np
 
 from backbench import UserError
 from backbench.cache import arrays, equal, schema, seal
+from backbench.progress import step
 
 AGAIN = "Run its extract command again with --overwrite."
 
@@ -158,8 +159,11 @@ def open_file(path: str | Path, *, partial: bool = False, check: bool = True) ->
     whole = check and path.suffix != ".part"
     h5 = None
     try:
-        if whole and (fault := seal.broken(path)):
-            raise FeatureFileError(f"{path} is damaged: {fault}. {AGAIN}")
+        if whole:
+            with step(f"comparing {path} with its checksum"):
+                fault = seal.broken(path)
+            if fault:
+                raise FeatureFileError(f"{path} is damaged: {fault}. {AGAIN}")
         # No lock is needed to read a file that is being written, since its layout no longer changes.
         h5 = h5py.File(path, "r", locking=False)
         fault = _fault(h5, path) or _wrong_values(h5, partial=partial)

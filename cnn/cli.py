@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from backbench import Faults, UsageError, options
+from backbench.progress import loading
 from backbench.training.options import checkpoint, download, precision, save_every
 from backbench.training.options import dataset as one_dataset
 
@@ -106,7 +107,8 @@ def train(
     """
     if out and (len(datasets), runs) != (1, 1):
         raise UsageError("--out names one run, but several are asked for.")
-    from backbench.cnn import recipe, run
+    with loading("torch", "timm"):
+        from backbench.cnn import recipe, run
     from backbench.data import registry
     from backbench.training.evaluate import table
 

@@ -4,7 +4,6 @@ Random numbers come from seeds made of run, epoch and step, so that a run that w
 steps as an uninterrupted one.
 """
 
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,7 @@ from backbench.cnn import recipe as recipes
 from backbench.cnn.cuda_graph import Replay
 from backbench.cnn.images import Varied, resized
 from backbench.cnn.muon import Muon
-from backbench.progress import progress
+from backbench.progress import progress, step, tell
 from backbench.training import state
 from backbench.training.loop import SAVING, Diverged, Progress, device_failed
 from backbench.training.stopping import Stopped, Stopper
@@ -129,7 +128,7 @@ class Trainer:
         self.losses, self.order = kept["seen"]["losses"].to(self.labels.device), kept["seen"]["order"]
         self.earlier = self.at.seconds
         if not self.at.ended:
-            print(f"resuming at epoch {self.at.epoch + 1}, step {self.at.step + 1}", file=sys.stderr)
+            tell(f"resuming at epoch {self.at.epoch + 1}, step {self.at.step + 1}")
 
     def save(self) -> None:
         """Save the training state."""
@@ -220,11 +219,12 @@ class Trainer:
         started = time.monotonic()
         kept = {key: tensor.clone() for key, tensor in self.model.named_buffers()}
         drawn = self.varied.draw(np.arange(self.recipe.batch_size), 0, np.random.default_rng(0)).to(self.labels.device)
-        self._gradients(self.varied(drawn), self.labels[drawn[0]])
+        with step(f"compiling for {need[0]} pixels", usually="a minute or two"):
+            self._gradients(self.varied(drawn), self.labels[drawn[0]])
         self.optimizer.zero_grad(set_to_none=True)
         for key, tensor in self.model.named_buffers():
             tensor.copy_(kept[key])
-        print(f"compiled for {need[0]} pixels in {time.monotonic() - started:.0f} s", file=sys.stderr)
+        tell(f"compiled for {need[0]} pixels in {time.monotonic() - started:.0f} s")
 
     def _judge(self, loss: float) -> None:
         """Evaluate on val after an epoch, and keep the best weights."""
@@ -251,7 +251,7 @@ class Trainer:
             }
         )
         val = f", val top-1 {top1:.1%}" if found else ""
-        print(f"epoch {at.epoch + 1}/{self.recipe.epochs}: loss {loss:.3f}{val}", file=sys.stderr)
+        tell(f"epoch {at.epoch + 1}/{self.recipe.epochs}: loss {loss:.3f}{val}")
         at.epoch, at.step, at.loss, at.epoch_seconds = at.epoch + 1, 0, 0.0, 0.0
         if at.epoch >= self.recipe.epochs:
             at.ended = "all epochs"

@@ -5,9 +5,10 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from backbench import UsageError, UserError, suggest
+from backbench import UsageError, UserError, printable, suggest
 from backbench.data import decode, groups, hf, layouts, levels, sources, table, wds
 from backbench.data.imageset import ImageSet
+from backbench.progress import step
 
 KINDS = {
     "folder:PATH": layouts.folder,
@@ -65,10 +66,14 @@ def load(name: str, *, data_root: str | Path, seed: int = 42, download: bool = F
     name = spelled(name)
     if exif not in decode.EXIF:
         raise UsageError(f"exif={exif!r}: {' or '.join(decode.EXIF)} is expected")
+    with step(f"listing the images of {printable(name)}"):
+        return _listed(name, Path(data_root), seed=seed, download=download, exif=exif)
+
+
+def _listed(name: str, data_root: Path, *, seed: int, download: bool, exif: str) -> ImageSet:
     if kind := _kind(name):
         return groups.told(levels.decided(kind(name, seed=seed, exif=exif)), name)
     source = sources.SETS[name]
-    data_root = Path(data_root)
     found = source.find(data_root)
     if found is None and source.places:
         if not (download and source.has_download):

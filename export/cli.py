@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from backbench import columns, options
+from backbench.progress import loading
 
 
 @click.command(cls=options.Command)
@@ -36,7 +37,8 @@ def main(path: Path, out: Path, as_json: bool, **settings) -> None:
       backbench export heads/digits/mobilenetv2_100-logistic --out digits
       backbench export runs/digits/cnn_small-42 --out digits --push me/digits
     """
-    from backbench.export import run
+    with loading("torch", "timm"):
+        from backbench.export import run
 
     found = run.run(path, out, **settings)
     if as_json:

@@ -11,6 +11,7 @@ from backbench import Faults, UserError, identity, rows
 from backbench.export import card, graph, hub, network, origin, sample, timm_model
 from backbench.predict import find
 from backbench.probe import head
+from backbench.progress import step
 from backbench.training import checkpoint, onnx
 
 SCRIPT = "classify.py"
@@ -50,7 +51,8 @@ def run(
     new = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.new")
     try:
         new.mkdir(parents=True)
-        told = _written(given, new, images, push, _elsewhere(given.predictor.row, results_dir))
+        with step("writing the files and comparing what they say", usually="5 to 30 s"):
+            told = _written(given, new, images, push, _elsewhere(given.predictor.row, results_dir))
         _move(new, out, told.files)
     except OSError as error:
         reason = error.strerror or error

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from backbench import UserError
 from backbench.extract import described, names, pypi_weights, state_dict, weights_file
+from backbench.progress import loading, step
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,19 @@ def create(name: str, *, weights: str = "auto", seed: int = 42) -> Backbone:
 
     Raises UserError where the model can't be created, and where the weights can't be loaded or don't fit it.
     """
-    import torch
-
     source, weights = names.PACKAGED.get(name), origin(name, weights)
     if weights == "offline" and not source:
         raise UserError(f"no PyPI package holds weights of {name}. There are packages for {', '.join(names.PACKAGED)}.")
     weights_file.check(weights)
+    with loading("torch", "timm"):
+        import timm  # noqa: F401
+    with step(f"creating {name} and reading its weights"):
+        return _created(name, source, weights, seed)
+
+
+def _created(name: str, source, weights: str, seed: int) -> Backbone:
+    import torch
+
     size = source.img_size if source else None
     timm_name, arguments, tensors = names.timm_name(name), {"img_size": size} if size else {}, None
     torch.manual_seed(seed)

@@ -15,6 +15,7 @@ from backbench.devices import memory, pick_device
 from backbench.extract import backbone_info, backbones, names, plan, shards, views, weights_file
 from backbench.extract.plan import Settings
 from backbench.packages import has
+from backbench.progress import loading, tell
 
 MODELS_SHARE = 1 / 8
 """Share of the memory of the device, or the machine, that the weights of the backbones in one pass may take. A compiled
@@ -71,6 +72,9 @@ def extract_all(
         for one in kept:
             one.save()
         return done, faults
+    if not faults.errors and has("torch"):
+        with loading("torch", "timm"):
+            import timm  # noqa: F401
     with faults.collect():
         asked, device = device, pick_device("cpu" if scheduler else device)  # on a cluster each worker picks its own
     faults.stop()
@@ -84,7 +88,7 @@ def extract_all(
 
     def created(model):
         backbone = replace(backbones.create(model, weights=weights, seed=seed), scale=input_scale)
-        print(f"{model}: weights {backbone.weights}, {backbone.num_features} features", file=sys.stderr)
+        tell(f"{model}: weights {backbone.weights}, {backbone.num_features} features")
         seen = set()
         for layer in layers:
             with faults.collect():

@@ -4,7 +4,6 @@ Kumar et al. (2022), Fine-tuning can distort pretrained features: the first grad
 backbone, and those of a fitted head don't. ``strategies.soften`` decides how confident the head is at the start.
 """
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from backbench.finetune.recipe import Recipe
 from backbench.probe.logistic import Logistic
 from backbench.probe.run import check, part
 from backbench.probe.subsets import Splits
+from backbench.progress import step, tell
 from backbench.training import classifier
 
 CHECKED = 8
@@ -42,7 +42,7 @@ def fitting(backbone, recipe: Recipe) -> Recipe:
             model, _ = classifier.create(backbone, 2, any_size=True)
             model.eval()(torch.zeros(1, *size))
     except (AssertionError, RuntimeError):
-        print(f"{backbone.name} takes images of one size only, so the last epochs use no larger ones.", file=sys.stderr)
+        tell(f"{backbone.name} takes images of one size only, so the last epochs use no larger ones.")
         return replace(recipe, final_scale=1.0, final_epochs=0)
     return recipe
 
@@ -105,9 +105,9 @@ def probed(imageset, backbone, path: Path, settings: Settings):
     with open_file(path) as file:
         check(file)
         train, val = part(file, 0), part(file, 1)
-        method = Logistic(
-            Splits(train, val, train), n_classes=len(file.class_names), seed=settings.seed, device=settings.device.type
-        )
+        how = {"n_classes": len(file.class_names), "seed": settings.seed, "device": settings.device.type}
+        with step("fitting the head to start from"):
+            method = Logistic(Splits(train, val, train), **how)
     return method.head, {"chosen": method.chosen}
 
 

@@ -6,7 +6,6 @@ A run that was killed and resumed makes the same steps as an uninterrupted one.
 
 import contextlib
 import math
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,7 @@ from backbench.finetune import strategies
 from backbench.finetune.dataloader import Batches, grows_at, loader
 from backbench.finetune.recipe import Recipe
 from backbench.finetune.step import Step
-from backbench.progress import progress
+from backbench.progress import progress, tell
 from backbench.training import state
 from backbench.training.loop import SAVING, Diverged, Progress, device_failed
 from backbench.training.stopping import Stopped, Stopper
@@ -141,7 +140,7 @@ class Trainer:
         self.best, self.start, self.earlier = kept["best"], kept["start"], self.at.seconds
         vars(self.gradual).update(self.at.gradual)
         if not self.at.ended:
-            print(f"resuming at epoch {self.at.epoch + 1}, step {self.at.step + 1}", file=sys.stderr)
+            tell(f"resuming at epoch {self.at.epoch + 1}, step {self.at.step + 1}")
 
     def save(self) -> None:
         """Save the training state. Of several processes only the main one writes."""
@@ -214,7 +213,7 @@ class Trainer:
             self.on_epoch(row)
         if loss is None:
             return
-        print(f"epoch {epoch}/{recipe.epochs}: loss {loss:.3f}, val top-1 {top1:.1%}", file=sys.stderr)
+        tell(f"epoch {epoch}/{recipe.epochs}: loss {loss:.3f}, val top-1 {top1:.1%}")
         at.epoch, at.step, at.loss, at.epoch_seconds = at.epoch + 1, 0, 0.0, 0.0
         at.collapsed = at.collapsed + 1 if top1 < before / 2 else 0
         if at.collapsed == COLLAPSED:

@@ -7,6 +7,7 @@ import click
 
 from backbench import Faults, UsageError, UserError, options
 from backbench.generalize.options import elsewhere
+from backbench.progress import loading
 
 
 @click.command(cls=options.Command, renamed={"--shift": "--corruption"})
@@ -52,6 +53,8 @@ def main(datasets, corruptions, heads, runs, sources, models, methods, as_json, 
     with asked.collect():
         chosen = choose(things, sources=sources, models=[*map(current, models)], methods=methods)
     asked.stop()  # before torch is imported
+    with loading("torch", "timm"):
+        import timm  # noqa: F401
     place = pick_device(device)
     keep_freed_memory()
     chosen = [replace(thing, trust=trust) for thing in chosen]

@@ -1,7 +1,6 @@
 """Everything trained, on other data sets and on corrupted images: one row for each trained model and target."""
 
 import hashlib
-import sys
 import time
 
 from backbench import Faults, UserError, calibration, columns, coverage, details, identity, rows, statistics
@@ -10,6 +9,7 @@ from backbench.generalize import corruptions
 from backbench.generalize import figures as figures_of
 from backbench.generalize.plan import Evaluation, Request, plan
 from backbench.predict import predictors
+from backbench.progress import tell
 
 READINGS = (
     "top1: among all classes of the head, those of one target class together, their probabilities added at the head's "
@@ -110,9 +110,7 @@ def _kept(request: Request, one: Evaluation, target, figures, beside, started) -
     named = {key: row[key] for key in ("dataset", "model", "method", "seed", "shots")}
     beside = named | {"dataset_digest": target.identity["dataset_digest"]} | beside
     details.keep(request.results_dir, row, rows.plain(beside))
-    print(
-        f"{row['model']} {row['method']}: {row['source']} to {row['target']}, top-1 {row['top1']:.1%}", file=sys.stderr
-    )
+    tell(f"{row['model']} {row['method']}: {row['source']} to {row['target']}, top-1 {row['top1']:.1%}")
     return row
 
 

@@ -11,6 +11,7 @@ from backbench.devices import pick_device
 from backbench.extract.plan import planned
 from backbench.extract.run import extract
 from backbench.probe import predict
+from backbench.progress import loading
 
 
 def extracted(
@@ -32,6 +33,8 @@ def extracted(
         done = path in paths or (path.exists() and _of_now(path, wanted))
         paths.append(path)
         if not done:
+            with loading("torch", "timm"):
+                import timm  # noqa: F401
             device = pick_device(device) if isinstance(device, str) else device
             backbone, settings = model.backbone(device)
             if getattr(imageset, "change", None):  # noise has another spread, and means to

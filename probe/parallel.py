@@ -10,6 +10,7 @@ from backbench.cache import features
 from backbench.devices import cores
 from backbench.probe import folds
 from backbench.probe.run import probe
+from backbench.progress import hush, step
 
 AT_ONCE: Any = 1
 """Tasks that a process takes at a time: they differ much in length. joblib's own annotations know only "auto"."""
@@ -32,15 +33,19 @@ def run(tasks, settings, *, jobs: int | None, scheduler: str | None) -> Iterator
         jobs = available if sum(task.path.stat().st_size for task in tasks) > ALONE else 1
     jobs = min(jobs, len(tasks))
     if jobs <= 1:
-        yield from ((task, one(task, settings)) for task in tasks)
+        for task in tasks:
+            with step(f"fitting {task.method} on {task.path}"):
+                result = one(task, settings)
+            yield task, result
         return
     import joblib
 
     settings = replace(settings, memory_limit=settings.memory_limit // jobs)
     threads = max(1, available // jobs)
-    with joblib.parallel_config("loky", inner_max_num_threads=threads):
+    doing = step(f"fitting {len(tasks)} probes in {jobs} processes")
+    with doing, joblib.parallel_config("loky", inner_max_num_threads=threads):
         results = joblib.Parallel(n_jobs=jobs, return_as="generator", batch_size=AT_ONCE)(
-            joblib.delayed(one)(task, settings) for task in tasks
+            joblib.delayed(_hushed)(task, settings) for task in tasks
         )
         yield from zip(tasks, results, strict=True)
 
@@ -61,6 +66,12 @@ def one(task, settings):
         if (lacking := packages.missing(error)) is None:
             raise
         return lacking
+
+
+def _hushed(task, settings):
+    """The same in one of several processes here, whose parent says what is going on."""
+    hush()
+    return one(task, settings)
 
 
 def _on_cluster(tasks, settings, scheduler: str) -> Iterator[tuple]:

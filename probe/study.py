@@ -1,6 +1,5 @@
 """Many probes: every file with every method, side by side, each row written when it is there."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from backbench.probe import folds as cross_validation
 from backbench.probe import head
 from backbench.probe.parallel import run
 from backbench.probe.run import Settings, Task, check
+from backbench.progress import tell
 
 
 def tasks(paths, methods, *, seed: int, shots=(), seeds: int = 1, folds: int | None = None) -> list[Task]:
@@ -61,7 +61,7 @@ def probe_all(
         states[path] = features.state(path)
         with faults.collect(), features.open_file(path) as file:
             if path not in named and not folds and not (file.split < 2).any():
-                print(f"{path}: passed over, a set for testing heads trained on another", file=sys.stderr)
+                tell(f"{path}: passed over, a set for testing heads trained on another")
                 continue
             if folds:
                 cross_validation.check(file, folds)
@@ -80,10 +80,9 @@ def probe_all(
             row, beside, kept = result
             shown = f"{task.shots} shots, seed {task.seed}, " if task.shots else ""
             shown = f"{task.folds} folds, seed {task.seed}, " if task.folds else shown
-            print(
+            tell(
                 f"{row['dataset']} {row['model']} {task.method}: {shown}top-1 {row['top1']:.1%} "
-                f"in {row['seconds']:.1f} s",
-                file=sys.stderr,
+                f"in {row['seconds']:.1f} s"
             )
             found.append(row)
             with faults.collect():
@@ -91,12 +90,9 @@ def probe_all(
             if save and kept:
                 wanted = usual_place(save, task.path, task.method)
                 if (folder := free_place(wanted, row)) != wanted:
-                    print(
-                        f"{wanted} holds the head of another measurement and is kept: this one goes beside it.",
-                        file=sys.stderr,
-                    )
+                    tell(f"{wanted} holds the head of another measurement and is kept: this one goes beside it.")
                 kept._replace(row=row).save(folder)
-                print(f"head in {folder}", file=sys.stderr)
+                tell(f"head in {folder}")
     return found, faults
 
 

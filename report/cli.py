@@ -12,6 +12,7 @@ from typing import TextIO
 import click
 
 from backbench import UsageError, UserError, options
+from backbench.progress import resting, step
 from backbench.report.options import output_options, page_options, table_options
 
 ENDINGS = {".md": "md", ".csv": "csv", ".json": "json", ".tex": "latex"}
@@ -244,15 +245,17 @@ def serve(port: int, results_dir: Path, **settings):
 
     with Server(results_dir, lambda: _build(served=True, results_dir=results_dir, **settings), port=port) as server:
         click.echo(f"{server.url} shows {results_dir}. Ctrl-C ends it.", err=True)
-        server.serve_forever()
+        with resting():
+            server.serve_forever()
 
 
 def _build(*, results_dir: Path, pictures: int, served: bool = False, **settings) -> str:
     from backbench.report import head_panels, study
     from backbench.report import page as pages
 
-    found = study.load(results_dir)
-    return pages.build(found, head_panels.gather(found, per_set=pictures, **settings), served=served)
+    with step(f"making the page of {results_dir}"):
+        found = study.load(results_dir)
+        return pages.build(found, head_panels.gather(found, per_set=pictures, **settings), served=served)
 
 
 def _printed(words: list[str]) -> str:

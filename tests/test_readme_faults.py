@@ -10,6 +10,9 @@ SHOWN_BY = {
     "an image is unreadable": "extract_run::test_unreadable_images_are_named_at_the_end_and_cost_no_other",
     "a PNG's text or profile is damaged, a JPEG lacks its end marker": "data_mend::test_side_chunks_of_a_png",
     "grey images hold 10 to 32 bits, or floats": "data_levels::test_a_dark_image_of_a_set_of_0_to_255_stays_dark",
+    "a step has no progress to show: PyTorch is loaded, a head is fitted, a file is compared": (
+        "backbench_progress::test_a_long_step_is_named_again_and_again"
+    ),
     "an image is 1 pixel wide and 60,000 tall": "extract_preprocess::test_the_centre_of_tall_and_wide_images_is_timms",
     "folders can be read as splits and as classes": "data_layouts::test_flat_splits_can_be_read_in_two_ways",
     "test has no labels, or is missing": "data_layouts::test_a_test_without_labels_is_refused_with_the_ways_on",

@@ -7,6 +7,7 @@ import numpy as np
 from backbench import UserError, accuracy, calibration, columns, coverage, details
 from backbench.devices import cores
 from backbench.extract.preprocess import Preprocessor, Reader
+from backbench.progress import step
 from backbench.reference import Reference
 from backbench.training import left_out
 
@@ -43,7 +44,9 @@ def logits(model, imageset, backbone, rows: np.ndarray, accelerator, *, check=la
 
     model.eval()
     found = [np.empty((0, 0), np.float32)]
-    with accelerator.split_between_processes(rows.tolist()) as share, torch.inference_mode(), accelerator.autocast():
+    doing = step(f"scoring {len(rows):,} images of {imageset.name}")
+    parts = accelerator.split_between_processes(rows.tolist())
+    with doing, parts as share, torch.inference_mode(), accelerator.autocast():
         for _, batch in image_batches(imageset, backbone, np.array(share, int), accelerator.device):
             found.append(model(batch).float().cpu().numpy())
             check()

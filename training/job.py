@@ -1,6 +1,5 @@
 """One training run: the start, the loop, the choice of weights on val, and one evaluation on test."""
 
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from backbench.cache.equal import shared
 from backbench.data import contents
 from backbench.devices import device_name
 from backbench.extract.preprocess import scaled
+from backbench.progress import step, tell
 from backbench.training import checkpoint, checkpoint_kind, evaluate, history, onnx, outcome, state
 
 TRAIN_SEEN = 1000
@@ -54,7 +54,8 @@ class Job:
     def __init__(self, imageset, recipe, settings: Settings, folder: Path, backbone, *, left_out=()):
         self.recipe, self.settings, self.folder = recipe, settings, folder
         self.backbone, self.accelerator, self.started = backbone, settings.accelerator, time.monotonic()
-        contents.look(imageset, settings.cache_dir / imageset.slug)
+        with step(f"looking for changed images of {imageset.name}"):
+            contents.look(imageset, settings.cache_dir / imageset.slug)
         self.take(imageset, left_out)
 
     def take(self, imageset, left_out) -> None:
@@ -71,7 +72,7 @@ class Job:
             if self.settings.onnx and not (self.folder / onnx.FILE).exists():
                 onnx.to_onnx(self.folder)
             return row
-        print(f"{self.backbone.name} on {self.imageset.name}, {self.method}: {self.folder}", file=sys.stderr)
+        tell(f"{self.backbone.name} on {self.imageset.name}, {self.method}: {self.folder}")
         self.tuned, arguments, start = self._start()
         initial = {key: tensor.detach().cpu().clone() for key, tensor in self.tuned.state_dict().items()}
         trainer = self._trainer(identity)
@@ -170,7 +171,7 @@ class Job:
             self._compare(identity, about["identity"], versions=False, seen=about.get("seen"))
             if about["ended"].startswith("diverged"):
                 raise UserError(outcome.diverged(self, about["ended"], about["chosen"]))
-            print(f"{self.folder} is already complete.", file=sys.stderr)
+            tell(f"{self.folder} is already complete.")
             return about["row"]
         if found := state.about(self.folder):
             try:

@@ -4,6 +4,7 @@ import numpy as np
 
 from backbench import SPLITS, Faults, UserError
 from backbench.devices import has_bfloat16, pick_device
+from backbench.progress import loading
 
 LEAST_VAL = 10
 """Smallest number of val images for choosing weights. With fewer, one image would change accuracy by over a tenth."""
@@ -14,9 +15,11 @@ def accelerator(device: str, precision: str, tracker: str | None = None):
 
     Raises UsageError for a device that isn't there or a tracker that isn't installed.
     """
-    import torch
-    from accelerate import Accelerator
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+    with loading("torch", "timm", "accelerate"):
+        import timm  # noqa: F401
+        import torch
+        from accelerate import Accelerator
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
     faults = Faults()
     with faults.collect():
