@@ -8,6 +8,7 @@ person to the logger ``backbench``.
 
 import io
 import os
+import signal
 import sys
 import threading
 import time
@@ -145,6 +146,8 @@ def resting():
 
 
 def _watch(over: threading.Event) -> None:
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows; else what the main thread holds back would arrive by here
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     started = time.monotonic()
     while not over.wait(WATCHED_EVERY):
         if _hushed:

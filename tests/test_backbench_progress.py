@@ -1,6 +1,8 @@
 """What a person at work is told: nothing is silent for long, nothing is said twice, and --help loads nothing."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -11,6 +13,7 @@ from click.testing import CliRunner
 
 from backbench import options, progress
 from backbench.cli import COMMANDS
+from backbench.signals import held_back
 from tests.conftest import ROOT
 
 HEAVY = ("torch", "timm", "pandas", "sklearn", "scipy", "h5py", "PIL", "rich", "logging", "importlib.metadata")
@@ -102,6 +105,22 @@ def test_a_group_and_its_command_are_watched_once_and_no_longer_than_they_run(qu
     assert CliRunner().invoke(outer, ["inner"]).exit_code == 0
     assert len(seen[0]) == 1
     assert progress._watcher is None
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows has no signal masks")
+def test_what_a_command_holds_back_waits_while_it_is_watched():
+    arrived, before = [], signal.signal(signal.SIGTERM, lambda *_: arrived.append(held))
+    held = True
+    try:
+        with progress.watched():
+            time.sleep(0.05)  # the thread has begun
+            with held_back(signal.SIGTERM):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.05)
+                held = False
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert arrived == [False]
 
 
 @pytest.mark.parametrize("room", COMMANDS)
