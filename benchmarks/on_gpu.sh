@@ -32,6 +32,15 @@ CODE
 
 install() { timeout "$1" "$PYTHON" -m pip install -q --retries 0 "${@:2}" || echo "on_gpu: pip install ${*:2} failed" >&2; }
 
+overlay() { # an environment above the one that is there, where nothing can be installed into that
+  local made
+  made=$(mktemp -d) && "$PYTHON" -m venv "$made" || return
+  "$PYTHON" -c 'import sys; print(*(path for path in sys.path[1:] if "-packages" in path or "lib/python3" not in path), sep="\n")' |
+    grep -v '[.]zip$' >"$(echo "$made"/lib/python3*/site-packages)/below.pth"
+  PYTHON=$made/bin/python
+}
+
+if ! "$PYTHON" -c 'import os, sysconfig, sys; sys.exit(not os.access(sysconfig.get_paths()["purelib"], os.W_OK))'; then overlay; fi
 if compgen -G '.whl/*.whl' >/dev/null; then install 60 --no-index --no-deps .whl/*.whl; fi
 if [ -n "$(lacking)" ]; then install 60 --no-deps --no-build-isolation -e .; fi
 if [ -n "$(lacking)" ]; then install 200 -e . $(lacking | sed 's/\bbackbench\b//'); fi
