@@ -82,7 +82,7 @@ def batches(
     start = readers and left >= FEW and not multiprocessing.current_process().daemon
     count = max(1, min(readers, room - HELD)) if start else 0
     ahead = AHEAD if count * AHEAD + HELD <= room else 1
-    slots = _Slots(shapes, number=count * ahead + HELD, forked=START == "fork", pinned=device.type == "cuda")
+    slots = _Slots(shapes, number=count * ahead + HELD, forked=START == "fork")
     task = _Task(imageset, rows, preprocessors, slots, seed, set(seen), None if count else pool)
     how = {"multiprocessing_context": START, "prefetch_factor": ahead, "worker_init_fn": _begin} if count else {}
     asked = ((k % slots.number, *group) for k, group in enumerate(groups))
@@ -92,6 +92,8 @@ def batches(
     with held_back(signal.SIGINT), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")  # more than there are cores, if asked for
         iterator = iter(torch.utils.data.DataLoader(task, **how))
+    if device.type == "cuda":
+        slots.pin()  # only now, so that no process inherits memory that a GPU uses
     try:
         yield map(task.found, iterator)
     except RuntimeError as error:
@@ -104,36 +106,40 @@ def batches(
     finally:
         if count:
             iterator._shutdown_workers()
-        slots.close()
+        slots.unpin()
 
 
 class _Slots:
     """Memory for ``number`` batches, shared with the processes that are started later."""
 
-    def __init__(self, shapes: dict[tuple, tuple], *, number: int, forked: bool, pinned: bool):
+    def __init__(self, shapes: dict[tuple, tuple], *, number: int, forked: bool):
         import torch
 
-        self.number = number
+        self.number, self.pinned = number, []
         self.memory = [_shared(number * math.prod(shape) + SPARE, forked) for shape in shapes.values()]
         self.pixels, self.levels = {}, {}
         for (key, shape), one in zip(shapes.items(), self.memory, strict=True):
             self.pixels[key] = one[:-SPARE].view(number, *shape)
             levels = (number, shape[0], 3, 256)
             self.levels[key] = _shared(4 * math.prod(levels), forked).view(torch.int32).view(levels)
-        self.pinned = []
-        if pinned:  # so that a GPU fetches them by itself
-            for one in self.memory:
-                if int(torch.cuda.cudart().cudaHostRegister(one.data_ptr(), one.nbytes, 0)) == 0:
-                    self.pinned.append(one)
 
     def of(self, slot: int, keys: Iterable[tuple], n: int) -> tuple[list, list]:
         """Return the first ``n`` images of a batch for each key, and their levels, as tensors."""
         return [self.pixels[key][slot, :n] for key in keys], [self.levels[key][slot, :n] for key in keys]
 
-    def close(self) -> None:
+    def pin(self) -> None:
+        """Keep the batches at their place in memory, so that a GPU fetches them by itself."""
+        import torch
+
+        for one in self.memory:
+            if int(torch.cuda.cudart().cudaHostRegister(one.data_ptr(), one.nbytes, 0)) == 0:
+                self.pinned.append(one)
+
+    def unpin(self) -> None:
         import torch
 
         for one in self.pinned:
+            torch.cuda.synchronize()
             torch.cuda.cudart().cudaHostUnregister(one.data_ptr())
 
 

@@ -121,7 +121,7 @@ def test_few_batches_are_read_ahead_where_memory_is_short(folder, at, monkeypatc
 
 def test_compiled_backbones_may_read_beyond_the_last_batch(at):
     """They load whole vectors: with the next page out of bounds, one crashed."""
-    slots = readers._Slots({0: (4, 160, 160, 3)}, number=3, forked=True, pinned=False)
+    slots = readers._Slots({0: (4, 160, 160, 3)}, number=3, forked=True)
     assert slots.memory[0].nbytes >= slots.pixels[0].nbytes + 512
     assert slots.pixels[0].data_ptr() == slots.memory[0].data_ptr()
 

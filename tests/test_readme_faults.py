@@ -40,6 +40,9 @@ SHOWN_BY = {
     ),
     "a network folder vanishes": "extract_faults::test_a_folder_that_vanishes_stops_the_run_and_loses_nothing",
     "a worker process dies": "extract_shards::test_a_killed_worker_is_replaced_and_a_stopped_run_goes_on",
+    "a process that reads images dies, mostly for lack of memory": (
+        "extract_readers::test_a_reader_that_dies_stops_the_run_and_costs_nothing_else"
+    ),
     "two runs write one file": (
         "extract_faults::test_of_runs_begun_at_the_same_instant_one_computes_and_the_others_wait_or_refuse"
     ),
