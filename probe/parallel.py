@@ -1,5 +1,6 @@
 """Probes side by side: in this process, in several, or on a Dask cluster, without more threads than there are cores."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -45,7 +46,7 @@ def run(tasks, settings, *, jobs: int | None, scheduler: str | None) -> Iterator
     doing = step(f"fitting {len(tasks)} probes in {jobs} processes")
     with doing, joblib.parallel_config("loky", inner_max_num_threads=threads):
         results = joblib.Parallel(n_jobs=jobs, return_as="generator", batch_size=AT_ONCE)(
-            joblib.delayed(_hushed)(task, settings) for task in tasks
+            joblib.delayed(_hushed)(os.getpid(), one, task, settings) for task in tasks
         )
         yield from zip(tasks, results, strict=True)
 
@@ -68,10 +69,11 @@ def one(task, settings):
         return lacking
 
 
-def _hushed(task, settings):
-    """The same in one of several processes here, whose parent says what is going on."""
-    hush()
-    return one(task, settings)
+def _hushed(parent: int, work, *given):
+    """Work in one of several processes here, whose ``parent`` says what is going on."""
+    if os.getpid() != parent:
+        hush()
+    return work(*given)
 
 
 def _on_cluster(tasks, settings, scheduler: str) -> Iterator[tuple]:
