@@ -202,7 +202,8 @@ def _read(path: Path) -> _Part:
 
 
 def _format(part: _Part) -> str:
-    compiled = "on" if part.identity["compiled"] else "off"
+    found = part.identity["compiled"]
+    compiled = "openvino" if isinstance(found, str) else "on" if found else "off"
     return f"--precision {part.identity['precision']} --compile {compiled}"
 
 

@@ -91,10 +91,11 @@ def _shard(ctx, _, text):
 )
 @click.option(
     "--compile",
-    type=click.Choice(["auto", "on", "off"]),
+    type=click.Choice(["auto", "on", "off", "openvino"]),
     default="auto",
     show_default=True,
-    help="Compile the backbone. auto tries it where the run is long, and keeps it if it is faster.",
+    help="Compile the backbone: on by torch, openvino by OpenVINO. auto tries both, OpenVINO where it is installed, where "
+    "the run is long enough, and takes the fastest. What is found is kept for later runs; --overwrite times again.",
 )
 @click.option(
     "--layer",

@@ -11,7 +11,7 @@ from backbench import UserError
 from backbench.cache import locking, reuse
 from backbench.cache.shards import check_existing, choosing
 from backbench.devices import device_name
-from backbench.extract import views
+from backbench.extract import openvino, trials, views
 from backbench.extract.engine import FEW, Engine, choose, compiled, say
 from backbench.extract.guard import InputGuard, spread
 from backbench.extract.plan import Planned, Settings
@@ -29,7 +29,7 @@ class BackboneRun:
         self.imageset, self.backbone, self.settings, self.rows = planned.imageset, planned.backbone, settings, rows
         backbone = self.backbone
         self.fault: UserError | None = None
-        self.complete, self.writer, self.engine, self.trial = False, None, None, {}
+        self.complete, self.writer, self.engine, self.kept, self.trial = False, None, None, None, {}
         self.begun, self.modules = None, []  # the batch that is being computed, and the backbone's parts
         self.computed = None  # rows that aren't taken over from another file
         self.unread = False  # whether this file lacks images that could not be read
@@ -117,11 +117,16 @@ class BackboneRun:
         self.computed = self.writer.computed
 
     def _fastest(self, model, first) -> Engine:
-        settings = self.settings
-        options = {"precision": settings.precision, "compile": settings.compile}
-        engine, speeds = choose(model, first(), settings.device, left=self.rows.images.size, **options)
+        settings, batch = self.settings, first()
+        self.kept = kept = trials.Kept(trials.key(self.backbone, settings, batch))
+        if settings.overwrite:
+            kept.speeds.clear()
+        when = time.strftime("%d %B", time.localtime(kept.timed)) if kept.speeds else ""
+        options = {"precision": settings.precision, "compile": settings.compile, "kept": kept}
+        engine, speeds = choose(model, batch, settings.device, left=self.rows.images.size, **options)
         if speeds:
-            say(f"{self.label}: {engine}: " + ", ".join(f"{k} {v:,.0f} images/s" for k, v in speeds.items()))
+            timed = f" (as timed here on {when}; --overwrite times again)" if when else ""
+            say(f"{self.label}: {engine}: " + ", ".join(f"{k} {v:,.0f} images/s" for k, v in speeds.items()) + timed)
             self.trial = {"images_per_second": speeds, "compile_seconds": engine.compile_seconds}
         return engine
 
@@ -131,14 +136,20 @@ class BackboneRun:
         A few new images beside many that are there aren't worth compiling; their features agree with compiled ones.
         """
         identity, settings = found.identity or {}, self.settings
-        engine = Engine(model, settings.device, identity["precision"])
+        engine, kind = Engine(model, settings.device, identity["precision"]), identity["compiled"]
         few = len(self.computed) < min(FEW * settings.images_a_batch, len(self.rows))
-        if identity["compiled"] and not few:
-            engine = compiled(engine, first())
+        if not kind or few:
+            return engine
+        begun = f"the unfinished features of {self.imageset.name} by {self.label} were begun "
+        if isinstance(kind, str) and (lacking := openvino.lacking(kind)):
+            raise UserError(f"{begun}by {lacking}, or start again with --overwrite.")
+        batch = first()
+        self.kept = trials.Kept(trials.key(self.backbone, settings, batch))
+        engine = compiled(engine, batch, kind, self.kept)
         if engine is None:
             raise UserError(
-                f"the unfinished features of {self.imageset.name} by {self.label} were begun compiled, which isn't "
-                "possible here. Finish them on a machine where it is, or start again with --overwrite --compile off."
+                f"{begun}{'compiled' if kind is True else 'by OpenVINO'}, which isn't possible here. Finish them on a "
+                "machine where it is, or start again with --overwrite --compile off."
             )
         return engine
 
@@ -226,3 +237,6 @@ class BackboneRun:
     def finish(self) -> None:
         """Write the file's checksum and give it its final name."""
         self.writer.finish(device=device_name(self.settings.device))
+        engine = self.engine
+        if self.kept and engine and self.settings.device.type == "cpu":  # elsewhere it is not known when it computes
+            self.kept.judge(str(engine), engine.images, engine.seconds, self.settings.images_a_batch)

@@ -12,7 +12,7 @@ from backbench.cache.features import open_file, summary
 from backbench.data import contents, registry
 from backbench.data.notes import tell_notes
 from backbench.devices import memory, pick_device
-from backbench.extract import backbone_info, backbones, names, plan, shards, views, weights_file
+from backbench.extract import backbone_info, backbones, names, openvino, plan, shards, views, weights_file
 from backbench.extract.plan import Settings
 from backbench.packages import has
 from backbench.progress import loading, tell
@@ -45,6 +45,8 @@ def extract_all(
         registry.check(*datasets)
     with faults.collect():
         weights_file.check(weights)
+    with faults.collect():
+        openvino.check(settings.get("compile"))
     if faults.errors and device not in ("auto", "cpu"):
         with faults.collect():
             pick_device(device)  # imports torch

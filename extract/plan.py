@@ -5,7 +5,7 @@ from pathlib import Path
 
 from backbench import UsageError
 from backbench.cache import schema, shards
-from backbench.extract import views
+from backbench.extract import openvino, views
 from backbench.extract.versions import versions
 
 
@@ -15,7 +15,7 @@ class Settings:
 
     device: object
     precision: str = "auto"
-    compile: str = "auto"  # auto, on, off
+    compile: str = "auto"  # auto, on, off, openvino
     batch_size: int | None = None  # 32, on a GPU 128
     readers: int | None = None  # processes that read images: one per core
     dtype: str = "float32"
@@ -66,7 +66,7 @@ def identity(imageset, backbone, settings: Settings, *, views: str = "plain") ->
         "views": views,
         "dtype": settings.dtype,
         "precision": None if settings.precision == "auto" else settings.precision,
-        "compiled": False if settings.compile == "off" else None,
+        "compiled": {"off": False, "openvino": openvino.kind()}.get(settings.compile),
         "dataset": imageset.name,
         **dict.fromkeys(schema.DIGESTS),
         "seed": settings.seed,

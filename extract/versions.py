@@ -22,7 +22,8 @@ LIBRARIES = {
 
 DECIDING = (
     *(f"data/{name}.py" for name in ("decode", "formats", "jpeg", "levels", "mend")),
-    *(f"extract/{name}.py" for name in ("backbones", "engine", "extraction", "feature_tap", "preprocess", "views")),
+    *(f"extract/{name}.py" for name in ("ahead", "backbones", "engine", "extraction", "feature_tap", "openvino")),
+    *(f"extract/{name}.py" for name in ("preprocess", "views")),
 )
 """Files whose code decides which pixels an image has and what is computed from them. What lists images or writes
 features isn't among them, so that a new version of that adds new images to old files."""

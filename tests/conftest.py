@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import uuid
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -141,3 +142,9 @@ def cache_home(tmp_path, monkeypatch):
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def engines(tmp_path_factory, monkeypatch) -> None:
+    """A place of each test's own for what is kept of engines, so that no test depends on another's trial."""
+    monkeypatch.setenv("BACKBENCH_ENGINES", str(tmp_path_factory.getbasetemp() / f"engines-{uuid.uuid4().hex}"))

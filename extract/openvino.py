@@ -1,0 +1,98 @@
+"""OpenVINO as an engine for processors: it needs no C++ compiler, and knows more of a processor's units than torch.
+
+On 2 cores with AMX it computes resnet50 in bfloat16 1.4 times as fast as torch compiled does (``benchmarks/extract.py``).
+"""
+
+import logging
+import re
+from importlib import metadata, util
+from pathlib import Path
+
+from backbench import UsageError
+from backbench.devices import cores, has_bfloat16
+
+FILE = "model.xml"
+"""OpenVINO's description of a network. Its weights lie beside it, in model.bin."""
+
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+"""OpenVINO's names for the number formats that it computes in here."""
+
+
+def kind() -> str | None:
+    """Return what a feature file calls this engine, ``openvino 2026.4.1``, or None where it is not installed."""
+    return f"openvino {metadata.version('openvino')}" if util.find_spec("openvino") else None
+
+
+def possible(precision: str) -> bool:
+    """Whether it is installed and the processor computes in this format: others it would silently replace."""
+    return kind() is not None and (precision == "float32" or (precision == "bfloat16" and has_bfloat16()))
+
+
+def check(compile: str | None) -> None:
+    """Raise UsageError where ``--compile openvino`` is asked for and OpenVINO isn't installed."""
+    if compile == "openvino" and kind() is None:
+        raise UsageError("--compile openvino needs OpenVINO. Install it with: pip install 'backbench[openvino]'")
+
+
+def lacking(wanted: str) -> str:
+    """Return which engine ``wanted``, a ``kind`` that a feature file names, is and how to have it; empty if it is here.
+
+    Rows of two versions may differ in their last bits, so that a file is finished by the one that began it.
+    """
+    if wanted == kind():
+        return ""
+    version = re.fullmatch(r"openvino (\d{1,6}(?:\.\d{1,6}){1,3})", wanted)
+    if not version:
+        return "an engine that this version doesn't know. Finish them with the version of backbench that began them"
+    return f"OpenVINO {version[1]}, which isn't here. Install it with: pip install openvino=={version[1]}"
+
+
+def build(module, batch, precision: str, folder: Path) -> None:
+    """Convert a module for batches like ``batch`` (B, 3, H, W) uint8, channels last, into files in ``folder``.
+
+    Its own frontend is asked, since ``openvino.convert_model`` sends usage data to its makers.
+    """
+    import openvino
+    import torch
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+    from openvino.preprocess import PrePostProcessor
+
+    logging.disable(logging.WARNING)  # of operations that the network doesn't have
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            program = torch.export.export(module, (torch.zeros(batch.shape, dtype=batch.dtype),))
+            decoder = TorchFXPythonDecoder.from_exported_program(program, dynamic_shapes=False)
+    finally:
+        logging.disable(logging.NOTSET)
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    model = frontend.convert(frontend.load(decoder))
+    model.reshape(list(batch.shape))
+    steps = PrePostProcessor(model)
+    steps.input().tensor().set_layout(openvino.Layout("NHWC")).set_element_type(openvino.Type.u8)
+    steps.input().model().set_layout(openvino.Layout("NCHW"))
+    openvino.save_model(steps.build(), folder / FILE, compress_to_fp16=False)
+
+
+def load(folder: Path, precision: str):
+    """Return a function from a batch as given to ``build`` to features (B, D) float32. Raises RuntimeError.
+
+    The cores are those that this process may use, and no thread is bound to one, since workers share them.
+    """
+    import openvino
+    import torch
+
+    options = {
+        "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
+        "INFERENCE_NUM_THREADS": min(torch.get_num_threads(), cores()),
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,
+    }
+    model = openvino.Core().compile_model(folder / FILE, "CPU", options)
+    request = model.create_infer_request()
+
+    def run(batch):
+        pixels = batch.permute(0, 2, 3, 1).contiguous().numpy()
+        return torch.from_numpy(request.infer([pixels], share_inputs=True)[0])
+
+    return run
