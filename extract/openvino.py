@@ -1,6 +1,7 @@
 """OpenVINO as an engine for processors: it needs no C++ compiler, and knows more of a processor's units than torch.
 
-On 2 cores with AMX it computes resnet50 in bfloat16 1.4 times as fast as torch compiled does (``benchmarks/extract.py``).
+On 2 cores with AMX it computes resnet50 in bfloat16 1.4 times as fast as torch's compiler does
+(``benchmarks/extract.py``).
 """
 
 import logging
