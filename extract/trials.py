@@ -51,7 +51,7 @@ def key(backbone, settings, batch) -> dict:
         "batch": list(batch.shape),
         "precision": settings.precision,
         "machine": machine(settings.device),
-        "versions": versions(settings.device),
+        "versions": {name: of for name, of in versions(settings.device).items() if name != "backbench"},  # has the code
     }
 
 
