@@ -4,9 +4,9 @@
 
 The plain way: a timm model in float32, torch's DataLoader with the best number of workers, timm's transform, each run
 in a process of its own. Ours: the command, in a process of its own; its rate leaves out what comes before the first row
-(loading, timing, compiling). ``_whole`` counts all of it, and ``_whole_known`` the same where a run before has timed and
-compiled the backbone. Median of three, sides in turn. The bound is what the machine would do if reading and computing
-each took all cores and nothing else were to be done.
+(loading, timing, compiling). ``_whole`` counts all of it, and ``_whole_known`` the same where a run before has timed
+and compiled the backbone. Median of three, sides in turn. The bound is what the machine would do if reading and
+computing each took all cores and nothing else were to be done.
 
 The study's way is five epochs through the backbone for a linear head: its seconds are those of reading and computing
 train and val five times at the plain way's rate, extrapolated from ``PLAIN`` images, the head's own work left out. Ours

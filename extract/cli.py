@@ -94,8 +94,8 @@ def _shard(ctx, _, text):
     type=click.Choice(["auto", "on", "off", "openvino"]),
     default="auto",
     show_default=True,
-    help="Compile the backbone: on by torch, openvino by OpenVINO where it is installed. auto tries both where the run "
-    "is long enough, and takes the fastest. What is found is kept for later runs; --overwrite times again.",
+    help="Compile the backbone, on by torch, openvino by OpenVINO. auto tries what is installed where the run is long "
+    "enough, and takes the fastest. What it finds is kept for later runs; --overwrite times again.",
 )
 @click.option(
     "--layer",

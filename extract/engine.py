@@ -148,7 +148,7 @@ def choose(
     if len(formats) == 1 and (compile == "off" or (compile == "auto" and left < FEW * len(batch))):
         return Engine(model, device, *formats), {}
     trial = _Trial(model, device, batch, kept or Kept())
-    plain = best = trial.plain(list(formats), checked=precision == "auto")
+    best, plain = trial.plain(list(formats), checked=precision == "auto")
     seconds = 0.0
     kinds = _kinds(compile, device, plain.precision)
     if compile == "openvino" and not kinds:
@@ -156,7 +156,7 @@ def choose(
     for kind in kinds:
         name = named(plain.precision, kind)
         known = trial.kept.speeds.get(name, 0.0)
-        pays = CONVERT_PAYS if kind is not True else COMPILE_PAYS[plain.precision if best is plain else "float32"]
+        pays = CONVERT_PAYS if kind is not True else COMPILE_PAYS["float32" if best.compiled else plain.precision]
         free = trial.kept.has(_files(plain.precision, kind))
         if compile == "auto" and not free and left / trial.speed(best) < pays:
             continue
@@ -190,8 +190,13 @@ class _Trial:
         if not kept.speeds:
             say("the fastest number format for this backbone is looked for, which takes a few seconds")
 
-    def plain(self, formats: list[str], *, checked: bool) -> Engine:
-        """Return the fastest of the engines that aren't compiled. ``checked`` says whether formats have to agree."""
+    def plain(self, formats: list[str], *, checked: bool) -> tuple[Engine, Engine]:
+        """Return the fastest of the engines that aren't compiled, and the one to compile. ``checked`` formats must
+        agree.
+
+        That is the one of the reduced format if there is one, since what is faster uncompiled may not be compiled: the
+        processor has units for the format, and on a busy machine differences of a few batches tell little.
+        """
         engines = [self.exact if format == "float32" else self._engine(format) for format in formats]
         engines = [engine for engine in engines if not checked or engine is self.exact or self.agrees(engine)]
         others = [self.speed(engine) for engine in engines if engine is not self.exact]
@@ -199,7 +204,7 @@ class _Trial:
             cold = len(self.batch) / self.reference[1]
             if CLEAR * cold < max(others):
                 self.kept.speeds[str(self.exact)] = cold
-        return max(engines, key=self.speed)
+        return max(engines, key=self.speed), engines[-1]
 
     def _engine(self, format: str) -> Engine:
         return Engine(self.exact.model, self.exact.device, format)
