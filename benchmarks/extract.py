@@ -29,6 +29,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from backbench.data import registry
+from benchmarks import reading
 from backbench.extract import trials
 
 ASKED = {
@@ -41,6 +42,10 @@ ASKED = {
     "startup_again_seconds": 6,
     "first_line_seconds": 1,
     "workers_speedup": 1.8,
+    "reading_scaling": 1.9,
+    "main_process_us_photo": 40,
+    "main_process_us_small": 15,
+    "reading_a_core_over_before": 1.35,
     "memory_60000_over_5000": 1.1,
     "study_speedup": 25,
 }
@@ -48,6 +53,7 @@ ASKED = {
 
 AT_MOST = (
     "cache_share", "again_seconds", "startup_again_seconds", "first_line_seconds", "memory_60000_over_5000",
+    "main_process_us_photo", "main_process_us_small",
 )  # fmt: skip
 """Of these; the others: at least."""
 
@@ -57,6 +63,9 @@ CASES = {
     "lite0_cifar10": ("tf_efficientnet_lite0", "auto", "cifar10"),
 }
 """Model, weights, data set. Ours is measured on all of its images, the plain way on ``PLAIN``."""
+
+PARTS = ("memory", "workers", "bound", "reading")
+"""What is measured besides."""
 
 PLAIN = 640
 """Images: twenty batches. The plain way doesn't get faster with more."""
@@ -267,7 +276,7 @@ def say(text: str) -> None:
 @click.option("--data-root", default="~/.cache/backbench-data", show_default=True, help="Where the image sets lie.")
 @click.option("--repeats", default=3, show_default=True, help="Of either side; the median counts.")
 @click.option("--thingsvision", metavar="PYTHON", help="Of an environment that has it: that way too, once.")
-@click.option("--only", multiple=True, type=click.Choice([*CASES, "memory", "workers", "bound"]), help="Repeat.")
+@click.option("--only", multiple=True, type=click.Choice([*CASES, *PARTS]), help="Repeat.")
 def main(quick, as_json, data_root, repeats, thingsvision, only):
     """Measure extraction beside the plain way and beside this machine's bound."""
     figures, data_root = {}, str(Path(data_root).expanduser())
@@ -286,6 +295,8 @@ def main(quick, as_json, data_root, repeats, thingsvision, only):
         bound(figures, data_root)
         if "ours_lite0_caltech101" in figures:
             figures["bound_fraction"] = figures["ours_lite0_caltech101"] / figures["bound"]
+    if not only or "reading" in only:
+        reading.measure(figures, data_root, repeats=1 if quick else repeats)
     if as_json:
         print(json.dumps(figures, indent=2))
         return
