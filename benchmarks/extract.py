@@ -29,8 +29,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from backbench.data import registry
-from benchmarks import reading
 from backbench.extract import trials
+from benchmarks import reading
 
 ASKED = {
     "speedup_lite0_caltech101": 9,
