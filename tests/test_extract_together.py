@@ -11,7 +11,7 @@ from backbench import Faults, UserError
 from backbench.cache import schema
 from backbench.cache.features import open_file
 from backbench.data import decode, registry
-from backbench.extract import backbones, pipeline, run
+from backbench.extract import ahead, backbones, pipeline, run
 from backbench.extract.plan import Settings, planned
 
 CPU = torch.device("cpu")
@@ -167,8 +167,18 @@ def test_as_many_share_a_pass_as_memory_has_room_for(created):
     assert sets(1 << 40)[0] == [list(MODELS)]
 
 
-def test_a_compiled_backbone_is_compiled_once(folder, tmp_path, created):
+def test_a_compiled_backbone_is_compiled_once(folder, tmp_path, created, monkeypatch):
+    built, build = [], ahead.build
+    monkeypatch.setattr(ahead, "build", lambda *how: built.append(how) or build(*how))
+    (one,) = extract(folder, tmp_path, created[1:2], compile="on")
+    assert one.fault is None
+    assert one.engine.compiled
+    assert len(built) == 1
+
+
+def test_what_cannot_be_compiled_ahead_is_compiled_once_while_it_runs(folder, tmp_path, created, monkeypatch):
     """What the trial is given and what the pass reads, in another thread, must look alike to the compiler."""
+    monkeypatch.setattr(ahead, "build", lambda *_: 1 / 0)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     (one,) = extract(folder, tmp_path, created[1:2], compile="on")
