@@ -38,7 +38,7 @@ def build(module, batch, precision: str, folder: Path) -> None:
     shutil.rmtree(path.parent)
 
 
-def load(folder: Path, precision: str):
+def load(folder: Path, precision: str, batch):
     """Return a function from a batch as given to ``build`` to features (B, D). Raises RuntimeError."""
     import torch
 

@@ -257,7 +257,7 @@ def compiled(engine: Engine, batch, kind: bool | str = True, kept: Kept | None =
         if engine.device.type == "cpu":
             try:
                 folder = kept.built(name, lambda folder: by.build(engine.model, batch, engine.precision, folder))
-                run = by.load(folder, engine.precision)
+                run = by.load(folder, engine.precision, batch)
             except Exception:
                 if kind is not True:
                     raise  # else torch may still compile it while it runs

@@ -9,11 +9,17 @@ import re
 from importlib import metadata, util
 from pathlib import Path
 
+import numpy as np
+
 from backbench import UsageError
 from backbench.devices import cores, has_bfloat16
 
 FILE = "model.xml"
 """OpenVINO's description of a network. Its weights lie beside it, in model.bin."""
+
+STREAMS = 2
+"""Parts of a batch that are computed side by side, each by its share of the cores, which wait less for each other. On 2
+cores resnet50 computes 16 images beside 16 1.2 to 1.9 times as fast as 32 at once, by how quiet the machine is."""
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 """OpenVINO's names for the number formats that it computes in here."""
@@ -59,23 +65,24 @@ def build(module, batch, precision: str, folder: Path) -> None:
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
     from openvino.preprocess import PrePostProcessor
 
+    shape = (len(batch) // _streams(batch), *batch.shape[1:])
     logging.disable(logging.WARNING)  # of operations that the network doesn't have
     try:
         with torch.inference_mode(False), torch.no_grad():
-            program = torch.export.export(module, (torch.zeros(batch.shape, dtype=batch.dtype),))
+            program = torch.export.export(module, (torch.zeros(shape, dtype=batch.dtype),))
             decoder = TorchFXPythonDecoder.from_exported_program(program, dynamic_shapes=False)
     finally:
         logging.disable(logging.NOTSET)
     frontend = FrontEndManager().load_by_framework("pytorch")
     model = frontend.convert(frontend.load(decoder))
-    model.reshape(list(batch.shape))
+    model.reshape(list(shape))
     steps = PrePostProcessor(model)
     steps.input().tensor().set_layout(openvino.Layout("NHWC")).set_element_type(openvino.Type.u8)
     steps.input().model().set_layout(openvino.Layout("NCHW"))
     openvino.save_model(steps.build(), folder / FILE, compress_to_fp16=False)
 
 
-def load(folder: Path, precision: str):
+def load(folder: Path, precision: str, batch):
     """Return a function from a batch as given to ``build`` to features (B, D) float32. Raises RuntimeError.
 
     The cores are those that this process may use, and no thread is bound to one, since workers share them.
@@ -86,14 +93,22 @@ def load(folder: Path, precision: str):
     options = {
         "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
         "INFERENCE_NUM_THREADS": min(torch.get_num_threads(), cores()),
-        "NUM_STREAMS": 1,
+        "NUM_STREAMS": _streams(batch),
         "ENABLE_CPU_PINNING": False,
     }
     model = openvino.Core().compile_model(folder / FILE, "CPU", options)
-    request = model.create_infer_request()
+    requests = [model.create_infer_request() for _ in range(_streams(batch))]
 
     def run(batch):
-        pixels = batch.permute(0, 2, 3, 1).contiguous().numpy()
-        return torch.from_numpy(request.infer([pixels], share_inputs=True)[0])
+        parts = batch.permute(0, 2, 3, 1).contiguous().chunk(len(requests))
+        for request, part in zip(requests, parts, strict=True):
+            request.start_async([part.numpy()], share_inputs=True)
+        for request in requests:
+            request.wait()
+        return torch.from_numpy(np.concatenate([request.get_output_tensor().data for request in requests]))  # copies
 
     return run
+
+
+def _streams(batch) -> int:
+    return 1 if len(batch) % STREAMS else STREAMS

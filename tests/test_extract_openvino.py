@@ -54,6 +54,12 @@ def test_it_gives_the_same_features_and_the_same_bits_whatever_the_batch(here, m
             assert torch.equal(one(batch[:3]), features[:3])
 
 
+def test_an_odd_batch_is_computed_in_one_piece(here, model, batch):
+    with torch.inference_mode():
+        odd = compiled(Engine(model, CPU, "float32"), batch[:7], here)(batch[:7])
+        torch.testing.assert_close(odd, Engine(model, CPU, "float32")(batch[:7]), rtol=1e-3, atol=1e-4)
+
+
 def test_bfloat16_is_measured_against_float32(here, model, batch):
     if not openvino.possible("bfloat16"):
         pytest.skip("this processor has no bfloat16, which OpenVINO would silently replace by float32")
