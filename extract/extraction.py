@@ -180,9 +180,9 @@ class BackboneRun:
         if any(map(attrgetter("training"), self.modules)):
             raise RuntimeError(f"a module of the frozen backbone {self.backbone.name} is in train mode")
         features = self._begin(pixels)
+        self.writer.running["seconds"] += time.monotonic() - started
         self.store()
         self.begun = group, readable, features, sums
-        self.writer.running["seconds"] += time.monotonic() - started
         if self.settings.device.type != "cuda":
             self.store()
 

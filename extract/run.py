@@ -217,13 +217,18 @@ class _Pass:
         fresh = readable & (origin < 0)
         runs = self._active_runs(group)
         on_device = self._on_device(batch.pixels) if fresh.any() else {}
-        for run in runs:
+        for run in (run for run in self.runs if run.active):
             with run.collect():
+                if run not in runs:
+                    run.store()  # its batch doesn't stay in place for longer
+                    continue
                 run.writer.running["seconds"] += waited / len(runs)
                 run.copy(group, origin)
                 if (fresh & run.pending[group]).any():
                     key = run.preprocess_key
                     run.compute(batch, on_device[key], batch.levels[key], fresh)
+                else:
+                    run.store()
                 left = group[~readable & run.pending[group]]
                 run.unread |= bool(len(left))
                 if self.settings.skip_unreadable:
