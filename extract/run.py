@@ -205,7 +205,9 @@ class _Pass:
         if self.seen is None:
             return np.full(len(batch.group), -1)
         known = self.imageset.contents[batch.group].tolist()
-        origin = np.array([self.seen.get(one, -1) for one in known])
+        origin = np.full(len(known), -1)
+        if not self.seen.keys().isdisjoint(known):
+            origin[:] = [self.seen.get(one, -1) for one in known]
         for row, one, fault in zip(batch.group.tolist(), known, batch.faults, strict=True):
             if fault is None:
                 self.seen.setdefault(one, row)
