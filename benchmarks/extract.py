@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from backbench.data import registry
 from backbench.extract import trials
-from benchmarks import reading
+from benchmarks import bound, reading
 
 ASKED = {
     "speedup_lite0_caltech101": 9,
@@ -226,46 +226,6 @@ def workers(figures: dict, data_root: str) -> None:
     figures["workers_speedup"] = seconds[0] / seconds[1]
 
 
-def bound(figures: dict, data_root: str) -> None:
-    """Of lite0 on caltech101: reading alone, computing alone, both if they add up, and what the cache takes."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    import torch
-
-    from backbench.allocator import keep_freed_memory
-    from backbench.cache.writer import write
-    from backbench.extract import backbones
-    from backbench.extract.engine import choose
-    from backbench.extract.preprocess import Preprocessor, Reader
-
-    keep_freed_memory()
-    imageset, backbone = load("caltech101", data_root), backbones.create("tf_efficientnet_lite0")
-    model, ways = backbone.from_pixels.to(memory_format=torch.channels_last), [Preprocessor(backbone)]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool, torch.inference_mode():
-        reader = Reader(imageset, pool)
-        started = time.perf_counter()
-        for start in range(0, 2048, 32):
-            (images,), _ = reader.read(np.arange(start, start + 32), np.zeros(32, int), ways)
-        reading = 2048 / (time.perf_counter() - started)
-        engine, _ = choose(model, images, torch.device("cpu"), left=len(imageset), compile="on")
-        started = time.perf_counter()
-        for _ in range(40):
-            engine(images)
-        computing = 40 * 32 / (time.perf_counter() - started)
-    figures["reading"], figures["computing"] = reading, computing
-    figures["bound"] = 1 / (1 / reading + 1 / computing)
-    with tempfile.TemporaryDirectory() as folder:
-        n = len(imageset)
-        features = np.zeros((n, backbone.num_features), np.float32)
-        started = time.perf_counter()
-        names = {"labels": imageset.labels, "split": imageset.split, "ids": imageset.ids}
-        identity = dict.fromkeys(("model", "weights", "weights_sha256", "pooling", "dataset", "dataset_digest"), "")
-        identity |= {"transform": {}, "dtype": "float32", "precision": "", "compiled": False, "seed": 0}
-        identity |= {"input_scale": 1.0, "versions": {}}
-        write(Path(folder) / "f.h5", features=features, class_names=imageset.class_names, identity=identity, **names)
-        figures["cache_share"] = (time.perf_counter() - started) * figures["bound"] / n
-
-
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -292,7 +252,7 @@ def main(quick, as_json, data_root, repeats, thingsvision, only):
     if "workers" in only or not (only or quick):
         workers(figures, data_root)
     if not only or "bound" in only:
-        bound(figures, data_root)
+        bound.measure(figures, data_root)
         if "ours_lite0_caltech101" in figures:
             figures["bound_fraction"] = figures["ours_lite0_caltech101"] / figures["bound"]
     if not only or "reading" in only:

@@ -98,7 +98,8 @@ def test_a_clock_that_jumps_changes_nothing(extract, monkeypatch):  # noqa: F811
 
 @pytest.mark.parametrize("room", ["backbench", "cache", "data", "extract", "probe"])
 def test_the_wall_clock_decides_nothing(room):
-    for path in (ROOT / room).glob("*.py"):
+    """But in extract/trials.py, whether speeds that were timed a month ago are timed again."""
+    for path in {*(ROOT / room).glob("*.py")} - {ROOT / "extract" / "trials.py"}:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 assert (node.value.id, node.attr) != ("time", "time"), f"{path} asks for the time of day"

@@ -38,6 +38,9 @@ SHOWN_BY = {
     "Ctrl-C, SIGTERM, SIGKILL, a power cut, a full disk": (
         "extract_run::test_killed_and_terminated_it_goes_on_to_the_same_bits"
     ),
+    "a file was begun by OpenVINO, which is not installed now or in another version": (
+        "extract_openvino::test_where_the_engine_that_began_a_file_is_missing_the_error_says_what_to_install"
+    ),
     "a network folder vanishes": "extract_faults::test_a_folder_that_vanishes_stops_the_run_and_loses_nothing",
     "a worker process dies": "extract_shards::test_a_killed_worker_is_replaced_and_a_stopped_run_goes_on",
     "a process that reads images dies, mostly for lack of memory": (
