@@ -41,6 +41,12 @@ SHOWN_BY = {
     "a file was begun by OpenVINO, which is not installed now or in another version": (
         "extract_openvino::test_where_the_engine_that_began_a_file_is_missing_the_error_says_what_to_install"
     ),
+    "what was kept of a trial is damaged, 30 days old, or contradicted by a run": (
+        "extract_trials::test_a_damaged_foreign_or_old_file_is_passed_over"
+    ),
+    "the folder of kept engines can be written by others, or can't be written": (
+        "extract_trials::test_a_folder_that_others_can_write_to_is_not_used"
+    ),
     "a network folder vanishes": "extract_faults::test_a_folder_that_vanishes_stops_the_run_and_loses_nothing",
     "a worker process dies": "extract_shards::test_a_killed_worker_is_replaced_and_a_stopped_run_goes_on",
     "a process that reads images dies, mostly for lack of memory": (
