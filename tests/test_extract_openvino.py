@@ -1,6 +1,8 @@
 """OpenVINO as an engine: the same features, the same bits however a run went, and a file finished by what began it."""
 
 import re
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -67,6 +69,44 @@ def test_bfloat16_is_measured_against_float32(here, model, batch):
         fast = compiled(Engine(model, CPU, "bfloat16"), batch, here)
         cosine = engine.agreement(fast(batch), Engine(model, CPU, "float32")(batch))
     assert 0.9 < cosine < 0.999999
+
+
+def test_a_signal_is_handled_after_another_thread_has_dropped_the_engine(here, tmp_path):
+    """In a process of its own, which SIGSEGV would end: see ``openvino._core``."""
+    code = f"""
+import gc, os, pathlib, signal, threading, torch
+from backbench.extract import openvino
+
+folder = pathlib.Path({str(tmp_path)!r})
+batch = torch.zeros(2, 3, 4, 4, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+
+
+class FromPixels(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rest = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
+
+    def forward(self, x):
+        return self.rest(x.float())
+
+
+openvino.build(FromPixels().eval(), batch, "float32", folder)
+engines = [openvino.load(folder, "float32", batch)]
+
+
+def drop():
+    engines.clear()
+    gc.collect()
+
+
+thread = threading.Thread(target=drop)
+thread.start()
+thread.join()
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 def test_the_fastest_of_a_trial_is_taken(here, model, batch, monkeypatch):
