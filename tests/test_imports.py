@@ -13,13 +13,26 @@ MAY = {
     "cache": set(),
     "extract": {"data", "cache"},
     "probe": {"cache"},
+    "audit": {"data", "cache", "probe"},
     "training": {"data", "cache", "extract"},
     "finetune": {"data", "cache", "extract", "probe", "training"},
     "cnn": {"data", "cache", "extract", "probe", "training"},
     "predict": {"data", "cache", "extract", "probe", "training"},
     "export": {"data", "cache", "extract", "probe", "training", "predict"},
     "generalize": {"data", "cache", "extract", "probe", "training", "finetune", "cnn", "predict"},
-    "report": {"data", "cache", "extract", "probe", "training", "finetune", "cnn", "predict", "export", "generalize"},
+    "report": {
+        "data",
+        "cache",
+        "extract",
+        "probe",
+        "audit",
+        "training",
+        "finetune",
+        "cnn",
+        "predict",
+        "export",
+        "generalize",
+    },
 }
 """What each room may import besides itself and backbench: only rooms above it in this table."""
 
