@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 from backbench import UsageError, UserError, suggest
-from backbench.progress import silenced
+from backbench.progress import silenced, tell
 
 EXTRACT = {
     "weights": "auto", "device": "auto", "seed": 42, "exif": "ignore", "on_error": "fail", "layer": "last",
@@ -100,17 +100,20 @@ def _extract_list(model, given, listed, how):
 
 def probe(
     features, method: str = "logistic", *, seed: int = 42, shots: int | None = None, folds: int | None = None, curve=(),
-    intervals: str = "beta", memory_limit: int | None = None, results_dir=None, **options,
+    intervals: str = "beta", memory_limit: int | None = None, exclude=(), relabel=(), results_dir=None, **options,
 ):  # fmt: skip
     """Fit a head on ``features``: chosen on val, refitted on train+val, and only then tested, once. Gives a ``Result``.
 
     ``features`` are those of ``open``, ``Features`` or ``extract``, or a path. ``method`` is logistic, ridge, knn,
     centroid or published, and ``options`` are its own, such as ``class_weight="balanced"``; ``shots`` images a class
     are seen, or all; ``curve`` are shares of train to fit beside. With ``folds`` each image is predicted by a head
-    fitted on the other folds, and there is no single head. The row is written only to a ``results_dir``. Raises
-    UserError where no probe would mean anything, and UsageError for a method or an option that isn't known.
+    fitted on the other folds, and there is no single head. ``exclude`` and ``relabel`` are the paths of an
+    ``audit.csv`` each, or several: images that it decides on are left out or get another class. The row is written only
+    to a ``results_dir``. Raises UserError where no probe would mean anything, and UsageError for a method or an option
+    that isn't known.
     """
-    from backbench import details, duplicates
+    from backbench import decisions, details, duplicates
+    from backbench.cache.decided import decided, note
     from backbench.probe import METHODS, run
     from backbench.probe import folds as cross_validation
     from backbench.probe.classifier import Classifier
@@ -120,7 +123,7 @@ def probe(
         with open(features) as file:
             return probe(
                 file, method, seed=seed, shots=shots, folds=folds, curve=curve, intervals=intervals,
-                memory_limit=memory_limit, results_dir=results_dir, **options,
+                memory_limit=memory_limit, exclude=exclude, relabel=relabel, results_dir=results_dir, **options,
             )  # fmt: skip
     _known([method], METHODS, "method")
     _known([intervals], run.INTERVALS, "intervals")
@@ -132,12 +135,18 @@ def probe(
     if folds is not None and folds < 2:
         raise UsageError(f"folds={folds!r}: at least 2 are expected.")
     asked = {"seed": seed, "shots": shots, "folds": folds, "curve": tuple(curve) or None, **options}
+    for name, paths in (("exclude", exclude), ("relabel", relabel)):
+        asked[name] = decisions.several(paths) or None
     if method == "logistic":
         options = {"device": "auto", "class_weight": "none"} | options  # as the command has them
     settings = {"seed": seed, "options": {method: options}, "curve": tuple(curve), "intervals": intervals, "keep": True}
     settings |= {} if memory_limit is None else {"memory_limit": memory_limit}
+    if given := decisions.read(exclude, relabel):
+        features = decided(features, given)
     with silenced():
         task = run.Task(features.path, method, seed, shots, folds=folds)
+        if given:
+            tell(note(features, given))
         if folds:
             cross_validation.check(features, folds)
             row, beside, saved = cross_validation.probe(features, task, run.Settings(**settings))

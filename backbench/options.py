@@ -40,12 +40,42 @@ trust = click.option(
     help="Lets weights be downloaded that a head stands on and that are not on this machine. A head may come from a "
     "stranger, so the network is never asked without it.",
 )
+exclude = click.option(
+    "--exclude",
+    type=PATH,
+    multiple=True,
+    help="Leaves out the images that this audit.csv says are copies (same) or have a wrong label (wrong). Repeat for "
+    "several.",
+)
+relabel = click.option(
+    "--relabel",
+    type=PATH,
+    multiple=True,
+    help="Gives images whose label this audit.csv says is wrong the class that it suggests. These aren't left out. "
+    "Repeat for several.",
+)
 overwrite = click.option("--overwrite", is_flag=True, help="Makes the result again and replaces what is there.")
 
 
 def out(what: str):
     """``--out`` with the command's own words for what is written there."""
     return click.option("--out", type=PATH, help=what)
+
+
+def whole_only(command):
+    """Add ``--exclude`` and ``--relabel`` to a command that makes feature files, which says why it takes neither."""
+
+    def refuse(ctx, param, given):
+        if given:
+            raise click.UsageError(
+                f"{param.opts[0]} is no option of this command: features belong to images, and the feature file keeps "
+                "those of the whole data set. Leave images out where the file is used, in seconds: "
+                f"probe --features FILE {param.opts[0]} {given[0]}"
+            )
+
+    for name in ("--relabel", "--exclude"):
+        command = click.option(name, multiple=True, hidden=True, expose_value=False, callback=refuse)(command)
+    return command
 
 
 class _Terminated(KeyboardInterrupt):

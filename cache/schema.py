@@ -34,6 +34,9 @@ from typing import Any, cast
 
 import numpy as np
 
+from backbench import SPLITS
+from backbench import image_digests as digests
+
 FORMAT = "backbench-features"
 SCHEMA = 3
 READABLE = (1, 2, 3)
@@ -44,9 +47,12 @@ made of names and sizes."""
 EVERYTHING, ARRAYS = "everything", "arrays only"
 """Words for what a checksum covers."""
 
-PENDING, DONE, SKIPPED, REUSED = range(4)
+PENDING, DONE, SKIPPED, REUSED, LEFT_OUT = range(5)
 """Marks of rows. REUSED is DONE, taken over from another file. It occurs only in unfinished files, whose other rows are
-grouped to batches without these."""
+grouped to batches without these. LEFT_OUT is in no file: such rows are left out when it is read (``cache.decided``)."""
+
+NO_SPLIT = len(SPLITS)
+"""The code of rows that are in no split. It is in no file, as LEFT_OUT."""
 
 DATASETS = ("features", "labels", "split", "ids", "done", "classes", "running", "contents")
 GROUPS = "groups"
@@ -118,6 +124,17 @@ def label(identity: dict) -> str:
     layer, pool, views = (identity.get(key) or plain for key, plain in PLAIN.items())
     apart = [] if (layer, pool) == ("last", "default") else [layer, identity["pooling"]]
     return ".".join([identity["model"], *apart, *([] if views == "plain" else [views])])
+
+
+def image_digests(contents: np.ndarray, ids, labels, split, class_names) -> dict[str, str]:
+    """Compute the digests of the images of N rows, as ``backbench.image_digests.digests``.
+
+    An image may have several rows, one for each view, and is counted once. ``contents`` (N,) are S40.
+    """
+    first = np.char.find(contents, b"#") < 0
+    told = {"ids": ids, "labels": labels, "split": split}
+    told = {key: np.asarray(value)[first] for key, value in told.items()}
+    return digests.digests(contents[first], **told, class_names=class_names)
 
 
 def to_attribute(value):

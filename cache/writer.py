@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from backbench import UserError, image_digests
+from backbench import UserError
 from backbench.cache import locking, schema, seal
 from backbench.cache.features import FeatureFileError, open_file
 
@@ -219,9 +219,8 @@ class Writer:
         return self.path
 
     def _image_digests(self) -> dict[str, str]:
-        first = np.char.find(self.contents, b"#") < 0  # an image may have several rows, one for each view
-        told = {key: np.asarray(self._told[key])[first] for key in ("ids", "labels", "split")}
-        return image_digests.digests(self.contents[first], **told, class_names=self._told["class_names"])
+        told = {key: self._told[key] for key in ("ids", "labels", "split", "class_names")}
+        return schema.image_digests(self.contents, **told)
 
     def __enter__(self):
         return self

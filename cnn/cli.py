@@ -81,6 +81,8 @@ def main():
     help="Compile the network. This takes a minute or two, and saved no time on any machine measured.",
 )
 @save_every
+@options.exclude
+@options.relabel
 @options.on_error
 @download
 @options.data_root
@@ -92,7 +94,7 @@ def main():
 @options.as_json
 def train(
     datasets, size, epochs, batch_size, runs, train_share, split, pixels, settings, precision, device, results_dir,
-    data_root, download, out, seed, as_json, **options,
+    data_root, download, out, seed, as_json, exclude, relabel, **options,
 ):  # fmt: skip
     """Train the network. The weights are chosen on val and tested once.
 
@@ -104,17 +106,21 @@ def train(
       cnn train --dataset digits --size small --epochs 8
       cnn train --dataset cifar10 --split usual --runs 3
       cnn train --dataset cifar100 --train-share 0.1
+      cnn train --dataset cifar100 --exclude audit.csv --relabel audit.csv
     """
     if out and (len(datasets), runs) != (1, 1):
         raise UsageError("--out names one run, but several are asked for.")
     with loading("torch", "timm"):
         from backbench.cnn import recipe, run
+    from backbench import decisions
     from backbench.data import registry
     from backbench.training.evaluate import table
 
-    faults, found, strategy = Faults(), [], run.strategy(split, train_share)
+    faults, found, decided, strategy = Faults(), [], None, run.strategy(split, train_share)
     with faults.collect():
         registry.check(*datasets)
+    with faults.collect():
+        decided = decisions.read(exclude, relabel)
     with faults.collect():
         made = recipe.make(size, settings, epochs=epochs, batch_size=batch_size, pixels=pixels, strategy=strategy)
     faults.stop()
@@ -132,6 +138,7 @@ def train(
                 download=download,
                 device=device,
                 precision=precision,
+                decisions=decided,
                 **options,
             )
     if as_json:
@@ -150,6 +157,8 @@ def train(
     "--views", type=click.Choice(["none", "flip", "all"]), help="Test-time augmentation.  [default: the run's]"
 )
 @precision
+@options.exclude
+@options.relabel
 @options.on_error
 @download
 @options.data_root
@@ -177,6 +186,7 @@ def evaluate(checkpoint, dataset, precision, device, as_json, **settings):
 @main.command()
 @checkpoint
 @one_dataset
+@options.whole_only
 @options.on_error
 @download
 @options.data_root

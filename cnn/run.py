@@ -10,7 +10,9 @@ from backbench.cache.schema import default_path
 from backbench.cnn import images, job
 from backbench.cnn.recipe import Recipe
 from backbench.data import registry
+from backbench.data.decided import decided
 from backbench.data.notes import tell_notes
+from backbench.decisions import Decisions
 from backbench.training import left_out
 from backbench.training.setup import accelerator
 
@@ -29,12 +31,13 @@ def default_out(runs_dir: Path, dataset: str, recipe: Recipe, seed: int) -> Path
 
 def train(
     name: str, recipe: Recipe, *, seeds, split: str, share: float, place, results_dir, data_root, download, device,
-    precision, **options,
+    precision, decisions: Decisions | None = None, **options,
 ) -> list[dict]:  # fmt: skip
     """Train a recipe on a data set, and return one row for each of ``seeds``.
 
     ``place(dataset, recipe, seed)`` gives the folder of a run. Where the data set's split is drawn at random, the seed
-    decides the split too. Raises UserError where data set, settings or folder don't allow the run.
+    decides the split too. ``decisions`` leave images out and correct labels. Raises UserError where data set, settings
+    or folder don't allow the run.
     """
     accelerated, precision = accelerator(device, precision)
     if accelerated.num_processes > 1:
@@ -44,7 +47,7 @@ def train(
     keep_freed_memory()
     held, unreadable, ids, found = None, {}, None, []
     for seed in seeds:
-        loaded = registry.load(name, data_root=data_root, seed=seed, download=download)
+        loaded = decided(registry.load(name, data_root=data_root, seed=seed, download=download), decisions)
         if held is None:
             tell_notes(loaded)
         imageset = job.prepared(loaded, split=split, share=share)

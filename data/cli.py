@@ -53,10 +53,12 @@ def ls(data_root: Path, seed: int, as_json: bool):
 
 @main.command()
 @click.argument("name")
+@options.exclude
+@options.relabel
 @options.data_root
 @options.seed
 @options.as_json
-def show(name: str, data_root: Path, seed: int, as_json: bool):
+def show(name: str, exclude, relabel, data_root: Path, seed: int, as_json: bool):
     """Show a data set: its images per split and class, image sizes, colour modes, and what is missing.
 
     NAME is a name from `ls`, folder:PATH for a folder of images, wds:PATH for tar shards in the webdataset convention,
@@ -79,10 +81,19 @@ def show(name: str, data_root: Path, seed: int, as_json: bool):
     Examples:
       backbench data show digits
       backbench data show 'wds:shards?label=species'
+      backbench data show digits --exclude audit.csv --relabel audit.csv
     """
+    from backbench import decisions
     from backbench.data import registry, summary
+    from backbench.data.decided import decided
 
-    details = summary.describe(registry.load(name, data_root=data_root, seed=seed), seed=seed)
+    faults, given = Faults(), None
+    with faults.collect():
+        registry.check(name)
+    with faults.collect():
+        given = decisions.read(exclude, relabel)
+    faults.stop()
+    details = summary.describe(decided(registry.load(name, data_root=data_root, seed=seed), given), seed=seed)
     if as_json:
         click.echo(json.dumps(details, indent=2))
         return

@@ -128,10 +128,16 @@ class Kept:
 
 
 def look(imageset, folder: Path) -> None:
-    """Make all contents of ``imageset`` known, with the help of what is kept in ``folder``, and keep them."""
-    kept = Kept(imageset, folder)
-    complete(imageset)
+    """Make all contents of ``imageset`` known, with the help of what is kept in ``folder``, and keep them.
+
+    Of a data set from which images were left out, the contents of these are kept too.
+    """
+    whole = imageset.undecided
+    kept = Kept(whole, folder)
+    complete(whole)
     kept.save()
+    if imageset.audited:
+        imageset.contents[:] = whole.contents[imageset.audited.rows]
 
 
 def complete(imageset, which: np.ndarray | None = None) -> np.ndarray:

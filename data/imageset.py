@@ -9,12 +9,14 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from backbench import UserError, image_digests
 from backbench.data import contents, decode
+from backbench.decisions import Applied, Decisions
 
 ROWS = ("ids", "labels", "split", "files", "pixels", "groups", "contents")
 """Fields that have one entry per image."""
@@ -28,6 +30,21 @@ NETWORK_DOWN = {
     if hasattr(errno, name)
 }
 """Errors of reading from a network folder while the network or its server is down. They never mean a damaged image."""
+
+
+class Audited(NamedTuple):
+    """What was decided of a data set by ``audit.csv``, see ``data.decided``."""
+
+    whole: "ImageSet"
+    """The data set before, whose images a feature file holds."""
+    rows: np.ndarray
+    """(N,) int64: the rows of ``whole`` that were kept."""
+    decisions: Decisions
+    applied: Applied
+
+    def about(self) -> dict:
+        """Return it as a row's features hold it. Images of ``whole`` whose contents aren't known are read."""
+        return self.applied.about(self.whole.digest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +86,8 @@ class ImageSet:
     """(N,) S32: see ``backbench.image_digests``. They become known as images are read."""
     levels: dict[str, list[float]] | None = None
     """The range of grey levels of more than 8 bits, as plain JSON; None where there are none. See ``data.levels``."""
+    audited: Audited | None = None
+    """What was left out and relabelled; None where nothing was."""
 
     def __post_init__(self):
         if self.contents is None:
@@ -81,6 +100,11 @@ class ImageSet:
     def slug(self) -> str:
         """The name as one folder name: ``office_shift/amazon`` is ``office_shift-amazon``."""
         return self.name.replace("/", "-")
+
+    @property
+    def undecided(self) -> "ImageSet":
+        """The data set before anything was left out or relabelled. Feature files are of it."""
+        return self.audited.whole if self.audited else self
 
     def part(self, start: int, stop: int) -> "ImageSet":
         """Return the rows [start, stop) of a whole data set, as a data set."""

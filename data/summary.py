@@ -54,7 +54,7 @@ def describe(images: ImageSet, *, seed: int) -> dict:
             {"name": name, **dict(zip(SPLITS, map(int, row), strict=True))}
             for name, row in zip(images.class_names, counts, strict=True)
         ],
-        "missing": _missing(images),
+        "missing": _missing(images.undecided),
         **image_facts(images),
     }
 

@@ -175,6 +175,7 @@ def _shard(ctx, _, text):
     show_default=True,
     help="What to do with an image's EXIF orientation. torchvision and timm ignore it.",
 )
+@options.whole_only
 @options.on_error
 @click.option(
     "--input-guard/--no-input-guard",

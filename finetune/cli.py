@@ -36,6 +36,7 @@ def simple(**given):
     Examples:
       finetune simple --model tf_efficientnet_lite0 --dataset caltech256
       finetune simple --model phase2 --dataset caltech256 --strategy discriminative
+      finetune simple --model tf_efficientnet_lite0 --dataset caltech256 --exclude audit.csv --relabel audit.csv
     """
     _train("simple", **given)
 
@@ -54,13 +55,14 @@ def full(**given):
 
 def _train(
     name, *, models, datasets, preset, strategy, epochs, lr, batch_size, wise, settings, device, precision, tracker,
-    out, results_dir, as_json, data_root, download, exif, **options,
+    out, results_dir, as_json, data_root, download, exif, exclude, relabel, **options,
 ):  # fmt: skip
     missing = [f"{flag} is missing." for flag, given in (("--model", models), ("--dataset", datasets)) if not given]
     if missing:
         raise UsageError(*missing, f"For example: finetune {name} --model resnet50 --dataset caltech256")
     if out and (len(models), len(datasets), "phase2" in models) != (1, 1, False):
         raise UsageError("--out names one run, but several are asked for.")
+    from backbench import decisions
     from backbench.data import registry
     from backbench.extract import names, weights_file
     from backbench.finetune import recipe as recipes
@@ -68,11 +70,13 @@ def _train(
     from backbench.training import settings as typed
     from backbench.training import setup
 
-    faults = Faults()
+    faults, decided = Faults(), None
     with faults.collect():
         models = names.resolve(models)
     with faults.collect():
         registry.check(*datasets)
+    with faults.collect():
+        decided = decisions.read(exclude, relabel)
     with faults.collect():
         weights_file.check(options["weights"])
     with faults.collect():
@@ -92,6 +96,7 @@ def _train(
         data_root=data_root,
         download=download,
         exif=exif,
+        decisions=decided,
     )
     if accelerator.is_main_process:
         _show(found, as_json)
@@ -102,6 +107,8 @@ def _train(
 @checkpoint
 @dataset
 @precision
+@options.exclude
+@options.relabel
 @options.on_error
 @download
 @options.data_root
@@ -127,6 +134,7 @@ def evaluate(checkpoint, dataset, precision, device, as_json, **settings):
 @main.command()
 @checkpoint
 @dataset
+@options.whole_only
 @options.on_error
 @download
 @options.data_root

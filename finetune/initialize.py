@@ -11,6 +11,7 @@ import numpy as np
 
 from backbench import UserError
 from backbench.cache import schema
+from backbench.cache.decided import decided
 from backbench.cache.features import FeatureFileError, open_file
 from backbench.extract.plan import Settings
 from backbench.extract.preprocess import scaled
@@ -86,7 +87,7 @@ def skipped(imageset, path: Path) -> list[int] | None:
         return None
     try:
         with open_file(path) as file:
-            if not imageset.known_as(file.identity["dataset_digest"]):
+            if not imageset.undecided.known_as(file.identity["dataset_digest"]):
                 return None
             ids = file.ids
             left = {ids[row] for row in np.flatnonzero(file.done == schema.SKIPPED)}
@@ -98,11 +99,14 @@ def skipped(imageset, path: Path) -> list[int] | None:
 def probed(imageset, backbone, path: Path, settings: Settings):
     """Return the probe's head and how it was chosen. Missing features are extracted to ``path`` first.
 
+    They are those of the data set with the images that ``audit.csv`` leaves out, on which no head is fitted.
+
     Unlike in ``probe``, the head is fitted on train alone: fitted on val too, it would win every choice made there.
     Raises UserError for unusable features or images, as extract and probe do.
     """
-    extracted(imageset, backbone, path, settings)
-    with open_file(path) as file:
+    extracted(imageset.undecided, backbone, path, settings)
+    with open_file(path) as whole:
+        file = decided(whole, imageset.audited and imageset.audited.decisions)
         check(file)
         train, val = part(file, 0), part(file, 1)
         how = {"n_classes": len(file.class_names), "seed": settings.seed, "device": settings.device.type}

@@ -52,7 +52,8 @@ class Job(training.Job):
             return [i for i, id in enumerate(imageset.ids) if id in left] if isinstance(left, list) else []
         if self.recipe.strategy == "lp-ft":
             initialize.check_classifier(self.backbone)  # before the features are extracted
-            initialize.extracted(imageset, self.backbone, self._features, self._extraction, command=self._command)
+            how = self._features, self._extraction
+            initialize.extracted(imageset.undecided, self.backbone, *how, command=self._command)
         rows = initialize.skipped(imageset, self._features)
         if rows is not None and (skip or not rows):
             return rows

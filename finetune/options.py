@@ -69,6 +69,8 @@ def training(command):
                 "--exif", type=click.Choice(["ignore", "apply"]), default="ignore", show_default=True,
                 help="Whether images are turned as their EXIF orientation says.",
             ),
+            options.exclude,
+            options.relabel,
             options.on_error,
             download,
             options.data_root,

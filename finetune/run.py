@@ -10,7 +10,9 @@ from backbench import Faults
 from backbench.allocator import keep_freed_memory
 from backbench.cache.schema import default_path
 from backbench.data import registry
+from backbench.data.decided import decided
 from backbench.data.notes import tell_notes
+from backbench.decisions import Decisions
 from backbench.extract import names
 from backbench.finetune.job import Job
 from backbench.finetune.recipe import Recipe
@@ -26,10 +28,12 @@ def default_out(runs_dir: Path, dataset: str, name: str, recipe: Recipe, seed: i
 
 
 def finetune_all(
-    asked, datasets, recipe: Recipe, settings: Settings, *, place, results_dir, data_root, download, exif
-) -> tuple[list[dict], Faults]:
+    asked, datasets, recipe: Recipe, settings: Settings, *, place, results_dir, data_root, download, exif,
+    decisions: Decisions | None = None,
+) -> tuple[list[dict], Faults]:  # fmt: skip
     """Fine-tune every model on every data set; ``place(dataset, model)`` gives the folder of a run.
 
+    ``decisions`` leave images of the data sets out and correct labels, see ``data.decided``.
     Returns the rows and the faults of failed runs, since one failed run doesn't stop the others. Raises UsageError or
     UserError before any work, with everything that is wrong in the request itself.
     """
@@ -39,6 +43,7 @@ def finetune_all(
     for name in dict.fromkeys(datasets):
         with faults.collect():
             loaded = registry.load(name, data_root=data_root, seed=settings.seed, download=download, exif=exif)
+            loaded = decided(loaded, decisions)
             check(loaded)
             tell_notes(loaded)
             imagesets.append(loaded)

@@ -90,8 +90,9 @@ class DataSets:
         found = self.load(name, thing)
         if not found.known_as(thing.identity["dataset_digest"]):
             raise UserError(
-                f"{thing.folder} was trained on other images of {thing.source} than there are in {found.root}, or on "
-                "another split: of these, none is sure to be new to it. Train it again"
+                f"{thing.folder} was trained on other images of {thing.source} than there are in {found.root}, on "
+                "another split, or with --exclude or --relabel: of these images, none is sure to be new to it. Train "
+                "it again on all of them"
             )
         return found
 

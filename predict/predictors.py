@@ -17,6 +17,7 @@ from backbench.cache import schema
 from backbench.cache.features import open_file
 from backbench.cache.schema import default_path
 from backbench.data.imageset import ImageSet
+from backbench.decisions import data_sets
 from backbench.extract import backbones, plan
 from backbench.predict import logits
 from backbench.predict.features import extracted
@@ -140,7 +141,7 @@ class Head(Predictor):
         path = default_path(cache_dir, self.source, self.model)
         if path.is_file():
             with open_file(path, check=False) as file:
-                if file.contents is not None and file.identity["dataset_digest"] == self.identity["dataset_digest"]:
+                if file.contents is not None and file.identity["dataset_digest"] in data_sets(self.identity):
                     return np.isin(contents, file.contents[file.split < 2])
         return np.zeros(len(contents), bool)
 

@@ -13,6 +13,7 @@ from backbench.cache.features import open_file
 from backbench.calibration import probabilities
 from backbench.data import contents, decode, unlabelled
 from backbench.data.imageset import ImageSet
+from backbench.decisions import data_sets
 from backbench.predict.features import extracted
 from backbench.predict.predictions import Predictions
 from backbench.predict.predictors import Predictor
@@ -196,7 +197,7 @@ def _truth(models, imageset: ImageSet, cache_dir: Path, known: np.ndarray | None
         tell(f"No folder of these images is named as a class of {models[0].folder}, which knows {_classes(models[0])}.")
     for model in models:
         seen = np.zeros(len(truth), bool)
-        if imageset.known_as(model.identity["dataset_digest"]):
+        if any(map(imageset.known_as, data_sets(model.identity))):
             seen = imageset.split < 2
         elif known is not None:
             seen = model.has_seen(known, cache_dir)

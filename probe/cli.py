@@ -117,6 +117,8 @@ def _probe_options(command):
                 show_default=True,
                 help="The memory for features. Larger ones are streamed from the file.",
             ),
+            options.exclude,
+            options.relabel,
             options.cache_dir,
             options.results_dir,
             options.out("Writes the table, or with --json the JSON, to this file."),
@@ -146,6 +148,7 @@ def main(ctx, **given):
       probe --features 'cache/*/resnet*.h5' --json > resnets.json
       probe --features embeddings.npz
       probe --features cache/small --folds 5
+      probe --features cache/digits --exclude audit.csv --relabel audit.csv
       probe --features cache/digits --save heads
       probe predict --head heads/digits/resnet50-logistic --features other.h5
     """

@@ -8,6 +8,7 @@ from typing import Any
 from backbench import UserError, cluster, packages
 from backbench.allocator import keep_freed_memory
 from backbench.cache import features
+from backbench.cache.decided import decided
 from backbench.devices import cores
 from backbench.probe import folds
 from backbench.probe.run import probe
@@ -60,7 +61,7 @@ def one(task, settings):
     try:
         written = task.state is None or features.state(task.path) != task.state
         with features.open_file(task.path, check=written) as file:
-            return (folds.probe if task.folds else probe)(file, task, settings)
+            return (folds.probe if task.folds else probe)(decided(file, settings.decisions), task, settings)
     except UserError as error:
         return error
     except ImportError as error:

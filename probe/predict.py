@@ -11,6 +11,7 @@ from backbench.accuracy import Scored, figures
 from backbench.cache import features, schema
 from backbench.cache.arrays import MADE_BY_USER
 from backbench.calibration import TEMPERATURES
+from backbench.decisions import data_sets
 from backbench.probe.head import BLOCK, Saved, load
 from backbench.probe.subsets import Subset
 from backbench.progress import tell
@@ -56,7 +57,7 @@ def predict(head_folder: str | Path, features_path: str | Path) -> Prediction:
         labels = np.array([index.get(name, -1) for name in file.class_names])[file.labels[rows]]
         known = labels >= 0
         # The digest covers the splits too.
-        own = file.identity["dataset_digest"] == saved.identity.get("dataset_digest")
+        own = file.identity["dataset_digest"] in data_sets(saved.identity)
         counts = known & (file.split[rows] == 2) if own else known
         said, probability, scores = _apply(saved, Subset(file.features, labels, rows), counts, file)
         return Prediction(
@@ -112,8 +113,8 @@ def compare(saved: Saved, file, folder: Path) -> None:
     for key in ROUNDING:
         for line in _differences(key, fitted.get(key), file.identity[key]):
             tell(f"Warning: {file.path}: {line}. Close calls may turn out otherwise.")
-    same = [file.identity[key] == saved.identity.get(key) for key in ("dataset", "dataset_digest")]
-    if same == [True, False]:
+    same = file.identity["dataset"] == saved.identity.get("dataset")
+    if same and file.identity["dataset_digest"] not in data_sets(saved.identity):
         tell(
             f"Warning: {file.path}: {file.identity['dataset']} as the head knows it, but with other images or another "
             "split: some that count may be among those the head was fitted on."

@@ -10,6 +10,7 @@ import numpy as np
 from backbench import SPLITS, UserError, accuracy, coverage, details, duplicates, rows, statistics
 from backbench.accuracy import Scored
 from backbench.cache import features, schema
+from backbench.decisions import Decisions
 from backbench.probe import METHODS
 from backbench.probe.head import Saved
 from backbench.probe.outliers import Outliers
@@ -37,7 +38,8 @@ INTERVALS = {
 class Settings:
     """How to probe. ``options`` are a method's own, by its name; ``curve`` the shares of train to fit beside all.
 
-    ``keep`` asks for the head, with what it needs for new images.
+    ``keep`` asks for the head, with what it needs for new images. ``decisions`` are those of ``audit.csv``, which
+    leave images out and correct labels; they are applied where a file is opened.
     """
 
     seed: int = 42
@@ -46,6 +48,7 @@ class Settings:
     intervals: str = "beta"
     memory_limit: int = MEMORY_LIMIT
     keep: bool = False
+    decisions: Decisions | None = None
 
 
 @dataclass(frozen=True)

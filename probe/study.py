@@ -3,8 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from backbench import Faults, UsageError, UserError, details, duplicates, identity
+from backbench import Faults, UsageError, UserError, decisions, details, duplicates, identity
 from backbench.cache import features
+from backbench.cache.decided import decided, note
 from backbench.probe import folds as cross_validation
 from backbench.probe import head
 from backbench.probe.parallel import run
@@ -35,13 +36,18 @@ def probe_all(
     jobs=None,
     scheduler=None,
     save=None,
+    exclude=(),
+    relabel=(),
 ) -> tuple[list[dict], Faults]:
     """Probe every file with every method. A file that can't be used doesn't stop the others: its faults come back.
 
     ``folds`` is the number of folds that take the place of each file's split. ``save`` is the folder that heads are
-    kept in. Raises UserError where a pattern matches nothing, UsageError where what is asked can't go together.
+    kept in. ``exclude`` and ``relabel`` are files as ``decisions.read`` takes them. Raises UserError where a pattern
+    matches nothing, UsageError where what is asked can't go together.
     """
     faults, good = Faults(), []
+    with faults.collect():
+        settings = replace(settings, decisions=decisions.read(exclude, relabel))
     with faults.collect():
         if save and shots:
             raise UsageError("--save keeps heads fitted on all images: it doesn't go with --shots.")
@@ -63,6 +69,9 @@ def probe_all(
             if path not in named and not folds and not (file.split < 2).any():
                 tell(f"{path}: passed over, a set for testing heads trained on another")
                 continue
+            file = decided(file, settings.decisions)
+            if settings.decisions:
+                tell(f"{path}: {note(file, settings.decisions)}")
             if folds:
                 cross_validation.check(file, folds)
             else:

@@ -2,13 +2,14 @@
 
 A row is named by its data set, its backbone and its method. Where two rows of one name measured different things, the
 name says in brackets which settings differ: ``logistic (class_weight balanced)``, ``resnet50 (weights random)``. Where
-no setting differs, rows are numbered by age: ``folder-photos (2: 3f9a)``.
+no setting differs, rows are numbered by age: ``folder-photos (2: 3f9a)``. A data set that ``audit.csv`` changed is
+``folder-photos (12 left out, 5 relabelled)``.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from backbench import identity
+from backbench import decisions, identity
 from backbench.rows import WRITTEN
 
 DIGITS = 4
@@ -65,14 +66,21 @@ def _by_age(rows: list[dict]) -> list[int]:
 
 
 def _name_sets(things: list[dict]) -> None:
-    """Number data sets that have one name and different images, the oldest keeps the name, and add a row's folds."""
-    known: dict[str, dict] = defaultdict(dict)
+    """Add what ``audit.csv`` changed to data sets' names, number those of one name, and add a row's folds.
+
+    Of different images of one name, the oldest keep the name.
+    """
+    known: dict[tuple, dict] = defaultdict(dict)
+    audited = _audited(things)
 
     def named(name: str, images: str) -> str:
         if images == name:  # without a digest
             return name
-        number = known[name].setdefault(images, len(known[name]) + 1)
-        return name if number == 1 else f"{name} ({number}: {images[:DIGITS]})"
+        words = audited.get((name, images))
+        place = known[name, words]
+        number = place.setdefault(images, len(place) + 1)
+        inner = ", ".join(filter(None, (words, f"{number}: {images[:DIGITS]}" if number > 1 else "")))
+        return f"{name} ({inner})" if inner else name
 
     for one in things:
         row, told = one["row"], one["told"]
@@ -80,6 +88,21 @@ def _name_sets(things: list[dict]) -> None:
         one["shown"] = {"dataset": named(row["dataset"], told["data"]) + (f" ({folds} folds)" if folds else "")}
         if "other" in told and row.get("source") is not None:
             one["shown"]["source"] = named(str(row["source"]), str(told["other"]["source"]))
+
+
+def _audited(things: list[dict]) -> dict[tuple[str, str], str]:
+    """Return what ``audit.csv`` changed of data sets, by their names and the digests of what is left.
+
+    The features of a head on another data set than its own tell it of its source.
+    """
+    found = {}
+    for one in things:
+        if words := decisions.words(one["row"]["features"] or {}):
+            name, data = one["row"]["dataset"], one["told"]["data"]
+            if "other" in one["told"]:
+                name, data = one["row"].get("source"), one["told"]["other"]["source"]
+            found.setdefault((str(name), str(data)), words)
+    return found
 
 
 def _name_backbones(things: list[dict]) -> None:

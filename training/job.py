@@ -9,6 +9,7 @@ import numpy as np
 from backbench import SPLITS, UserError, __version__, calibration, coverage, details, duplicates, rows, statistics
 from backbench.cache.equal import shared
 from backbench.data import contents
+from backbench.decisions import AUDITED
 from backbench.devices import device_name
 from backbench.extract.preprocess import scaled
 from backbench.progress import step, tell
@@ -255,6 +256,7 @@ class Job:
             settings=identity["recipe"],
             features={k: v for k, v in identity.items() if k != "recipe"}
             | {key: getattr(self.imageset, key) for key in ("images_digest", "test_digest")}
+            | ({AUDITED: self.imageset.audited.about()} if self.imageset.audited else {})
             | {"pooling": self.backbone.pooling, "input_scale": 1.0, "path": str(self.folder)},
             device=device_name(self.accelerator.device) + (f" x {n}" if n > 1 else ""),
             seconds=earlier + time.monotonic() - self.started,

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from backbench import SPLITS, UserError, accuracy, details, identity, rows, statistics
+from backbench import SPLITS, UserError, accuracy, decisions, details, identity, rows, statistics
 from backbench.cache.features import summary
 from backbench.cache.schema import default_path
 from backbench.data import registry
+from backbench.data.decided import decided
 from backbench.devices import device_name
 from backbench.extract.backbones import Backbone
 from backbench.extract.plan import Settings
@@ -24,14 +25,15 @@ CARRIED = ("chosen", "epochs", "parameters", "macs", "train_flops", "train_secon
 
 
 def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_root: Path, download: bool,
-        views: str | None = None, on_error: str = "fail") -> dict:  # fmt: skip
+        views: str | None = None, on_error: str = "fail", exclude=(), relabel=()) -> dict:  # fmt: skip
     """Return the result row of a checkpoint on the test images of ``dataset``, and add it to the results.
 
     On the data set it was trained on, this is its own row again; ``views`` replaces the test-time views of cnn's
     network. On any other data set the row has ``source`` and ``target``, so that it is never taken for a head of the
     target. Its ``top1`` is among all classes of the checkpoint, ``top1_mapped_classes`` among those of the data set.
     Test images that were in the checkpoint's train or val, by content, are left out. The temperature is the
-    checkpoint's. With ``on_error="skip"`` images that can't be read are left out, too.
+    checkpoint's. With ``on_error="skip"`` images that can't be read are left out, too. ``exclude`` and ``relabel``
+    are files as ``decisions.read`` takes them, applied to the data set.
 
     Raises UserError for a damaged checkpoint, and for a data set with classes that it doesn't know or without test
     images that are new to it.
@@ -41,7 +43,7 @@ def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_
     started = time.monotonic()
     tuned = checkpoints.load(checkpoint)
     about = tuned.about
-    imageset = _imageset(tuned, dataset, data_root, download)
+    imageset = decided(_imageset(tuned, dataset, data_root, download), decisions.read(exclude, relabel))
     index = {name: k for k, name in enumerate(about["classes"])}
     if unknown := [name for name in imageset.class_names if name not in index]:
         raise UserError(
@@ -105,7 +107,7 @@ def row(checkpoint: Path, dataset: str, accelerator, *, results_dir: Path, data_
         | ({"views": views} if views else {}),
         settings=about["recipe"] | ({"views": views} if views else {}),
         features=about["identity"]
-        | {key: trained_on[key] for key in ("images_digest", "test_digest") if key in trained_on}
+        | {key: trained_on[key] for key in ("images_digest", "test_digest", decisions.AUDITED) if key in trained_on}
         | {"pooling": about["pooling"], "input_scale": 1.0, "path": str(tuned.folder)},
         device=device_name(accelerator.device),
         seconds=time.monotonic() - started,
