@@ -206,6 +206,44 @@ def results(results_dir="results"):
         return tidy(rows.read(results_dir))
 
 
+def to_parquet(
+    features, out, *, dataset=(), data_root=None, findings=None, results_dir="results", overwrite: bool = False
+) -> list[dict]:  # fmt: skip
+    """Write feature files as parquet tables, as ``backbench cache export`` does; see ``cache.parquet`` for the columns.
+
+    ``features`` is a path, a folder or a pattern, or several. ``out`` is a folder, or of one feature file a path that
+    ends with .parquet. ``data_root``, or ``dataset`` with the name of one's own data set or several, add the paths of
+    the images' files, and ``findings`` is the path of an ``audit.csv``. Returns for each table its ``path``, ``n``,
+    ``dim``, ``n_predicted``, ``n_files`` and ``columns``. Raises UserError where one can't be written; the others are.
+    """
+    from backbench.decisions import several
+
+    with silenced():
+        done, faults = export_parquet(
+            several(features), out, dataset=several(dataset), data_root=data_root, findings=findings,
+            results_dir=results_dir, overwrite=overwrite,
+        )  # fmt: skip
+        faults.stop()
+    return done
+
+
+def export_parquet(features, out, *, dataset, data_root, findings, results_dir, overwrite):
+    """Write the tables of ``to_parquet``; gives what was written, and the faults of single files."""
+    from backbench import findings as audits
+    from backbench.cache import parquet
+
+    locate = None
+    if dataset or data_root is not None:
+        from backbench.data import of_features
+
+        def locate(identity, folder):
+            return of_features.paths(identity, dataset, data_root=Path(data_root or "data/raw"), kept=folder)
+
+    found = None if findings is None else (Path(findings), audits.read(findings))
+    how = {"locate": locate, "findings": found, "results_dir": results_dir, "overwrite": overwrite}
+    return parquet.export(features, out=Path(out), **how)
+
+
 def _options_of(place: str) -> set[str]:
     """What a method takes besides the data, by the place of its class."""
     module, name = place.split(".")

@@ -3,7 +3,9 @@
 import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 CHUNK = 1 << 20
 """Bytes read at a time for a digest, few enough to be in the processor's cache when they are hashed."""
@@ -21,11 +23,18 @@ def sha256(path: Path, *, skip: int = 0) -> str:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Put ``content`` at ``path``, making its folder, on disk before it takes its name. Raises OSError."""
+    with writing(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write, which is put at ``path`` at the end, as by ``write_whole``; after an error nothing is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         with new.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, path)

@@ -1,4 +1,4 @@
-"""``backbench cache``: list the feature files, show what made them, verify them, and join their shards."""
+"""``backbench cache``: list the feature files, show what made them, verify, join and export them."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from backbench.cache import schema, shards
 
 @click.group(cls=options.Group)
 def main():
-    """List the feature files in the cache, show what made them, verify them, and join their shards.
+    """List the feature files in the cache, show what made them, verify them, join their shards, and export them.
 
     \b
     Examples:
@@ -19,6 +19,7 @@ def main():
       backbench cache show cache/caltech256/resnet50.h5
       backbench cache verify cache
       backbench cache merge cache
+      backbench cache export cache --out tables
     """
 
 
@@ -177,4 +178,58 @@ def merge(paths, cache_dir, keep, overwrite):
     for family in found.values():
         with faults.collect():
             click.echo(merging.merge(family, keep=keep, overwrite=overwrite))
+    faults.stop()
+
+
+@main.command()
+@click.argument("files", nargs=-1)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["parquet"]),
+    default="parquet",
+    show_default=True,
+    help="The format of the tables.",
+)
+@click.option(
+    "--out", type=options.PATH, required=True, help="The folder of the tables, or of one table a name.parquet."
+)
+@click.option(
+    "--dataset",
+    "datasets",
+    multiple=True,
+    help="Your own data set, such as folder:PATH, for the paths of the image files. Repeat for several.",
+)
+@click.option(
+    "--data-root", type=options.PATH, help="The folder of registered data sets, for the paths of the image files."
+)
+@click.option("--findings", type=options.PATH, help="The audit.csv whose findings are joined to the images.")
+@options.results_dir
+@options.cache_dir
+@options.overwrite
+@options.as_json
+def export(files, kind, out, datasets, data_root, cache_dir, as_json, **how):
+    """Write feature files as parquet tables, for embedding-atlas, Spotlight, FiftyOne, pandas and DuckDB.
+
+    A table has a row for each image: id, filepath, label, split, prediction and confidence of the newest probe,
+    embedding, and its place x, y on the two principal axes. --findings adds the columns of cleanlab's Datalab and
+    FiftyOne's mistakenness. FILES are feature files, folders and patterns.  [default: --cache-dir]
+
+    \b
+    Examples:
+      backbench cache export cache/digits/resnet50.h5 --out digits.parquet
+      backbench cache export cache --out tables --data-root data/raw --findings audit.csv
+      embedding-atlas digits.parquet --x x --y y
+    """
+    from backbench import api
+
+    how |= {"dataset": datasets, "data_root": data_root}
+    done, faults = api.export_parquet(files or [cache_dir], out, **how)
+    if as_json:
+        click.echo(json.dumps(done, indent=2))
+    for one in [] if as_json else done:
+        click.echo(
+            f"{one['path']}  {one['n']:,} images x {one['dim']:,} features, {one['n_predicted']:,} predicted, "
+            f"{one['n_files']:,} with a file"
+        )
     faults.stop()

@@ -137,6 +137,11 @@ def image_digests(contents: np.ndarray, ids, labels, split, class_names) -> dict
     return digests.digests(contents[first], **told, class_names=class_names)
 
 
+def key(identity: dict) -> str:
+    """Return a text that is the same for equal identities only."""
+    return repr([identity.get(name) for name in IDENTITY])
+
+
 def to_attribute(value):
     return json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
 
@@ -177,6 +182,20 @@ def blocks(array: np.ndarray):
     for start, stop in itertools.pairwise(ends):
         offset = mapped.offset + start * array[0].nbytes
         yield np.memmap(mapped.filename, array.dtype, "r", int(offset), (stop - start, *array.shape[1:]))
+
+
+def parts(array: np.ndarray, which: np.ndarray):
+    """Yield for each of ``blocks`` the place of its rows in ``which``, a slice, and these rows as float32 (m, D).
+
+    ``which`` (n,) are rows in ascending order. Blocks without any are passed over. A mapped array is never mapped as a
+    whole, so that memory stays flat.
+    """
+    first = 0
+    for block in blocks(array):
+        start, stop = np.searchsorted(which, (first, first + len(block)))
+        if stop > start:
+            yield slice(start, stop), np.asarray(block[which[start:stop] - first], np.float32)
+        first += len(block)
 
 
 def differences(wanted: dict, found: dict, *, versions: bool, than: str = "this run") -> list[str]:

@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from backbench import UserError, details
-from backbench.cache import features, schema
+from backbench.cache import axes, features, schema
+from backbench.data import of_features
 from backbench.data.thumbnails import thumbnail
-
-FITTED = 2000
-"""Largest number of evenly spaced rows for fitting the principal axes, so that 60,000 x 1,280 takes seconds."""
+from backbench.decisions import AUDITED
 
 UMAP_ROWS = 10_000
 """Largest number of evenly spaced rows for UMAP, which takes about a minute on 2 cores."""
@@ -43,7 +42,7 @@ class Files:
             try:
                 # Checking all files would take long. Only the files that are shown are compared with their checksums.
                 with features.open_file(path, check=False) as file:
-                    self.found[identity_key(file.identity)] = path
+                    self.found[schema.key(file.identity)] = path
                     there = file.done == schema.DONE
                     for rows in (there & (file.split == 2), there):
                         tested = [file.ids[i] for i in np.flatnonzero(rows)]
@@ -58,21 +57,18 @@ class Files:
 
 
 def identity_of(row: dict) -> str:
-    """Return the key of a row's features in ``Files.found``."""
-    return identity_key(row["features"] or {})
-
-
-def identity_key(identity: dict) -> str:
-    """Return a key that is the same for equal identities only."""
-    return repr([identity.get(key) for key in schema.IDENTITY])
+    """Return the key of a row's features in ``Files.found``: of the data set before ``audit.csv`` changed it."""
+    found = row["features"] or {}
+    decided = found.get(AUDITED)
+    return schema.key(found | {"dataset_digest": decided.get("of")} if isinstance(decided, dict) else found)
 
 
 def feature_map(path: Path, *, most: int, umap: bool = False) -> dict:
     """Map the features of a file to two dimensions, for at most ``most`` evenly spaced images.
 
     Returns ``ids`` (list), ``labels`` and ``split`` (n,) int, ``xy`` (n, 2) float, ``dataset``, ``classes``, ``of``
-    (the number of images in the file) and ``how`` (the method). The map is PCA by the covariance of at most ``FITTED``
-    rows, or UMAP. It is cached until the file changes. Raises UserError for a damaged file, or without umap-learn.
+    (the number of images in the file) and ``how`` (the method). The map is PCA (``cache.axes``), or UMAP. It is cached
+    until the file changes. Raises UserError for a damaged file, or without umap-learn.
     """
     return _feature_map(path, path.stat().st_mtime_ns, most, umap)
 
@@ -81,12 +77,12 @@ def feature_map(path: Path, *, most: int, umap: bool = False) -> dict:
 def _feature_map(path: Path, _: int, most: int, umap: bool) -> dict:
     with features.open_file(path) as file:
         there = np.flatnonzero(file.done == schema.DONE)
-        which = there[_evenly(len(there), min(most, UMAP_ROWS) if umap else most)]
-        mean, axes, share = _axes(file, there)
+        which = there[axes.evenly(len(there), min(most, UMAP_ROWS) if umap else most)]
+        mean, two, share = axes.fit(file, there)
         if umap:
             xy, how = _umap(np.asarray(file.features[which], np.float32)), "UMAP, 15 neighbours, seed 0"
         else:
-            xy, how = _project(file, which, mean, axes), f"PCA, {share:.0%} of the variance in two axes"
+            xy, how = axes.project(file, which, mean, two), f"PCA, {share:.0%} of the variance in two axes"
         return {
             "ids": [file.ids[i] for i in which],
             "labels": file.labels[which],
@@ -97,35 +93,6 @@ def _feature_map(path: Path, _: int, most: int, umap: bool) -> dict:
             "of": len(there),
             "how": how,
         }
-
-
-def _evenly(n: int, most: int) -> np.ndarray:
-    return np.arange(n) if n <= most else np.linspace(0, n - 1, most).astype(int)
-
-
-def _axes(file, there: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return the mean (D,), the two principal axes (D, 2) and their share of variance.
-
-    The largest entry of each axis is positive.
-    """
-    from scipy.sparse.linalg import eigsh
-
-    x = np.asarray(file.features[there[_evenly(len(there), FITTED)]], np.float32)
-    mean = x.mean(axis=0)
-    x -= mean
-    covariance = x.T @ x
-    # ARPACK finds the two largest quickly; all 1,280 would take seconds.
-    values, vectors = np.linalg.eigh(covariance) if len(mean) < 8 else eigsh(covariance, 2, v0=np.ones(len(mean)))
-    axes = vectors[:, np.argsort(-values)[:2]]
-    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
-    share = np.sort(values)[-2:].sum() / max(np.trace(covariance), np.finfo(np.float32).tiny)
-    return mean, axes, float(share)
-
-
-def _project(file, which: np.ndarray, mean: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    blocks = np.array_split(which, max(1, len(which) // 4096))
-    flat = np.concatenate([(np.asarray(file.features[block], np.float32) - mean) @ axes for block in blocks])
-    return np.pad(flat, ((0, 0), (0, 2 - flat.shape[1])))  # a single feature has one axis
 
 
 def _umap(x: np.ndarray) -> np.ndarray:
@@ -200,31 +167,9 @@ class Thumbnails:
         if dataset not in self.sets:
             self.sets[dataset] = None, {}
             try:
-                imageset = self._load(identity)
+                imageset = of_features.load(identity, self.more, data_root=self.data_root)
                 self.sets[dataset] = imageset, {name: i for i, name in enumerate(imageset.ids)}
             except UserError as error:
                 self.why[dataset] = str(error)
                 print(f"There are no images of {dataset}: {error}", file=sys.stderr)
         return self.sets[dataset]
-
-    def _load(self, identity: dict):
-        from backbench.data import derived, registry
-
-        dataset, _, change = identity["dataset"].rpartition("+")
-        if change not in derived.PLAIN:
-            dataset, change = identity["dataset"], ""
-        settings = {"data_root": self.data_root, "seed": identity["seed"], "exif": _exif(identity)}
-        for name in [*([dataset] if dataset in registry.names() else []), *self.more]:
-            imageset = registry.load(name, **settings)
-            if imageset.name != dataset:
-                continue
-            imageset = derived.plain(imageset, change) if change else imageset
-            if not imageset.known_as(identity["dataset_digest"]):
-                raise UserError(f"{name} is not the data set that its features were extracted from")
-            return imageset
-        raise UserError("it is not a registered data set; name it with --dataset folder:PATH")
-
-
-def _exif(identity: dict) -> str:
-    exif = (identity["transform"] or {}).get("exif")
-    return exif if exif in ("ignore", "apply") else "ignore"
