@@ -200,20 +200,20 @@ def merge(paths, cache_dir, keep, overwrite):
     multiple=True,
     help="Your own data set, such as folder:PATH, for the paths of the image files. Repeat for several.",
 )
-@click.option(
-    "--data-root", type=options.PATH, help="The folder of registered data sets, for the paths of the image files."
-)
+@options.data_root
 @click.option("--findings", type=options.PATH, help="The audit.csv whose findings are joined to the images.")
 @options.results_dir
 @options.cache_dir
 @options.overwrite
 @options.as_json
-def export(files, kind, out, datasets, data_root, cache_dir, as_json, **how):
+@click.pass_context
+def export(ctx, files, kind, out, datasets, data_root, cache_dir, as_json, **how):
     """Write feature files as parquet tables, for embedding-atlas, Spotlight, FiftyOne, pandas and DuckDB.
 
     A table has a row for each image: id, filepath, label, split, prediction and confidence of the newest probe,
-    embedding, and its place x, y on the two principal axes. --findings adds the columns of cleanlab's Datalab and
-    FiftyOne's mistakenness. FILES are feature files, folders and patterns.  [default: --cache-dir]
+    embedding, and its place x, y on the two principal axes. The paths of images are there where --dataset or
+    --data-root is given. --findings adds the columns of cleanlab's Datalab and FiftyOne's mistakenness. FILES are
+    feature files, folders and patterns.  [default: --cache-dir]
 
     \b
     Examples:
@@ -223,7 +223,8 @@ def export(files, kind, out, datasets, data_root, cache_dir, as_json, **how):
     """
     from backbench import api
 
-    how |= {"dataset": datasets, "data_root": data_root}
+    given = ctx.get_parameter_source("data_root") == click.core.ParameterSource.COMMANDLINE
+    how |= {"dataset": datasets, "data_root": data_root if given or datasets else None}
     done, faults = api.export_parquet(files or [cache_dir], out, **how)
     if as_json:
         click.echo(json.dumps(done, indent=2))

@@ -12,6 +12,7 @@ from pathlib import Path
 from backbench import UserError
 from backbench import rows as result_rows
 from backbench.cache.arrays import MADE_BY_USER
+from backbench.decisions import AUDITED
 from backbench.probe import METHODS, head, study
 from backbench.progress import tell
 from backbench.report import choice, compare, formatting, names, table
@@ -77,7 +78,9 @@ def advice(rows: list[dict], dataset: str, results_dir: Path) -> list[str]:
     """Return the commands that use the head of ``rows``, one thing measured at one or more seeds, oldest first.
 
     That is one command where a head of these is kept in ``heads`` or the run is there, and before it the command that
-    keeps the head where its feature file is there. Otherwise, with folds and for features of one's own there is none.
+    keeps the head where its feature file is there. Otherwise there is none. With folds and for features of one's own
+    there is none either, nor for a head that isn't kept where ``audit.csv`` changed the data set: a row doesn't say
+    where that file lies.
     """
     if formatting.FOLDED.search(dataset):
         return []
@@ -99,7 +102,7 @@ def _probed(row: dict, results_dir: Path) -> list[str]:
             if _same(place.parent, row):
                 return [f"backbench predict {_word(place.parent)} {IMAGES}{option}"]
     set_ = {key: value for key, value in (set_ or {}).items() if value not in (None, "none")}
-    if not path.is_file() or not set_.keys() <= {"class_weight"}:
+    if not path.is_file() or not set_.keys() <= {"class_weight"} or AUDITED in features:
         return []
     words = ["probe --features", _word(path), "--method", method, "--save", str(HEADS)]
     words += ["--seed", str(int(row["seed"]))] if row["seed"] != SEED else []

@@ -15,6 +15,7 @@ from backbench.data import registry
 from backbench.data.decided import decided as of_images
 from backbench.findings import Finding, write
 from backbench.report import names
+from backbench.report.images import Files
 from tests import tuning
 from tests.test_probe_cli import probe, toy  # noqa: F401 - probe is a fixture
 
@@ -184,7 +185,9 @@ def test_tables_tell_the_whole_set_from_what_is_left(probe, tmp_path):  # noqa: 
     probe("--features", path, "--exclude", two)
     probe("--features", path, "--exclude", one)
     probe("--features", path, "--exclude", two, "--method", "knn")
-    shown = [row["dataset"] for row in names.told_apart(rows.read(tmp_path / "results"))]
+    found = rows.read(tmp_path / "results")
+    assert {Files(tmp_path).of(row) for row in found} == {path}  # by which the page finds the map
+    shown = [row["dataset"] for row in names.told_apart(found)]
     assert shown[:3] == ["toy (1 left out, 1 relabelled)", "toy", "toy (2 left out)"]
     assert shown[3].startswith("toy (2 left out, 2: ")
     assert shown[4] == "toy (2 left out)"

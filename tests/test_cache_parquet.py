@@ -16,6 +16,7 @@ from backbench import UserError, details, rows
 from backbench.cache import parquet, schema, seal
 from backbench.cache.cli import main
 from backbench.cache.features import open_file
+from backbench.data import registry
 from backbench.findings import Finding, write
 from backbench.report.images import feature_map
 from tests.conftest import IDENTITY
@@ -171,12 +172,13 @@ def test_paths_are_of_that_data_set_or_the_error_says_so(export, extracted, tmp_
     assert not (tmp_path / "t.parquet").exists()
 
 
-def test_images_in_memory_have_no_file(export, tmp_path, cache_home):
-    how = {"weights": "random", "device": "cpu", "precision": "float32", "compile": "off", "readers": 0}
-    with bb.extract("test_resnet", "digits", cache_dir=tmp_path / "cache", **how):
-        pass
-    export(tmp_path / "cache", "--out", tmp_path / "tables", "--data-root", tmp_path)
-    found = pd.read_parquet(tmp_path / "tables" / "digits" / "test_resnet.parquet")
+def test_images_in_memory_have_no_file(export, tmp_path):
+    digits = registry.load("digits", data_root=tmp_path)
+    told = {key: getattr(digits, key) for key in ("ids", "labels", "split", "class_names")}
+    told["features"] = np.random.default_rng(0).normal(size=(len(digits), 4)).astype("f4")
+    toy(tmp_path / "a.h5", **told, identity=IDENTITY | {"dataset": "digits", "dataset_digest": digits.digest})
+    export(tmp_path / "a.h5", "--out", tmp_path / "tables", "--data-root", tmp_path)
+    found = pd.read_parquet(tmp_path / "tables" / "digits" / "resnet18.parquet")
     assert len(found) == 1797
     assert found["filepath"].isna().all()
 

@@ -13,11 +13,13 @@ import pytest
 from PIL import Image
 
 import backbench as bb
+from backbench import findings
 from backbench.cache.features import open_file
 from backbench.data import unlabelled
 from backbench.predict import find, run
 from backbench.predict.cli import main
 from backbench.probe import predict as probe_predict
+from backbench.probe.cli import main as probe
 from tests import trained
 from tests.conftest import ROOT
 from tests.test_extract_hub import hub  # noqa: F401 - a fixture
@@ -123,6 +125,21 @@ def test_folders_named_as_classes_tell_the_accuracy(home):
     assert accuracy["n"] == 18
     assert accuracy["top1"] == pytest.approx(row["top1"])
     assert "18 of 36 images lie in folders named as a class: top-1" in done.stderr
+
+
+def test_nor_do_those_that_a_head_was_fitted_on_without_what_an_audit_left_out(home, tmp_path):
+    """Its data set is not the feature file's any more, but its train images still are in there."""
+    audit = tmp_path / "audit.csv"
+    findings.write(audit, [findings.Finding("train/ant/00.png", "outlier", "", "", "wrong")])
+    features = home / "cache" / "folder-images" / "test_resnet.h5"
+    words = ("--features", features, "--exclude", audit, "--save", tmp_path / "heads", "--results-dir", tmp_path)
+    invoke(probe, *words)
+    (folder,) = (path.parent for path in (tmp_path / "heads").rglob("head.json"))
+    shutil.copytree(home / "images", tmp_path / "moved")
+    for images in (tmp_path / "moved", home / "images"):
+        done = ask(home, folder, images, "--json")
+        assert json.loads(done.stdout)["accuracy"]["n"] == 18
+        assert "39 images don't count for the accuracy" in done.stderr
 
 
 @pytest.mark.parametrize("which", ["head", "checkpoint"])

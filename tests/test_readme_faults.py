@@ -65,6 +65,14 @@ SHOWN_BY = {
         "data_table::test_faults_are_named_all_at_once"
     ),
     "a group (patient, video, site) is in train and in test": "data_table::test_a_split_that_groups_cross_is_said",
+    "`audit.csv` names images or classes that are not in the data set, is another kind of file, or two contradict each "
+    "other": "backbench_decisions::test_files_that_contradict_each_other",
+    "images are left out or relabelled by `audit.csv`": (
+        "cache_decided::test_tables_tell_the_whole_set_from_what_is_left"
+    ),
+    "a table of `cache export` is there already, the disk is full, pyarrow is missing": (
+        "cache_parquet::test_a_table_is_whole_or_not_there"
+    ),
     "a class has too few images or groups for `--folds`": (
         "probe_folds::test_too_few_images_of_a_class_for_so_many_folds"
     ),

@@ -11,7 +11,7 @@ from markupsafe import escape
 import backbench.predict.cli
 import backbench.probe.cli
 import backbench.report.cli
-from backbench import rows
+from backbench import findings, rows
 from backbench.cache.arrays import MADE_BY_USER
 from backbench.data import registry
 from backbench.probe import head
@@ -28,7 +28,7 @@ SET = "my set's"
 
 def probe(paths, methods=("logistic",), **settings):
     save = settings.pop("save", None)
-    how = {key: settings.pop(key) for key in ("shots", "folds") if key in settings}
+    how = {key: settings.pop(key) for key in ("shots", "folds", "exclude") if key in settings}
     with pytest.MonkeyPatch.context() as here:
         here.setattr("sys.stderr", None)
         return probe_all(paths, methods, results_dir="results", settings=Settings(**settings), save=save, jobs=1, **how)
@@ -87,6 +87,20 @@ def test_the_command_that_stores_the_head_and_then_the_one_that_uses_it(there, t
     assert done.stderr == "\n" + "\n".join(said()) + "\n"
     assert "backbench predict" not in done.stdout
     assert run("report --json").stderr == run("report --format md").stderr == ""
+
+
+def test_no_command_would_fit_the_head_of_another_data_set_than_the_audited_one(there, tmp_path):
+    """The file with the decisions may lie anywhere, and without it the head would be that of all images."""
+    csv = tmp_path / "audit.csv"
+    findings.write(
+        csv, [findings.Finding(registry.load("digits", data_root=tmp_path).ids[0], "outlier", "", "", "wrong")]
+    )
+    probe(relative(there[:1], tmp_path), exclude=[csv])
+    assert said() == []
+    probe(relative(there[:1], tmp_path), exclude=[csv], save="heads")
+    assert said() == [
+        "To classify new images with what was chosen on digits (1 left out):", f"  backbench predict {PLACE} IMAGES"
+    ]  # fmt: skip
 
 
 def test_compare_and_the_page_say_the_same(there, tmp_path):
