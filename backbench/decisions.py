@@ -137,6 +137,12 @@ def read(exclude: str | Path | Iterable = (), relabel: str | Path | Iterable = (
     return Decisions(left_out, classes, undecided, tuple(dict.fromkeys(path.name for path in known.values())))
 
 
+def named(row: dict) -> str:
+    """Return a row's data set as tables call it: ``photos``, or ``photos (12 left out, 5 relabelled)``."""
+    told = words(row["features"] or {})
+    return row["dataset"] + (f" ({told})" if told else "")
+
+
 def several(given: str | Path | Iterable) -> list[str]:
     """Return one path, or several, as a list of text."""
     return list(map(str, [given] if isinstance(given, str | Path) else given))

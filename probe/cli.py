@@ -233,6 +233,8 @@ def _csv(lines) -> str:
 
 def table(rows: list[dict]) -> str:
     """The rows for people, in percent; a head that has not converged is marked."""
+    from backbench.decisions import named
+
     shots = ["shots", "seed"] if any(row["shots"] for row in rows) else []
     folded = any(row.get("n_folds") for row in rows)
     head = ["dataset", "model", "method", *shots, "top-1 %", "top-5 %", "balanced %", "val %", "train %", "chosen", "s"]
@@ -240,7 +242,7 @@ def table(rows: list[dict]) -> str:
     for row in rows:
         lines.append(
             [
-                row["dataset"] + (f" ({row['n_folds']} folds)" if folded else ""),
+                named(row) + (f" ({row['n_folds']} folds)" if folded else ""),
                 row["model"],
                 row["method"] + ("" if row["converged"] else " (not converged)"),
                 *(str(row[name] or "all") for name in shots),

@@ -180,8 +180,9 @@ def test_tables_tell_the_whole_set_from_what_is_left(probe, tmp_path):  # noqa: 
     path = toy(tmp_path / "a.h5")
     one = audit(tmp_path / "one.csv", line("0003.jpg"), line("0004.jpg", "wrong", "label", "class 1"))
     two = audit(tmp_path / "two.csv", line("0005.jpg"), line("0006.jpg"))
-    probe("--features", path, "--exclude", one, "--relabel", one)
-    probe("--features", path)
+    said = probe("--features", path, "--exclude", one, "--relabel", one).stdout
+    assert said.splitlines()[1].startswith("toy (1 left out, 1 relabelled)  resnet18")
+    assert probe("--features", path).stdout.splitlines()[1].startswith("toy      resnet18")
     probe("--features", path, "--exclude", two)
     probe("--features", path, "--exclude", one)
     probe("--features", path, "--exclude", two, "--method", "knn")

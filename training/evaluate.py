@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from backbench import UserError, accuracy, calibration, columns, coverage, details
+from backbench.decisions import named
 from backbench.devices import cores
 from backbench.extract.preprocess import Preprocessor, Reader
 from backbench.progress import step
@@ -131,7 +132,7 @@ def table(rows: list[dict]) -> str:
     for row in rows:
         lines.append(
             [
-                row["dataset"],
+                named(row),
                 row["model"],
                 row["method"],
                 *(f"{100 * row[k]:.1f} [{100 * row[f'{k}_low']:.1f}, {100 * row[f'{k}_high']:.1f}]"
