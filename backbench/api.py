@@ -232,15 +232,14 @@ def export_parquet(features, out, *, dataset, data_root, findings, results_dir, 
     from backbench import findings as audits
     from backbench.cache import parquet
 
-    locate = None
-    if dataset or data_root is not None:
+    def locate(identity, folder):
         from backbench.data import of_features
 
-        def locate(identity, folder):
-            return of_features.paths(identity, dataset, data_root=Path(data_root or "data/raw"), kept=folder)
+        return of_features.paths(identity, dataset, data_root=Path(data_root or "data/raw"), kept=folder)
 
+    located = locate if dataset or data_root is not None else None
     found = None if findings is None else (Path(findings), audits.read(findings))
-    how = {"locate": locate, "findings": found, "results_dir": results_dir, "overwrite": overwrite}
+    how = {"locate": located, "findings": found, "results_dir": results_dir, "overwrite": overwrite}
     return parquet.export(features, out=Path(out), **how)
 
 

@@ -16,6 +16,9 @@ AUDITED = "audited"
 NAMED = 5
 """Number of images that an error names one by one."""
 
+MOST = 10**9
+"""No number of images in a row is believed that is larger."""
+
 MEND = "One decision is expected: correct the other line."
 
 
@@ -56,10 +59,10 @@ class Decisions:
         index = {name: k for k, name in enumerate(class_names)}
         keep = np.array([id not in self.left_out for id in ids], bool)
         new = np.array(labels, np.int64)
-        for i in np.flatnonzero(keep):
-            if found := self.relabelled.get(ids[i]):
-                new[i] = index[found[0]]
-        gone, changed = ({ids[i] for i in np.flatnonzero(rows)} for rows in (~keep, new != labels))
+        for i, id in enumerate(ids):
+            if id in self.relabelled and keep[i]:
+                new[i] = index[self.relabelled[id][0]]
+        gone, changed = ({ids[i] for i in np.flatnonzero(rows).tolist()} for rows in (~keep, new != labels))
         return Applied(keep, new, len(gone), len(changed))
 
     def note(self, n_left_out: int, n_relabelled: int) -> str:
@@ -163,7 +166,7 @@ def words(features: dict) -> str:
     decided = features.get(AUDITED)
     counts = [decided.get(key) for key in ("left_out", "relabelled")] if isinstance(decided, dict) else []
     told = zip(counts, ("left out", "relabelled"), strict=False)
-    return ", ".join(f"{n:,} {what}" for n, what in told if type(n) is int and n > 0)
+    return ", ".join(f"{n:,} {what}" for n, what in told if type(n) is int and 0 < n < MOST)
 
 
 def _of_one_finding(said: dict) -> list[str]:

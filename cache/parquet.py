@@ -19,6 +19,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,8 +36,8 @@ MOST_ALIKE = 100
 WRONG = re.compile(r"wrong with probability ([01](?:\.\d+)?)\b")
 """How the evidence of a label says that probability."""
 
-NAMES = ("label", "split", "prediction", "given_label", "predicted_label")
-"""Columns of few different values, which are stored once in a row group."""
+NAMES: Any = ["label", "split", "prediction", "given_label", "predicted_label"]
+"""Columns of few different values, which are stored once in a row group. pyarrow's annotations know only a bool."""
 
 
 def export(
@@ -106,7 +107,7 @@ def _write(file, to: Path, *, locate, results_dir, findings) -> dict:
     kinds = pa.schema([(name, kind) for name, kind in types.items() if name in {*columns, "embedding", "x", "y"}])
     dim = file.features.shape[1]
     try:
-        with writing(to) as target, parquet.ParquetWriter(target, kinds, use_dictionary=list(NAMES)) as writer:
+        with writing(to) as target, parquet.ParquetWriter(target, kinds, use_dictionary=NAMES) as writer:
             for at, x in schema.parts(file.features, which):
                 offsets = np.arange(0, x.size + 1, dim, dtype=np.int32)
                 flat = axes.place(x, *mean_and_axes).astype(np.float32)

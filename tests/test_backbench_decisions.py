@@ -170,6 +170,12 @@ def test_what_an_identity_and_a_row_say_of_it():
     assert decisions.data_sets({"dataset_digest": "new", "audited": about}) == {"new", "old"}
     assert decisions.words({"audited": applied_about}) == "12 left out"
     assert decisions.words({"audited": {"left_out": 1200, "relabelled": 5}}) == "1,200 left out, 5 relabelled"
-    for hostile in (None, [1], {"of": [1], "left_out": "9" * 99, "relabelled": True}, {"left_out": -1}):
+    for hostile in (
+        None,
+        [1],
+        {"of": [1], "left_out": "9" * 99, "relabelled": True},
+        {"left_out": -1},
+        {"left_out": 10**99},
+    ):
         assert decisions.words({"audited": hostile}) == ""
         assert decisions.data_sets({"dataset_digest": "new", "audited": hostile}) == {"new"}
