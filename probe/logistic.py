@@ -91,7 +91,7 @@ class Logistic:
             "evaluations": found["evaluations"],
             **check,
         }
-        if self.protocol["C_at_edge"]:
+        if self.protocol["C_at_edge"] and len(grid) > 1:
             tell(f"C={c:g} is the end of the range tried: the best may lie beyond.")
 
     def scores(self, features: np.ndarray) -> np.ndarray:
