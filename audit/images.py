@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from backbench import UserError
 from backbench.data import of_features
@@ -24,6 +25,10 @@ class Images:
     def array(self, row: int) -> np.ndarray:
         """Read the image of a row as pixels (H, W, 3) uint8. Thread safe. Raises UserError where it can't be read."""
         return self.of_id(self.ids[row])
+
+    def image(self, id: str) -> Image.Image:
+        """Read an image by its id, as PIL RGB."""
+        return Image.fromarray(self.of_id(id))
 
     def of_id(self, id: str) -> np.ndarray:
         """Read an image by its id, as ``array`` does."""

@@ -93,6 +93,16 @@ def similar(directions: np.ndarray, *, least: float = LEAST, most: int = MOST) -
     return _nearest(_joined(parts), most * n)
 
 
+def by_chance(directions: np.ndarray) -> float:
+    """Return the cosine above which about one pair of rows of ``directions`` (N, A) would be by chance.
+
+    As if cosines were normal, with the mean square that they have: few axes, or few that matter, make large ones.
+    """
+    n = max(len(directions), 2)
+    square = max(float(np.square(directions.T @ directions).sum()) - n, 0) / (n * (n - 1))
+    return float(np.sqrt(2 * square * np.log(n * n)))
+
+
 def _joined(parts: list[Pairs]) -> Pairs:
     empty = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
     return Pairs(*(np.concatenate([getattr(part, of) for part in (empty, *parts)]) for of in ("a", "b", "cosine")))

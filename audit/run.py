@@ -1,12 +1,12 @@
 """An audit of the images that feature files were made from: what is wrong with them."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from backbench import SPLITS, UserError, grouped, rows
+from backbench import SPLITS, UserError, findings, grouped, rows
 from backbench.audit import duplicates, labels, pixels, shortcuts
 from backbench.audit.images import Images
 from backbench.cache import features, schema
@@ -213,6 +213,21 @@ def _outliers(file, there: np.ndarray, memory_limit: int) -> tuple[np.ndarray, n
         low, high = np.quantile(distance[at], (0.25, 0.75))
         strange[at] = distance[at] > high + FAR * (high - low)
     return np.flatnonzero(strange), distance
+
+
+def decided(lines: list[Finding], path: Path) -> list[Finding]:
+    """Return the findings with the decisions that the file ``path``, if it is there, holds about the same findings.
+
+    Decisions about findings that are no longer made are kept, too. Raises UserError for a file that isn't an audit.csv.
+    """
+    if not path.exists():
+        return lines
+    before = {(one.id, one.kind, one.partner): one for one in findings.read(path) if one.decision}
+    found = [
+        replace(line, decision=one.decision) if (one := before.pop((line.id, line.kind, line.partner), None)) else line
+        for line in lines
+    ]
+    return [*found, *before.values()]
 
 
 def row_of(found: Audit, answers: dict, *, csv: Path, seed: int) -> dict:

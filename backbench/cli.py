@@ -11,6 +11,7 @@ COMMANDS = {
     "extract": "Run frozen backbones over data sets once, and keep the features.",
     "cache": "List, verify and merge feature files.",
     "probe": "Fit heads on stored features.",
+    "audit": "Find duplicates, leaks and wrong labels, and whether the ranking holds.",
     "finetune": "Train backbones end to end, and use what was trained.",
     "cnn": "Train the CIFAR network from scratch.",
     "predict": "Classify new images by a head or a checkpoint.",

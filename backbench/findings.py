@@ -6,7 +6,7 @@ Needs nothing but the standard library. Files may be edited by hand, or come fro
 import csv
 import io
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from backbench import UserError, printable
@@ -47,7 +47,7 @@ def write(path: str | Path, findings: Iterable[Finding]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(map(asdict, findings))
+    writer.writerows(asdict(one) for one in findings)
     try:
         write_whole(Path(path), text.getvalue().encode("utf-8", "surrogateescape"))
     except OSError as error:
@@ -71,7 +71,8 @@ def read(path: str | Path) -> list[Finding]:
     findings, faults = [], []
     try:
         for line in lines:
-            found = Finding(**{name: (line.get(name) or "").strip() for name in COLUMNS})
+            found = Finding(**{name: line.get(name) or "" for name in COLUMNS})
+            found = replace(found, kind=found.kind.strip(), decision=found.decision.strip())
             for name, allowed in (("kind", KINDS), ("decision", DECISIONS)):
                 if getattr(found, name) not in allowed:
                     named = ", ".join(filter(None, allowed))

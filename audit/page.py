@@ -1,0 +1,163 @@
+"""The page of an audit: one HTML file with the findings, to be decided on by a key each, opened from disk.
+
+Names come from files, and files may come from strangers: the template escapes them, and the script puts no text into
+the page as HTML. A content security policy allows this script and style by their digests, images that are part of the
+file, and nothing else.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
+from datetime import datetime, timezone
+from pathlib import Path
+
+from PIL import Image
+
+from backbench import UserError, __version__, printable
+from backbench.data.thumbnails import thumbnail
+from backbench.devices import cores
+from backbench.files import write_whole
+from backbench.findings import Finding
+
+FOLDER = Path(__file__).parent
+
+MOST = 1500
+"""Largest number of findings on the page. The CSV that it saves holds all."""
+
+SIDE = 160
+"""Longest side of a thumbnail, in pixels."""
+
+TINY = 64
+"""Longest side in pixels below which an image is shown enlarged, pixel by pixel, and not blurred."""
+
+BYTES = 12 << 20
+"""Largest size of all thumbnails."""
+
+GROUPS = (
+    ("leaks", "Copies between test and train or val", lambda line: "a leak" in line.evidence),
+    ("classes", "Copies in two classes", lambda line: "of two classes" in line.evidence),
+    ("copies", "Other copies", lambda line: "duplicate" in line.kind),
+    ("labels", "Labels", lambda line: line.kind == "label"),
+    ("outliers", "Outliers", lambda line: True),
+)
+"""Each finding is in the first group that takes it: its name, title and rule."""
+
+
+def write(
+    path: Path,
+    findings: list[Finding],
+    about: dict[str, tuple[str, str]],
+    image_of: Callable[[str], Image.Image] | None,
+    *,
+    title: str,
+    csv_name: str,
+) -> None:
+    """Write the page to ``path``, replacing a file that is there. Findings are shown in their order.
+
+    ``about`` has the class and the split of each id. ``image_of`` reads an image by its id as PIL RGB and must be
+    thread safe; None where there are no images. ``csv_name`` is the file that the page saves the decisions as. Raises
+    UserError where the file can't be written.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    script, style = ((FOLDER / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
+    held = {"findings": [astuple(one) for one in findings], "csv": csv_name}
+    held["key"] = hashlib.sha256(json.dumps([one[:3] for one in held["findings"]]).encode()).hexdigest()[:16]
+    environment = jinja2.Environment(
+        autoescape=True, loader=jinja2.FileSystemLoader(FOLDER), trim_blocks=True, lstrip_blocks=True
+    )
+    html = environment.get_template("page.html").render(
+        title=f"Audit of {printable(title)}",
+        policy=f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'",
+        style=Markup(style),
+        script=Markup(script),
+        # "<" is escaped, since it could end the script element or begin a comment in it.
+        data=Markup(json.dumps(held).replace("<", "\\u003c")),
+        made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        version=__version__,
+        n=len(findings),
+        groups=_groups(findings, about, image_of),
+    )
+    try:
+        write_whole(Path(path), html.encode("utf-8", "replace"))
+    except OSError as error:
+        raise UserError(f"{path} can't be written: {error.strerror}. Name another file with --page.") from error
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _groups(findings, about, image_of) -> list[dict]:
+    """Return the groups that have findings, each with its cards, which share the room of the page."""
+    parts = {name: [] for name, _, _ in GROUPS}
+    for i, line in enumerate(findings):
+        parts[next(name for name, _, takes in GROUPS if takes(line))].append(i)
+    left, most = MOST, {}
+    for k, name in enumerate(sorted(parts, key=lambda name: len(parts[name]))):  # the small ones are shown whole
+        most[name] = min(len(parts[name]), left // (len(parts) - k))
+        left -= most[name]
+    groups = [
+        {"name": name, "title": title, "n": len(parts[name]), "shown": parts[name][: most[name]]}
+        for name, title, _ in GROUPS
+        if parts[name]
+    ]
+    wanted = [
+        id for group in groups for i in group["shown"] for id in _images(findings[i])
+    ]  # in order, so that the surest of each group have thumbnails
+    made = _thumbnails(list(dict.fromkeys(wanted)), image_of) if image_of else {}
+    for group in groups:
+        group["cards"] = [_card(i, findings[i], about, made) for i in group["shown"]]
+    return groups
+
+
+def _images(line: Finding) -> list[str]:
+    return [line.id, line.partner] if "duplicate" in line.kind else [line.id]
+
+
+def _card(i: int, line: Finding, about, made) -> dict:
+    images = [
+        {"id": printable(id), "of": tuple(map(printable, about.get(id, ("", "")))), "thumb": made.get(id)}
+        for id in _images(line)
+    ]
+    pair = len(images) == 2
+    return {
+        "i": i,
+        "images": images,
+        "pair": pair,
+        "suggested": printable(line.partner) if line.kind == "label" else "",
+        "evidence": printable(line.evidence),
+        "words": _words(line),
+    }
+
+
+def _words(line: Finding) -> dict[str, str]:
+    """What each decision says about this finding."""
+    if "duplicate" in line.kind:
+        return {"right": "not the same", "wrong": "the first's label is wrong", "same": "the same, the first may go"}
+    wrong = f"wrong, it is {printable(line.partner)}" if line.kind == "label" else "the label is wrong"
+    return {"right": "nothing is wrong", "wrong": wrong}
+
+
+def _thumbnails(ids: list[str], image_of) -> dict[str, tuple[str, bool]]:
+    """Return for each image the data URI of its thumbnail and whether it is tiny; those without are left out."""
+
+    def made(id: str):
+        try:
+            image = image_of(id)
+        except UserError:
+            return None
+        return thumbnail(image.copy(), SIDE), max(image.size) < TINY
+
+    found, left = {}, BYTES
+    with ThreadPoolExecutor(cores()) as pool:
+        for id, one in zip(ids, pool.map(made, ids), strict=True):
+            if one and len(one[0]) <= left:
+                left -= len(one[0])
+                found[id] = one
+    return found
