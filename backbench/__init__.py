@@ -28,7 +28,7 @@ def version() -> str:
 
 
 API = {
-    **dict.fromkeys(("open", "compare", "load", "results", "to_parquet"), "backbench.api"),
+    **dict.fromkeys(("open", "audit", "compare", "load", "results", "to_parquet"), "backbench.api"),
     "Features": "backbench.cache.arrays",
     "LogisticProbe": "backbench.probe.estimator",
 }

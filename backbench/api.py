@@ -206,6 +206,20 @@ def results(results_dir="results"):
         return tidy(rows.read(results_dir))
 
 
+def audit(features, *, dataset=None, data_root="data/raw", look: bool = True, seed: int = 42):
+    """Find duplicates, leaks, wrong labels and outliers in the images of feature files, as ``backbench audit`` does.
+
+    ``features`` is a path, a folder or a pattern, or several, all of one data set. ``dataset`` names one's own images;
+    with ``look=False`` none is read. Returns an ``audit.run.Audit`` with ``findings``, ``figures``, ``overlaps`` and
+    ``shortcuts``; nothing is written. Raises UserError for files that can't be audited together.
+    """
+    from backbench.audit.run import audit
+    from backbench.decisions import several
+
+    with silenced():
+        return audit(several(features), dataset=dataset, data_root=Path(data_root), look=look, seed=seed)[0]
+
+
 def to_parquet(
     features, out, *, dataset=(), data_root=None, findings=None, results_dir="results", overwrite: bool = False
 ) -> list[dict]:  # fmt: skip

@@ -74,6 +74,7 @@ def main(quick, as_json, data_root, cache_dir, truth, sheet):
         _extract(imageset, path)
         with open_file(path) as file:
             _duplicates(figures, file, imageset, pairs, sheet)
+            print(json.dumps(figures), file=sys.stderr)
             _labels(figures, file, Path(truth) / "cifar10n.npz", quick)
     if as_json:
         print(json.dumps(figures, indent=2))
@@ -179,6 +180,7 @@ def _labels(figures: dict, file, truth: Path, quick: bool) -> None:
         figures[f"label_ap_{kind}_cleanlab"] = float(theirs)
         figures[f"label_ap_{kind}_random"] = float(wrong.mean())
         figures[f"label_expected_over_wrong_{kind}"] = ours.expected / float(wrong.sum())
+        print(json.dumps(figures), file=sys.stderr)
         ratios.append(figures[f"label_ap_{kind}"] / figures[f"label_ap_{kind}_cleanlab"])
     figures["label_ap_over_cleanlab"] = min(ratios)
     if not quick:
@@ -191,7 +193,7 @@ def _over_sklearn() -> float:
 
     from benchmarks.synthetic import clusters
 
-    x, of = clusters(50_000, 1280, 100)
+    x, of = clusters(20_000, 1280, 100)
     unit = np.arange(len(of))
     started = time.perf_counter()
     labels.out_of_fold(x, unit, of, unit, n_classes=100, seed=0, memory_limit=MEMORY_LIMIT)
