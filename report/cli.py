@@ -54,12 +54,13 @@ def table(form: str | None, everything: bool, as_json: bool, out: Path | None, r
       report table --format csv --out table.csv
     """
     form = _form(form, as_json, out)
-    from backbench.report import formats, use
+    from backbench.report import audits, formats, use
     from backbench.report import table as tables
 
     found = _rows(results_dir, needed=not everything)
     frame = tables.tidy(found, everything=everything)
-    _show(lambda file: formats.write(frame, form, file), out)
+    notes = audits.sentences(audits.newest(found))
+    _show(lambda file: formats.write(frame, form, file, notes=notes), out)
     use.tell_after(form, use.of_table, found, results_dir)
 
 

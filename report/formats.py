@@ -1,6 +1,7 @@
 """The study's table on a terminal and in Markdown, LaTeX, CSV and JSON."""
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from backbench.report import formatting
@@ -22,21 +23,24 @@ UNBOUNDED = 100_000
 """Width of a file or pipe, which takes every line whole."""
 
 
-def write(frame: "pd.DataFrame", form: str, file: TextIO) -> None:
-    """Write the tidy frame as ``terminal``, ``md`` or ``latex``, or in full precision as ``csv`` or ``json``."""
+def write(frame: "pd.DataFrame", form: str, file: TextIO, *, notes: Sequence[str] = ()) -> None:
+    """Write the tidy frame as ``terminal``, ``md`` or ``latex``, or in full precision as ``csv`` or ``json``.
+
+    ``notes`` come below the table's own, in the forms for people.
+    """
     if form == "terminal":
-        terminal(frame, file)
+        terminal(frame, file, notes=notes)
     elif form == "md":
-        file.write(markdown(frame))
+        file.write(markdown(frame, notes=notes))
     elif form == "latex":
-        file.write(latex(frame))
+        file.write(latex(frame, notes=notes))
     elif form == "csv":
         file.write(frame.to_csv(index=False, lineterminator="\n"))
     else:
         file.write(json.dumps(records(frame), indent=2, allow_nan=False) + "\n")
 
 
-def markdown(frame: "pd.DataFrame") -> str:
+def markdown(frame: "pd.DataFrame", *, notes: Sequence[str] = ()) -> str:
     """Return a Markdown table and its footnotes. Markup in names is escaped."""
     datasets, lines = lay_out(frame)
     head = ["Backbone", "Method"]
@@ -57,10 +61,11 @@ def markdown(frame: "pd.DataFrame") -> str:
             line.append(" + ".join(filter(None, shown.seconds)))
             line += shown.published
         table.append(line)
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in table), "", *(f"- {n}" for n in footnotes(frame))]) + "\n"
+    below = [*footnotes(frame), *map(formatting.escaped, notes)]
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in table), "", *(f"- {note}" for note in below)]) + "\n"
 
 
-def terminal(frame: "pd.DataFrame", file: TextIO) -> None:
+def terminal(frame: "pd.DataFrame", file: TextIO, *, notes: Sequence[str] = ()) -> None:
     """Print the table with as many data sets side by side as fit the terminal's width, or all into a file or pipe."""
     from rich.console import Console
 
@@ -82,7 +87,7 @@ def terminal(frame: "pd.DataFrame", file: TextIO) -> None:
     for group in groups:
         console.print(_rich_table(group, lines))
         console.print()
-    for note in footnotes(frame):
+    for note in [*footnotes(frame), *notes]:
         console.print(note)
 
 

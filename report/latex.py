@@ -1,5 +1,7 @@
 """The study's table in LaTeX, for booktabs."""
 
+from collections.abc import Sequence
+
 from backbench.report import formatting, table
 
 SPECIAL = {
@@ -14,7 +16,7 @@ def escaped(name: str) -> str:
     return "".join(SPECIAL.get(c, c) for c in name)
 
 
-def latex(frame) -> str:
+def latex(frame, *, notes: Sequence[str] = ()) -> str:
     r"""Return a ``tabular`` with booktabs' ``\toprule`` and other rules, and the footnotes as comments."""
     datasets, lines = table.lay_out(frame)
     spans = [6 if dataset.published else 4 for dataset in datasets]
@@ -36,5 +38,5 @@ def latex(frame) -> str:
         body.append(" & ".join(map(escaped, cells)) + r" \\")
     begin = rf"\begin{{tabular}}{{ll{'r' * sum(spans)}}}"
     top = [begin, r"\toprule", " & ".join(["", "", *names]) + r" \\", " & ".join(heads) + r" \\", r"\midrule"]
-    notes = [f"% {note}" for note in table.footnotes(frame)]
-    return "\n".join([*top, *body, r"\bottomrule", r"\end{tabular}", *notes]) + "\n"
+    below = [f"% {note}" for note in [*table.footnotes(frame), *notes]]
+    return "\n".join([*top, *body, r"\bottomrule", r"\end{tabular}", *below]) + "\n"

@@ -21,6 +21,9 @@ LONGEST = 60
 WEIGHTS = "weights"
 """The word before a backbone's weights."""
 
+AUDIT = "audit"
+"""The stage whose rows are about images. They measure no head, and have no part in the names of those that do."""
+
 NOTE = "Brackets show how rows of one name differ in what they measured. Such rows are never averaged."
 """The note below tables that have such rows."""
 
@@ -35,6 +38,12 @@ def told_apart(rows: list[dict]) -> list[dict]:
     if all(WRITTEN in row for row in rows):
         return rows
     rows = [row.get(WRITTEN, row) for row in rows]
+    measured = iter(_measured_apart([row for row in rows if row["stage"] != AUDIT]))
+    return [row | {"key": row.get("id"), WRITTEN: row} if row["stage"] == AUDIT else next(measured) for row in rows]
+
+
+def _measured_apart(rows: list[dict]) -> list[dict]:
+    """Do ``told_apart`` for rows of heads."""
     images = identity.images(rows)
     keys = identity.keys(rows, images)
     age = {key: i for i, key in enumerate(dict.fromkeys(keys[i] for i in _by_age(rows)))}

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from backbench import UserError, __version__
-from backbench.report import charts, compare, formatting, generalization, summary, table
+from backbench.report import audits, charts, compare, formatting, generalization, summary, table
 from backbench.report.formatting import printable
 from backbench.report.study import Study
 from backbench.rows import WRITTEN
@@ -55,6 +55,7 @@ def build(study: Study, close: dict, *, served: bool = False) -> str:
         answers=summary.answers(study),
         table=_table(study),
         drops=_drops(study),
+        audits=_audits(study),
         kinds=[_kind(name, title, made) for name, title in charts.KINDS.items()],
         datasets=list(map(printable, study.datasets)),
         n_heads=len(close["heads"]),
@@ -161,6 +162,13 @@ def _drops(study: Study) -> dict:
         for (source, target, n), lines in found.items()
     ]
     return {"head": generalization.HEAD, "targets": named, "notes": generalization.notes(records)}
+
+
+def _audits(study: Study) -> dict:
+    """Return the table of audits: its titles, lines of cells with their row, and what they say in sentences."""
+    found = audits.newest(study.rows)
+    lines = [{"cells": audits.cells(name, row), "row": study.where(row)} for name, row in found.items()]
+    return {"head": audits.HEAD, "lines": lines, "sentences": audits.sentences(found)}
 
 
 def _key(record: dict) -> tuple:

@@ -70,6 +70,12 @@ SHOWN_BY = {
     "images are left out or relabelled by `audit.csv`": (
         "cache_decided::test_tables_tell_the_whole_set_from_what_is_left"
     ),
+    "a head's predictions of the audited test images are damaged or were not kept": (
+        "audit_answer::test_damaged_and_missing_details_are_named_and_passed_over"
+    ),
+    "a row of an audit comes from a stranger, or holds no number where one belongs": (
+        "report_audits::test_figures_of_another_type_are_left_out"
+    ),
     "a table of `cache export` is there already, the disk is full, pyarrow is missing": (
         "cache_parquet::test_a_table_is_whole_or_not_there"
     ),
