@@ -99,21 +99,22 @@ def main(features, dataset, no_images, refit, out, page, data_root, results_dir,
 
 
 def _summary(found, lines) -> str:
-    """Return the counts for people, and what they mean."""
+    """Return the counts for people, and what else was noticed."""
     figures = found.figures
-    told = [
-        ("images", figures["n_images"], ""),
-        ("equal pairs", figures["n_exact"], ""),
-        ("nearly equal pairs", figures["n_near"], ""),
-        ("  test images with a copy in train or val", figures["n_leaks"], "their accuracy is too high"),
-        ("  pairs in one split and class", figures["n_redundant"], "an image counts twice"),
-        ("  pairs of two classes", figures["n_contradictions"], "at least one label is wrong, or both fit"),
-        ("suspected labels", figures["n_label_suspects"], ""),
-        ("  in test", figures["n_label_suspects_test"], ""),
-        ("outliers", figures["n_outliers"], "far from every class"),
-        ("decided so far", sum(bool(line.decision) for line in lines), ""),
-    ]  # fmt: skip
-    text = [columns([(what, f"{n:,}", why) for what, n, why in told], left=1)]
+    told = {
+        "images": "n_images",
+        "equal pairs": "n_exact",
+        "nearly equal pairs": "n_near",
+        "  test images with a copy in train or val": "n_leaks",
+        "  pairs in one split and class": "n_redundant",
+        "  pairs of two classes": "n_contradictions",
+        "suspected labels": "n_label_suspects",
+        "  of test images": "n_label_suspects_test",
+        "outliers, far from every class": "n_outliers",
+    }
+    counts = [(what, f"{figures[name]:,}") for what, name in told.items()]
+    counts.append(("decided so far", f"{sum(bool(line.decision) for line in lines):,}"))
+    text = [columns(counts, left=1)]
     if figures["expected_wrong"] is not None:
         text.append(f"About {figures['expected_wrong']:,.0f} labels are expected to be wrong in all.")
     pairs = [f"{printable(i)} and {printable(j)} ({share:.0%})" for i, j, share in found.overlaps[:NAMED]]

@@ -18,11 +18,11 @@ SHRUNK = 1e-3
 """Least share of the mean variance that is added to each axis's before features are divided by its root. Of N images
 with D features D / N is added, up to 1, since the axes of few images are mostly chance."""
 
-LEAST = 0.2
-"""Least cosine of whitened features of a pair that is looked at further. Of the published near duplicates of CIFAR-10 a
-twentieth has less (``benchmarks/audit.py``)."""
+LEAST = 0.25
+"""Least cosine of whitened features of a pair that is looked at further. With less, the harmonic mean of
+``duplicates.ALIKE`` can't be reached."""
 
-MOST = 20
+MOST = 10
 """Largest number of pairs for each image, on average, so that memory is bounded. The nearest are kept."""
 
 BLOCK = 2048

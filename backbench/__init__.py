@@ -28,13 +28,13 @@ def version() -> str:
 
 
 API = {
-    **dict.fromkeys(("open", "audit", "compare", "load", "results", "to_parquet"), "backbench.api"),
+    **dict.fromkeys(("open", "compare", "load", "results", "to_parquet"), "backbench.api"),
     "Features": "backbench.cache.arrays",
     "LogisticProbe": "backbench.probe.estimator",
 }
-"""Names of the Python API and the modules they are imported from; ``CALLED`` has two more."""
+"""Names of the Python API and the modules they are imported from; ``CALLED`` has three more."""
 
-CALLED = ("extract", "probe")
+CALLED = ("extract", "probe", "audit")
 """Functions of the Python API whose names are rooms' names, too: there the room is what is called."""
 
 

@@ -10,7 +10,6 @@ from PIL import Image
 from backbench import UserError, findings
 from backbench.audit import run
 from backbench.cache import writer
-from backbench.cache.features import open_file
 from backbench.extract.cli import main as extract
 from backbench.findings import Finding
 from tests.conftest import IDENTITY
@@ -178,17 +177,20 @@ def test_files_of_different_images_are_refused_all_at_once(tmp_path):
     assert f"{three}: it holds several views" in str(caught.value)
 
 
-def test_two_backbones_vote(folder, tmp_path):
-    path = next((folder / "cache").rglob("*.h5"))
-    with open_file(path) as file:
-        noise = np.random.default_rng(0).standard_normal(file.features.shape).astype(np.float32) * file.features.std()
-        other = writer.write(
-            tmp_path / "other.h5", features=file.features + 0.01 * noise, labels=file.labels, split=file.split,
-            ids=file.ids, class_names=file.class_names, identity=file.identity,
-        )  # fmt: skip
-    found, _ = run.audit([path, other], look=False)
-    assert "suggested by 2 of 2 backbones" in of(found, "label")["train/green/wrong.png"].evidence
-    assert len(found.models) == 2
+def test_two_backbones_vote(tmp_path):
+    """The features of each are clusters of their own, and image 5 is in the other cluster in both."""
+    true = np.arange(60) % 2
+    given = np.where(np.arange(60) == 5, 1 - true, true)
+    paths = []
+    for seed in (0, 1):
+        x = np.random.default_rng(seed).standard_normal((60, 16)).astype(np.float32)
+        x[:, 0] += 8 * true
+        paths.append(features_file(tmp_path / f"{seed}.h5", labels=given.tolist(), split=[0, 1, 2] * 20, x=x))
+    found, _ = run.audit(paths)
+    line = of(found, "label")["0005.png"]
+    assert line.partner == "class1"
+    assert line.evidence.endswith("; labelled class0; suggested by 2 of 2 backbones")
+    assert found.models == ["resnet18", "resnet18"]
 
 
 def test_decisions_of_an_earlier_audit_are_kept(tmp_path):

@@ -8,7 +8,8 @@ import pytest
 from tests.conftest import ROOT
 
 ROOMS = (
-    "data", "cache", "extract", "probe", "training", "finetune", "cnn", "predict", "export", "generalize", "report",
+    "data", "cache", "extract", "probe", "audit", "training", "finetune", "cnn", "predict", "export", "generalize",
+    "report",
 )  # fmt: skip
 
 
