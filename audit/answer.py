@@ -148,6 +148,8 @@ def table(records: list[dict]) -> str:
         told = f"{rank[0]}" if rank[0] == rank[1] else f"{rank[0]} to {rank[1]}"
         lines.append((printable(record["model"]), printable(record["method"]), *tops, told))
     notes = [sentence(records)]
+    if any(len({record[f"rank{end}"] for record in records}) < len(records) for end in ("", WAYS[-1])):
+        notes.append("Equal heads share a rank. One that draws level with another doesn't change places with it.")
     if any(record["n_groups"] for record in records):
         notes.append("Images of one group are alike, which these intervals and p don't know: they are too sure.")
     return "\n\n".join([columns(lines, left=2), "\n".join(notes)])

@@ -70,6 +70,9 @@ def test_a_ranking_that_holds_and_one_without_suspects(results):
     assert answer.verdict(found) == {"n_heads": 3, "rank_holds": True, "winner_changes": False}
     assert [one["rank_without_both"] for one in found] == [1, 1, 3]
     assert "the ranking holds, and copier (logistic) stays first." in answer.sentence(found)
+    assert answer.table(found).endswith(
+        "\nEqual heads share a rank. One that draws level with another doesn't change places with it."
+    )
     assert answer.sentence(asked(results, set(), set())).startswith("No test image is suspected: the ranking holds.")
     found = asked(results, {"0.png"}, set())
     assert "Without the 1 suspected test image the ranking holds" in answer.sentence(found)
