@@ -6,7 +6,7 @@ Needs nothing but the standard library. Files may be edited by hand, or come fro
 import csv
 import io
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
 from backbench import UserError, printable
@@ -44,14 +44,18 @@ COLUMNS = tuple(field.name for field in fields(Finding))
 
 def write(path: str | Path, findings: Iterable[Finding]) -> None:
     """Write ``audit.csv``, whole or not at all. Raises UserError where it can't be written."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(one) for one in findings)
+    text = "".join(map(_line, (COLUMNS, *map(astuple, findings))))
     try:
-        write_whole(Path(path), text.getvalue().encode("utf-8", "surrogateescape"))
+        write_whole(Path(path), text.encode("utf-8", "surrogateescape"))
     except OSError as error:
         raise UserError(f"{path} can't be written: {error.strerror}. Name another file with --out.") from error
+
+
+def _line(values: Iterable[str]) -> str:
+    """Return a line of the CSV. It ends in a line feed, and names that hold a carriage return are quoted, too."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerow(values)  # before Python 3.13 quotes only for what ends a line
+    return f"{text.getvalue()[:-2]}\n"
 
 
 def read(path: str | Path) -> list[Finding]:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from backbench import UserError
 from backbench.findings import DECISIONS, KINDS, Finding, read, write
 
-words = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=8)
+words = st.text(st.characters(codec="utf-8"), max_size=8)
 findings = st.builds(Finding, words, st.sampled_from(KINDS), words, words, st.sampled_from(DECISIONS))
 
 
