@@ -4,6 +4,8 @@ const held = JSON.parse(document.getElementById("data").textContent);
 const place = `backbench audit ${held.key}`;
 const cards = [...document.querySelectorAll("[data-i]")];
 const cardOf = new Map(cards.map((card) => [Number(card.dataset.i), card]));
+const written = held.findings.map((one) => one[4]);
+const undoable = [];
 let current = -1;
 
 function kept() {
@@ -14,10 +16,11 @@ function kept() {
   }
 }
 
+// Beside the decision stands the one of the CSV at that time: where the CSV has another by now, it is the newer one.
 function keep(i, word) {
   held.findings[i][4] = word;
   try {
-    localStorage.setItem(place, JSON.stringify({ ...kept(), [i]: word }));
+    localStorage.setItem(place, JSON.stringify({ ...kept(), [i]: [word, written[i]] }));
   } catch {
     // Without storage, decisions last as long as the page is open.
   }
@@ -29,17 +32,30 @@ function show(i) {
   }
 }
 
+function set(i, word) {
+  keep(i, word);
+  show(i);
+  count();
+}
+
 function count() {
   const decided = held.findings.filter((one) => one[4]).length;
   document.getElementById("count").textContent = `${decided} of ${held.findings.length} decided`;
+  document.getElementById("undo").disabled = !undoable.length;
 }
 
 function decide(card, word) {
   const i = Number(card.dataset.i);
   if (word && !card.querySelector(`[data-word="${word}"]`)) return;
-  keep(i, word);
-  show(i);
-  count();
+  undoable.push([i, held.findings[i][4]]);
+  set(i, word);
+}
+
+function undo() {
+  if (!undoable.length) return;
+  const [i, word] = undoable.pop();
+  set(i, word);
+  go(cards.indexOf(cardOf.get(i)));
 }
 
 function go(to) {
@@ -74,12 +90,14 @@ function save() {
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }
 
-for (const [i, word] of Object.entries(kept())) {
-  if (held.findings[i]) held.findings[i][4] = word;
+for (const [i, one] of Object.entries(kept())) {
+  if (!cardOf.has(Number(i)) || !Array.isArray(one) || one[1] !== written[i]) continue;
+  if (["", "right", "wrong", "same"].includes(one[0])) held.findings[i][4] = one[0];
 }
 cardOf.forEach((_, i) => show(i));
 count();
 document.getElementById("save").addEventListener("click", save);
+document.getElementById("undo").addEventListener("click", undo);
 document.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-word]");
   if (!button) return;
@@ -93,13 +111,18 @@ document.addEventListener("focusin", (event) => {
 });
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  const move = { j: 1, ArrowDown: 1, ArrowRight: 1, k: -1, ArrowUp: -1, ArrowLeft: -1 }[event.key];
-  const word = { r: "right", w: "wrong", s: "same", u: "" }[event.key];
+  const key = event.key.toLowerCase();
+  const move = { j: 1, arrowdown: 1, arrowright: 1, k: -1, arrowup: -1, arrowleft: -1 }[key];
+  const word = { r: "right", w: "wrong", s: "same" }[key];
   if (move) {
     event.preventDefault();
     go(current + move);
-  } else if (word !== undefined && current >= 0) {
+  } else if (event.repeat) {
+    // A key that is held down decides on one finding, not on all that follow.
+  } else if (key === "u") {
+    undo();
+  } else if (word && current >= 0) {
     decide(cards[current], word);
-    if (word) go(current + 1);
+    go(current + 1);
   }
 });

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 from datetime import datetime, timezone
+from itertools import zip_longest
 from pathlib import Path
 
 from PIL import Image
@@ -71,6 +72,7 @@ def write(
         autoescape=True, loader=jinja2.FileSystemLoader(FOLDER), trim_blocks=True, lstrip_blocks=True
     )
     html = environment.get_template("page.html").render(
+        csv=printable(csv_name),
         title=f"Audit of {printable(title)}",
         policy=f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'",
@@ -82,6 +84,7 @@ def write(
         version=__version__,
         n=len(findings),
         groups=_groups(findings, about, image_of),
+        with_images=image_of is not None,
     )
     try:
         write_whole(Path(path), html.encode("utf-8", "replace"))
@@ -107,9 +110,9 @@ def _groups(findings, about, image_of) -> list[dict]:
         for name, title, _ in GROUPS
         if parts[name]
     ]
-    wanted = [
-        id for group in groups for i in group["shown"] for id in _images(findings[i])
-    ]  # in order, so that the surest of each group have thumbnails
+    # The surest of all groups come first, since thumbnails end where the room does.
+    ranks = zip_longest(*(group["shown"] for group in groups))
+    wanted = [id for rank in ranks for i in rank if i is not None for id in _images(findings[i])]
     made = _thumbnails(list(dict.fromkeys(wanted)), image_of) if image_of else {}
     for group in groups:
         group["cards"] = [_card(i, findings[i], about, made) for i in group["shown"]]
@@ -125,13 +128,12 @@ def _card(i: int, line: Finding, about, made) -> dict:
         {"id": printable(id), "of": tuple(map(printable, about.get(id, ("", "")))), "thumb": made.get(id)}
         for id in _images(line)
     ]
-    pair = len(images) == 2
+    kind = f"{line.kind}; " if len(images) == 2 else ""
     return {
         "i": i,
         "images": images,
-        "pair": pair,
         "suggested": printable(line.partner) if line.kind == "label" else "",
-        "evidence": printable(line.evidence),
+        "evidence": printable(f"{kind}{line.evidence}"),
         "words": _words(line),
     }
 

@@ -13,7 +13,7 @@ from backbench.findings import Finding
 LINES = [
     Finding("train/copy.png", "exact duplicate", "test/one.png", "in train and test; a leak; the same class"),
     Finding("b.png", "near duplicate", "a.png", "both in train; of two classes; cosine 0.90"),
-    Finding('q",\n.png', "near duplicate", "caf\u00e9 \U0001f408.png", "both in train; the same class", "same"),
+    Finding('q",\n.p\rng', "near duplicate", "caf\u00e9 \U0001f408.png", "both in train; the same class", "same"),
     Finding("l.png", "label", "</script><b>cat", "wrong with probability 0.97; labelled dog"),
     Finding("bad\udce9.png", "outlier", "", "cosine distance 0.61 from its class"),
 ]
@@ -52,6 +52,21 @@ def test_a_page_is_bounded_and_small_groups_are_whole(tmp_path, monkeypatch):
     assert "16 of 51 are shown. The CSV holds all." in html
     monkeypatch.setattr(page, "BYTES", 10_000)
     assert len(write(tmp_path, [replace(line, evidence="") for line in LINES])) < 60_000
+
+
+def test_the_groups_share_the_room_for_thumbnails(tmp_path, monkeypatch):
+    one = len(page.thumbnail(image_of("l.png"), page.SIDE))
+    monkeypatch.setattr(page, "BYTES", 4 * one)
+    copies = [Finding(f"{i}.png", "near duplicate", f"{i}b.png", "") for i in range(9)]
+    html = write(tmp_path, [*copies, LINES[3]])
+    assert "<img" in html.split('id="labels"')[1]
+    assert "<img" in html.split('id="labels"')[0]
+
+
+def test_cards_without_images_have_no_room_for_them(tmp_path):
+    html = write(tmp_path, LINES, None)
+    assert "no image" not in html
+    assert "exact duplicate; in train and test; a leak" in html
 
 
 def test_an_unwritable_place_is_named(tmp_path):
@@ -100,9 +115,28 @@ def test_keys_decide_and_move_on(opened, tmp_path):
         opened.keyboard.press(key)
     assert [line.decision for line in saved(opened, tmp_path)] == ["same", "wrong", "right", "wrong", "wrong"]
     opened.keyboard.press("ArrowUp")
+    opened.keyboard.press("R")  # with caps lock on
+    assert saved(opened, tmp_path)[3].decision == "right"
+
+
+def test_undo_takes_the_last_decisions_back_one_by_one(opened, tmp_path):
+    assert opened.locator("#undo").is_disabled()
+    for key in ("j", "s", "j", "r", "u"):  # of the third, whose decision of before comes back
+        opened.keyboard.press(key)
+    assert opened.evaluate("document.activeElement.dataset.i") == "2"
+    assert [line.decision for line in saved(opened, tmp_path)] == ["same", "", "same", "", ""]
+    opened.click("#undo")
+    assert [line.decision for line in saved(opened, tmp_path)] == ["", "", "same", "", ""]
     opened.keyboard.press("u")
-    assert saved(opened, tmp_path)[3].decision == ""
-    assert opened.text_content("#count") == "4 of 5 decided"
+    assert opened.text_content("#count") == "1 of 5 decided"
+
+
+def test_a_key_that_is_held_down_decides_once(opened):
+    opened.keyboard.press("j")
+    for _ in range(3):  # the second and third are told as repeats
+        opened.keyboard.down("w")
+    opened.keyboard.up("w")
+    assert opened.text_content("#count") == "2 of 5 decided"
 
 
 def test_buttons_do_the_same_and_decisions_outlive_the_page(opened, tmp_path):
@@ -121,6 +155,38 @@ def test_another_audit_does_not_take_over_its_decisions(opened, tmp_path):
     write(tmp_path, LINES[1:])
     opened.reload()
     assert opened.text_content("#count") == "1 of 4 decided"
+
+
+def test_what_the_csv_says_by_now_is_newer_than_what_the_browser_keeps(opened, tmp_path):
+    for key in ("j", "w", "w"):
+        opened.keyboard.press(key)
+    write(tmp_path, [replace(LINES[0], decision="right"), *LINES[1:]])  # edited by hand, and audited again
+    opened.reload()
+    assert [line.decision for line in saved(opened, tmp_path)] == ["right", "wrong", "same", "", ""]
+
+
+@pytest.mark.parametrize(
+    "junk", ["{", "null", "7", '{"0": "wrong", "1": [7, ""], "2": ["x", "same"], "9": ["wrong", ""]}']
+)
+def test_a_damaged_storage_is_passed_over(opened, tmp_path, junk):
+    opened.evaluate("junk => localStorage.setItem(place, junk)", junk)
+    opened.reload()
+    assert saved(opened, tmp_path) == LINES
+    opened.keyboard.press("j")
+    opened.keyboard.press("w")
+    assert saved(opened, tmp_path)[0].decision == "wrong"
+
+
+def test_the_buttons_stay_in_view(opened):
+    opened.set_viewport_size({"width": 420, "height": 500})
+    for _ in LINES:
+        opened.keyboard.press("j")
+    assert opened.evaluate("scrollY") > 500
+    assert 0 <= opened.locator("#save").bounding_box()["y"] < 100
+    assert opened.evaluate(
+        "document.querySelector('.bar').getBoundingClientRect().bottom"
+        " <= document.activeElement.getBoundingClientRect().top"
+    )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
