@@ -126,3 +126,12 @@ document.addEventListener("keydown", (event) => {
     go(current + 1);
   }
 });
+
+// A link to a group moves to its first card, so that the keys go on from there.
+function enter() {
+  const card = document.getElementById(location.hash.slice(1))?.querySelector("[data-i]");
+  if (card) go(cards.indexOf(card));
+}
+
+window.addEventListener("hashchange", enter);
+enter();

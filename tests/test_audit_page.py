@@ -119,6 +119,13 @@ def test_keys_decide_and_move_on(opened, tmp_path):
     assert saved(opened, tmp_path)[3].decision == "right"
 
 
+def test_a_link_to_a_group_moves_to_its_first_card(opened, tmp_path):
+    opened.get_by_role("link", name="Labels").click()
+    opened.wait_for_function("document.activeElement.dataset.i === '3'")
+    opened.keyboard.press("w")
+    assert [line.decision for line in saved(opened, tmp_path)] == ["", "", "same", "wrong", ""]
+
+
 def test_undo_takes_the_last_decisions_back_one_by_one(opened, tmp_path):
     assert opened.locator("#undo").is_disabled()
     for key in ("j", "s", "j", "r", "u"):  # of the third, whose decision of before comes back
