@@ -70,6 +70,8 @@ SHOWN_BY = {
     "images are left out or relabelled by `audit.csv`": (
         "cache_decided::test_tables_tell_the_whole_set_from_what_is_left"
     ),
+    "names in `audit.csv` hold quotes, line breaks or bytes that are no UTF-8, or what the browser keeps of "
+    "`audit.html` is damaged": "audit_page::test_the_csv_that_is_saved_is_the_one_that_python_writes",
     "a head's predictions of the audited test images are damaged or were not kept": (
         "audit_answer::test_damaged_and_missing_details_are_named_and_passed_over"
     ),
