@@ -23,6 +23,9 @@ FAR = 3.0
 """How many interquartile ranges above the third quartile of its class an image's distance from it makes an outlier (J.
 Tukey 1977: far out)."""
 
+DETAIL = 24
+"""Least side in pixels of an image whose pixels are compared: two digits of 8 pixels look as alike as two copies."""
+
 FEW = 2 * labels.FOLDS
 """Number of different images of a class below which its labels aren't judged."""
 
@@ -101,8 +104,14 @@ def _audit(files, dataset, data_root, look, seed, memory_limit, started) -> tupl
         small, measured = pixels.look(images, there)
         if unread := int(np.isnan(measured[:, 0]).sum()):
             tell(f"{file.path}: {unread:,} images can't be read now. They are judged by their features.")
+        tiny = (measured[:, 3:] < DETAIL).any(axis=1)
+        if tiny.any():
+            small[tiny] = 0
+            tell(
+                f"{file.path}: {int(tiny.sum()):,} images are smaller than {DETAIL} pixels, where different images "
+                "look alike. Features decide which of them are duplicates."
+            )
     found = duplicates.find(files, there, small, memory_limit=memory_limit)
-    small = None
     group = duplicates.groups(found, len(file.ids))[there]
     of, split = file.labels[there], file.split[there]
     figures = duplicates.counts(found, file.labels, file.split)
@@ -127,6 +136,7 @@ def _audit(files, dataset, data_root, look, seed, memory_limit, started) -> tupl
         figures={
             "n_images": len(there),
             **figures,
+            "by_pixels": small is not None and bool(small.any()),
             "n_label_suspects": len(wrong),
             "n_label_suspects_test": int(tested.sum()),
             "expected_wrong": None if suspected is None else suspected.expected,
@@ -231,7 +241,7 @@ def decided(lines: list[Finding], path: Path) -> list[Finding]:
 
 
 def row_of(found: Audit, answers: dict, *, csv: Path, seed: int) -> dict:
-    """Return the result row of an audit. ``answers`` says whether the ranking holds, as ``answer.summary`` gives it."""
+    """Return the result row of an audit. ``answers`` says whether the ranking holds, as ``answer.verdict`` gives it."""
     return rows.make(
         "audit",
         dataset=found.identity["dataset"],

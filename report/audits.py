@@ -59,8 +59,9 @@ def _leaks(row: dict) -> str:
         return ""
     if not n:
         return "no test image has a copy in train or val"
+    by = " by features alone" if row.get("by_pixels") is False else ""
     images = f"of {of:,} test images" if of is not None and n <= of else "test images" if n > 1 else "test image"
-    return f"{n:,} {images} {'have' if n > 1 else 'has'} a copy in train or val"
+    return f"{n:,} {images} {'have' if n > 1 else 'has'} a copy in train or val{by}"
 
 
 def _labels(row: dict) -> str:

@@ -67,6 +67,7 @@ def test_copies_are_found_and_the_one_in_test_stays(found):
     assert line.evidence.endswith("; mirrored")
     assert found.leaked == {"test/red/03.png", "test/blue/05.png"}
     assert found.figures["n_leaks"] == 2
+    assert found.figures["by_pixels"] is True
     assert found.figures["n_exact"] == 1
     assert 1 <= found.figures["n_near"] <= 3  # of 11,000 pairs
 
@@ -99,6 +100,15 @@ def test_without_images_features_decide(folder):
     assert images is None
     assert "train/red/copy.png" in of(found, "exact duplicate")
     assert found.shortcuts == []
+
+
+def test_images_of_a_few_pixels_are_judged_by_their_features(folder, capsys, monkeypatch):
+    monkeypatch.setattr(run, "DETAIL", 100)  # they have 96
+    found, _ = run.audit([folder / "cache"], dataset=f"folder:{folder / 'images'}")
+    assert "154 images are smaller than 100 pixels" in capsys.readouterr().err
+    assert found.figures["by_pixels"] is False
+    assert "train/red/copy.png" in of(found, "exact duplicate")
+    assert "colours" not in of(found, "exact duplicate")["train/red/copy.png"].evidence
 
 
 def test_images_that_are_gone_are_told(folder, capsys):
