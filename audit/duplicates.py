@@ -94,8 +94,9 @@ def _equal(files: list, rows: np.ndarray) -> tuple[np.ndarray, Pairs]:
 
     n = len(rows)
     by = [file.equal[rows] for file in files]
-    for contents in (file.contents[rows] for file in files if file.contents is not None):
-        by.append(np.where(contents == b"", -1, shared(contents)))
+    for contents in (getattr(file, "contents", None) for file in files):  # arrays, and files of before, have none
+        if contents is not None:
+            by.append(np.where(contents[rows] == b"", -1, shared(contents[rows])))
     start, end = [], []
     for number in by:
         at = np.flatnonzero(number >= 0)

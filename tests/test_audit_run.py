@@ -209,3 +209,16 @@ def test_decisions_of_an_earlier_audit_are_kept(tmp_path):
     gone = Finding("c", "near duplicate", "d", "", "same")
     findings.write(tmp_path / "a.csv", [replace(lines[0], evidence="0.8", decision="wrong"), gone])
     assert run.decided(lines, tmp_path / "a.csv") == [replace(lines[0], decision="wrong"), lines[1], gone]
+
+
+def test_features_of_ones_own_are_audited(tmp_path):
+    """scikit-learn's digits as arrays in an .npz file, one of them twice."""
+    from sklearn.datasets import load_digits
+
+    x, labels = load_digits(return_X_y=True)
+    x[7], labels[7] = x[3], labels[3]
+    np.savez(tmp_path / "x.npz", x=x.astype(np.float32), labels=labels)
+    found, images = run.audit([tmp_path / "x.npz"])
+    assert images is None
+    assert len(of(found, "exact duplicate")) == 1
+    assert found.figures["n_images"] == len(labels)

@@ -112,7 +112,7 @@ def test_ids_and_classes_that_are_not_there_are_all_named(file):
     )
     two = file(("v", "label", "bee", "wrong"), name="two.csv")
     missing, one, unknown = faults(audit, [audit, two])
-    assert f"{audit} decides about 2 images that toy doesn't have: x, y." in missing
+    assert f"{audit} decides about 2 images that toy doesn't have: x, y\\n." in missing
     assert f"{two} decides about an image that toy doesn't have: v." in one
     assert unknown == f"{audit} gives a the class 'cta', which toy doesn't have. Did you mean cat?"
 
