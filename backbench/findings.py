@@ -44,7 +44,7 @@ COLUMNS = tuple(field.name for field in fields(Finding))
 
 def write(path: str | Path, findings: Iterable[Finding]) -> None:
     """Write ``audit.csv``, whole or not at all. Raises UserError where it can't be written."""
-    text = "".join(map(_line, (COLUMNS, *map(astuple, findings))))
+    text = "".join(map(_line, (COLUMNS, *(astuple(one) for one in findings))))
     try:
         write_whole(Path(path), text.encode("utf-8", "surrogateescape"))
     except OSError as error:
