@@ -66,7 +66,8 @@ class Commands:
         return done
 
     def lacks(self, *words) -> None:
-        """The command must say in one sentence what to install."""
+        """The command must end with one sentence that says what to install. Lines before it say what it began."""
         said = self(*words, code=1).stderr.strip()
-        if "\n" in said or "is not installed here. Install it with: pip install" not in said:
+        *before, last = said.splitlines()
+        if any("Error" in line for line in before) or "is not installed here. Install it with: pip install" not in last:
             sys.exit(f"{' '.join(map(str, words))} says:\n{said}")
