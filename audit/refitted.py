@@ -1,22 +1,24 @@
 """Heads fitted again without the copies in train and val, beside those fitted on all."""
 
 import tempfile
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
 from backbench import columns, findings
-from backbench.findings import Finding
+from backbench.findings import Finding, is_copy
 from backbench.probe import study
 from backbench.probe.run import Settings
 
 METHOD = "logistic"
 
 
-def compare(patterns, lines: list[Finding], *, results_dir: Path, seed: int) -> list[dict]:
+def compare(patterns, lines: list[Finding], *, tested: Collection[str], results_dir: Path, seed: int) -> list[dict]:
     """Fit each file's logistic head on all images, and without those that may go as copies, unless decided otherwise.
 
     The row of each is written. Returns for each backbone its name and both top-1 on the same test images, 0..1. Images
-    of test never go, since then the two would be of different images. Raises UserError where a head can't be fitted.
+    of test, whose ids are ``tested``, never go, since then the two would be of different images. Raises UserError where
+    a head can't be fitted.
     """
     with tempfile.TemporaryDirectory() as folder:
         copies = Path(folder) / "copies.csv"
@@ -25,9 +27,7 @@ def compare(patterns, lines: list[Finding], *, results_dir: Path, seed: int) -> 
             [
                 replace(line, decision="same")
                 for line in lines
-                if "duplicate" in line.kind
-                and line.decision in ("", "same")
-                and not line.evidence.startswith("both in test")
+                if is_copy(line) and line.decision in ("", "same") and line.id not in tested
             ],
         )
         both = []

@@ -127,9 +127,7 @@ def _audit(files, dataset, data_root, look, seed, memory_limit, started) -> tupl
         for k in strange[np.argsort(-distance[strange])].tolist()
     ]
     names = file.class_names
-    named = {
-        name for line in lines for name in ([line.id] if line.kind in ("label", "outlier") else [line.id, line.partner])
-    }
+    named = {name for line in lines for name in (line.id, *([line.partner] if findings.is_copy(line) else []))}
     tested = split[wrong] == TEST
     return Audit(
         findings=lines,

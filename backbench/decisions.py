@@ -210,7 +210,7 @@ def _of_copies(excluded: list[tuple]) -> list[str]:
     copies: dict[str, list[str]] = defaultdict(list)
     gone: dict[str, Path] = {}
     for one, path in excluded:
-        if one.decision == "same" and "duplicate" in one.kind:
+        if one.decision == "same" and findings.is_copy(one):
             copies[one.partner].append(one.id)
             gone.setdefault(one.id, path)
     sound = [id for id in copies if id not in gone]

@@ -39,6 +39,11 @@ class Finding:
     decision: str = ""
 
 
+def is_copy(finding: Finding) -> bool:
+    """Whether the finding is of two images that show the same, exactly or nearly."""
+    return "duplicate" in finding.kind
+
+
 COLUMNS = tuple(field.name for field in fields(Finding))
 
 

@@ -5,6 +5,7 @@ scikit-learn draws the folds; what is added is that no class is held out whole.
 """
 
 import warnings
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -27,6 +28,29 @@ def numbered(groups: np.ndarray | None, n: int) -> np.ndarray:
 def per_class(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Count the groups that hold images of each label, (max + 1,) int64. ``labels`` and ``groups`` are (N,) int."""
     return np.bincount(_pairs(labels, groups)[0])
+
+
+def united(links: Iterable[np.ndarray]) -> np.ndarray:
+    """Number images so that two have the same number where they share one in any of ``links``, (n,) int64 from 0 on.
+
+    They also do by way of others. Each of ``links`` is (n,) int; -1 is shared with none.
+    """
+    start, end, n = [], [], 0
+    for number in links:
+        n = len(number)
+        at = np.flatnonzero(number >= 0)
+        _, first, inverse = np.unique(number[at], return_index=True, return_inverse=True)
+        start.append(at[first[inverse]])
+        end.append(at)
+    return connected(np.concatenate(start), np.concatenate(end), n=n)
+
+
+def connected(start: np.ndarray, end: np.ndarray, *, n: int) -> np.ndarray:
+    """Number ``n`` images, (n,) int64, alike where the pairs ``start``, ``end`` (m,) int link them, also by others."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    return connected_components(coo_array((np.ones(len(start), bool), (start, end)), shape=(n, n)), directed=False)[1]
 
 
 def _pairs(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -27,7 +27,7 @@ from backbench import SPLITS, Faults, UserError, details, printable, rows
 from backbench.cache import axes, features, schema
 from backbench.cache.decided import images
 from backbench.files import writing
-from backbench.findings import Finding
+from backbench.findings import Finding, is_copy
 from backbench.progress import step, tell
 
 MOST_ALIKE = 100
@@ -178,7 +178,7 @@ def _issues(file, which: np.ndarray, source: Path, found: list[Finding]) -> dict
     from scipy.sparse.csgraph import connected_components
 
     known = set(file.ids)
-    pairs = [one for one in found if "duplicate" in one.kind]
+    pairs = [one for one in found if is_copy(one)]
     named = dict.fromkeys([one.id for one in found] + [one.partner for one in pairs])
     if missing := [id for id in named if id not in known]:
         raise UserError(
@@ -189,9 +189,7 @@ def _issues(file, which: np.ndarray, source: Path, found: list[Finding]) -> dict
     open_ones = [one for one in found if one.decision != "right" and one.id in place]
     labels = {place[one.id]: one for one in reversed(open_ones) if one.kind == "label"}  # the surest comes first
     outliers = {place[one.id] for one in open_ones if one.kind == "outlier"}
-    edges = [
-        (place[one.id], place[one.partner]) for one in open_ones if "duplicate" in one.kind and one.partner in place
-    ]
+    edges = [(place[one.id], place[one.partner]) for one in open_ones if is_copy(one) and one.partner in place]
     n = len(which)
     start, end = np.array(edges, int).reshape(-1, 2).T
     group = connected_components(coo_array((np.ones(len(start), bool), (start, end)), shape=(n, n)), directed=False)[1]

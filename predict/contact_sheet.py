@@ -6,9 +6,7 @@ security policy allows none. It allows one style sheet by its digest, and images
 
 import base64
 import hashlib
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -16,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from backbench import UserError, __version__, printable
-from backbench.data.thumbnails import thumbnail
+from backbench.data.thumbnails import shared, thumbnails
 from backbench.files import write_whole
 from backbench.predict import output
 from backbench.predict.predictions import Predictions
@@ -25,9 +23,6 @@ FOLDER = Path(__file__).parent
 
 SIDE = 144
 """Longest side of a thumbnail, in pixels."""
-
-TINY = 64
-"""Longest side in pixels below which an image is shown enlarged, pixel by pixel, and not blurred."""
 
 MOST = 1500
 """Largest number of images on a sheet. Classes share it so that small ones are shown whole."""
@@ -96,37 +91,10 @@ def _groups(found: Predictions, image_of) -> list[dict]:
         groups[-1]["rows"] = order[:limit].tolist()
         groups[-1]["wrong"] = sum(_wrong(found, i) for i in rows.tolist())
     shown = [i for group in groups for i in group["rows"]]
-    thumbs = dict(zip(shown, _thumbnails([found.ids[i] for i in shown], image_of), strict=True))
+    thumbs = dict(zip(shown, thumbnails([found.ids[i] for i in shown], image_of, side=SIDE, most=BYTES), strict=True))
     for group in groups:
         group["tiles"] = [_tile(found, i, *thumbs[i]) for i in group["rows"]]
     return groups
-
-
-def shared(counts: Sequence[int], most: int) -> int:
-    """Return the largest number n for which the sum of ``min(count, n)`` is at most ``most``; at least 1."""
-    left, ordered = most, sorted(counts)
-    for i, count in enumerate(ordered):
-        if count * (len(ordered) - i) > left:
-            return max(1, left // (len(ordered) - i))
-        left -= count
-    return max([1, *ordered])
-
-
-def _thumbnails(ids: list[str], image_of) -> Iterator[tuple[str, bool]]:
-    """Yield for each image the data URI of its thumbnail, "" where there is none, and whether the image is tiny."""
-
-    def made(id: str) -> tuple[str, bool]:
-        try:
-            image = image_of(id)
-        except UserError:  # it could be read before
-            return "", False
-        return thumbnail(image, SIDE), max(image.size) < TINY
-
-    left = BYTES
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for uri, tiny in pool.map(made, ids):
-            left -= len(uri)
-            yield (uri, tiny) if left >= 0 else ("", False)
 
 
 def _wrong(found: Predictions, i: int) -> bool:

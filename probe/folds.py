@@ -49,19 +49,8 @@ def units(file, which: np.ndarray) -> np.ndarray:
 
     That is its group, where there are groups, and the rows of equal features; also by way of others.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    n, of = len(which), groups_of(file, which)
-    equal = file.equal[which]
-    links = [np.where(equal >= 0, equal, equal.max(initial=0) + 1 + np.arange(n))]
-    links += [] if of is None else [grouped.numbered(of, n)]
-    pairs = []
-    for number in links:
-        _, first, inverse = np.unique(number, return_index=True, return_inverse=True)
-        pairs.append((first[inverse.reshape(n)], np.arange(n)))
-    start, end = (np.concatenate(ends) for ends in zip(*pairs, strict=True))
-    return connected_components(coo_array((np.ones(len(start), bool), (start, end)), shape=(n, n)), directed=False)[1]
+    of = groups_of(file, which)
+    return grouped.united([file.equal[which], *([] if of is None else [grouped.numbered(of, len(which))])])
 
 
 def draw(file, k: int, *, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from backbench import UserError, findings
 from backbench.audit import page
+from backbench.data.thumbnails import thumbnail
 from backbench.findings import Finding
 
 LINES = [
@@ -18,6 +19,7 @@ LINES = [
     Finding("bad\udce9.png", "outlier", "", "cosine distance 0.61 from its class"),
 ]
 ABOUT = {name: ("dog", "train") for line in LINES for name in (line.id, line.partner)}
+ABOUT |= {"test/one.png": ("dog", "test"), "a.png": ("cat", "train")}
 
 
 def image_of(id):
@@ -44,6 +46,13 @@ def test_findings_are_grouped_and_names_are_escaped(tmp_path):
     assert html.count("no image") == 1
 
 
+@pytest.mark.parametrize("name", ["a leak", "of two classes", "near duplicate"])
+def test_a_class_name_does_not_choose_the_group(tmp_path, name):
+    html = write(tmp_path, [replace(LINES[3], evidence=f"wrong with probability 0.97; labelled {name}")], None)
+    assert html.count("<section") == 1
+    assert '<section id="labels"' in html
+
+
 def test_a_page_is_bounded_and_small_groups_are_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "MOST", 20)
     many = [Finding(f"{i}.png", "label", "cat", "") for i in range(50)]
@@ -55,7 +64,7 @@ def test_a_page_is_bounded_and_small_groups_are_whole(tmp_path, monkeypatch):
 
 
 def test_the_groups_share_the_room_for_thumbnails(tmp_path, monkeypatch):
-    one = len(page.thumbnail(image_of("l.png"), page.SIDE))
+    one = len(thumbnail(image_of("l.png"), page.SIDE))
     monkeypatch.setattr(page, "BYTES", 4 * one)
     copies = [Finding(f"{i}.png", "near duplicate", f"{i}b.png", "") for i in range(9)]
     html = write(tmp_path, [*copies, LINES[3]])
